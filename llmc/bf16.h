@@ -1,0 +1,25 @@
+// bfloat16: the upper half of a float. 8 exponent bits as in float, 7 mantissa bits.
+//
+// Arithmetic happens in float: values convert on load and are rounded to nearest, ties to even, on store.
+// acc_t<X> is the type that sums over X are kept in, grad_t<X> the type of X's parameter gradients.
+#pragma once
+#include <bit>
+#include <cstdint>
+#include <type_traits>
+
+struct bf16 {
+    uint16_t bits;
+
+    bf16() = default;
+    bf16(float x) {
+        uint32_t u = std::bit_cast<uint32_t>(x);
+        uint32_t rounded = u + 0x7fff + ((u >> 16) & 1);
+        bool is_nan = (u & 0x7fffffff) > 0x7f800000;  // rounding must not turn a NaN into infinity
+        bits = static_cast<uint16_t>((is_nan ? (u | 0x00400000) : rounded) >> 16);
+    }
+    operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+    bf16& operator+=(float x) { return *this = bf16(static_cast<float>(*this) + x); }
+};
+
+template <typename X> using acc_t = std::conditional_t<std::is_same_v<X, double>, double, float>;
+template <typename X> using grad_t = acc_t<X>;

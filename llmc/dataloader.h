@@ -1,0 +1,42 @@
+// Deals windows of T + 1 tokens from shards: inputs are tokens [0, T), targets [1, T + 1) of a window.
+//
+// The order is a pure function of (seed, number of the sample): shards are permuted anew each epoch, and so are the windows
+// inside a shard. A position in the data is therefore one number; resuming needs nothing else, and N ranks see the same samples
+// as one. The permutation is a small-domain Feistel cipher keyed by Philox (Black & Rogaway 2002), cycle-walked: no table,
+// whatever the size of the data.
+#pragma once
+#include <cstdint>
+#include <future>
+#include <string>
+#include <vector>
+#include "llmc/shards.h"
+
+struct Batch {
+    int64_t first = 0;                 // number of the first sample
+    int sequences = 0, T = 0;
+    std::vector<int> inputs, targets;  // (sequences, T)
+};
+
+class DataLoader {
+  public:
+    // shuffle = false: windows in file order, for validation. Error: no shard has T + 1 tokens, bad shard, id out of range.
+    DataLoader(const std::vector<std::string>& shards, int T, int vocab_size, bool shuffle, uint64_t seed);
+    int64_t samples_per_epoch() const { return samples_; }
+    int64_t tokens() const;
+    // The samples [first, first + n). While the caller works on them, the next n after `next_first` are read in the background.
+    const Batch& load(int64_t first, int n, int64_t next_first = -1);
+    // Where sample number `index` lies: shard and first token (tested for being a permutation of all windows each epoch).
+    void locate(int64_t index, int* shard, int64_t* offset) const;
+  private:
+    Batch read(int64_t first, int n) const;
+    std::vector<Shard> shards_;
+    std::vector<int64_t> windows_;     // windows of each shard
+    int T_;
+    int64_t samples_ = 0;
+    bool shuffle_;
+    uint64_t seed_;
+    Batch current_;
+    std::future<Batch> next_;
+    int64_t next_first_ = -1;
+    int next_n_ = 0;
+};

@@ -1,0 +1,44 @@
+// Models in and out: Hugging Face directories, our checkpoints (which are such directories), llm.c's .bin files.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+#include "llmc/config.h"
+#include "llmc/parameters.h"
+
+enum class Buffer { weights, master, m, v };   // master: fp32 copy of bf16 weights
+
+// How file code reaches a model's tensors, wherever they are (host, GPU, several ranks). Offsets and counts are elements of an
+// arena (parameters.h); values travel as float, which holds every bf16 exactly.
+struct ModelTensors {
+    std::vector<Parameter> table;
+    bool bf16 = false;                          // weights are stored as BF16 in files
+    bool has_master = false;
+    std::function<void(Buffer, int64_t offset, int64_t n, float* out)> read;
+    std::function<void(Buffer, int64_t offset, int64_t n, const float* in)> write;
+};
+
+// What --model names, before anything is loaded.
+struct ModelSource {
+    enum class Kind { size, directory, llmc_bin } kind = Kind::size;
+    std::string path;                           // directory (of a run: that of its newest whole checkpoint) or .bin file
+    ModelConfig config;                         // V == 0 for a size without V
+    std::string vocabulary;                     // directory with vocab.json and merges.txt, or ""
+};
+
+// Resolves `what`: a size, a Hugging Face directory, a run's directory, an llm.c .bin (model files, magic 20240326, versions 3 fp32
+// and 5 bf16; llm.c's "d12" descriptors are sizes). Reads headers and config.json only. Error / UsageError names `what`,
+// lists what it may be, and says how to get it (`make gpt2`) for gpt2*.
+ModelSource find_model(const std::string& what);
+
+// Loads the weights of a directory (model.safetensors, or the files of model.safetensors.index.json; names with or without the
+// "transformer." prefix; lm_head.weight and attn.bias masks ignored; F32, F16, BF16) or a .bin into `tensors` (Buffer::weights, and Buffer::master when there
+// is one). Every row of the table must be there with its shape: Error names file and tensor. NaN or infinite weights: Error.
+void load_weights(const ModelSource& source, const ModelTensors& tensors);
+
+// Writes config.json, model.safetensors, generation_config.json, and from `vocabulary` (if not "") vocab.json, merges.txt,
+// tokenizer_config.json into the existing directory `dir`. Returns the files written with their checksums (CRC-32C, hex).
+struct WrittenFile { std::string name, checksum; };
+std::vector<WrittenFile> write_model_directory(const std::string& dir, const ModelConfig& config, const ModelTensors& tensors,
+                                               const std::string& vocabulary);
