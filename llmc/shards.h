@@ -1,15 +1,15 @@
 // Token shards: files of token ids, in llm.c's format and a wider one.
 //
-//   int32 header[256]: magic, version, number of tokens, zeros.  Magic 20240520, version 1: then uint16 ids (vocabulary up to
-//   65,536); magic 20240801, version 7: then uint32 ids (vocabulary up to 2^31). Little endian.
+//   int32 header[256]: magic, version, number of tokens, zeros.  Magic 20240520, version 1: then uint16 ids (vocabulary
+//   up to 65,536); magic 20240801, version 7: then uint32 ids (vocabulary up to 2^31). Little endian.
 #pragma once
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
-// A shard, mapped read-only. Header, file length and (check_tokens) every id are checked at open; Error names the file, what is
-// wrong, and the remedy. `vocab_size` 0: ids are not checked.
+// A shard, mapped read-only. Header, file length and the ids of its first 16 MiB are checked at open, later ids as they
+// are read; Error names the file, what is wrong, and the remedy. `vocab_size` 0: any id that fits an int will do.
 class Shard {
   public:
     Shard(const std::string& path, int vocab_size);
@@ -17,10 +17,12 @@ class Shard {
     Shard(Shard&&) noexcept;
     Shard(const Shard&) = delete;
     const std::string& path() const { return path_; }
-    int64_t size() const { return tokens_; }            // number of tokens
-    int64_t read(int64_t offset, int64_t n, int* out) const;  // tokens [offset, offset + n); Error if an id >= vocab_size
-    void prefetch(int64_t offset, int64_t n) const;     // madvise(WILLNEED)
+    int64_t size() const { return tokens_; }  // number of tokens
+    // Tokens [offset, offset + n), fewer at the end; returns how many. Error if an id >= vocab_size.
+    int64_t read(int64_t offset, int64_t n, int* out) const;
+    void prefetch(int64_t offset, int64_t n) const;  // madvise(WILLNEED)
   private:
+    void check_range(int64_t offset, int64_t n) const;
     std::string path_;
     int vocab_size_ = 0, token_bytes_ = 2;
     int64_t tokens_ = 0;
@@ -28,8 +30,8 @@ class Shard {
     size_t map_bytes_ = 0;
 };
 
-// Writes one shard: to PATH.tmp, renamed to PATH by close() when it is whole and on disk. Destroyed without close(): the
-// temporary file is removed. Full disk and the like: Error.
+// Writes one shard: to PATH.tmp, renamed to PATH by close() when it is whole and on disk. Destroyed without close():
+// the temporary file is removed. Full disk and the like: Error.
 class ShardWriter {
   public:
     ShardWriter(const std::string& path, int vocab_size);
@@ -38,17 +40,20 @@ class ShardWriter {
     void write(const int* ids, int64_t n);
     void close();
     int64_t size() const { return tokens_; }
+
   private:
     std::string path_, temporary_;
     int token_bytes_ = 2, fd_ = -1;
     int64_t tokens_ = 0;
+    void flush();
     std::vector<char> buffer_;
 };
 
-// Expands file names, directories (their *.bin) and globs ("data/x/train_*.bin", quoted or not), each pattern's matches sorted.
-// Error if a pattern matches nothing; it names `option` and, for the default data, the command that makes it (`make data`).
+// Expands file names, directories (their *.bin) and globs ("data/x/train_*.bin", quoted or not), each pattern's matches
+// sorted. Error if a pattern matches nothing; it names `option` and, for the default data, the command that makes it
+// (`make data`).
 std::vector<std::string> expand_shards(const std::vector<std::string>& patterns, const std::string& option);
 
-// The vocabulary beside a shard: DIR of the first shard if it has vocab.json and merges.txt, else "" (GPT-2's, 50,257 tokens).
-// Error if shards of different vocabularies are mixed.
+// The vocabulary beside the shards: the first of their directories that has vocab.json and merges.txt, else ""
+// (GPT-2's, 50,257 tokens). Error if shards of different vocabularies are mixed.
 std::string vocabulary_dir(const std::vector<std::string>& shards);
