@@ -1,0 +1,3 @@
+#include "llmc/safetensors.h"
+#include "llmc/error.h"
+#include "llmc/model_files.h"
