@@ -1,0 +1,51 @@
+// Small helpers for files: checksums, whole files in memory, and writes that are on disk when they return.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+// CRC-32C (Castagnoli, RFC 3720 appendix B.4) of `n` more bytes; start with crc = 0. Uses the CPU's instruction where
+// it has one.
+uint32_t crc32c(uint32_t crc, const void* bytes, size_t n);
+std::string crc32c_hex(uint32_t crc);              // 8 hex digits
+std::string file_crc32c(const std::string& path);  // of a whole file, as hex digits; Error if it cannot be read
+
+// A file mapped read-only. Error names a file that is missing, unreadable or no regular file. Empty files are fine.
+class MappedFile {
+  public:
+    explicit MappedFile(const std::string& path);
+    ~MappedFile();
+    MappedFile(const MappedFile&) = delete;
+    const unsigned char* data() const { return data_; }
+    size_t size() const { return size_; }
+
+  private:
+    unsigned char* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+// The whole file as a string. Error if it is missing, no regular file or longer than `max_bytes`.
+std::string read_file(const std::string& path, size_t max_bytes = size_t{1} << 30);
+
+// A file that is written once, from start to end, in buffered pieces. Error names the path at the first failed write
+// (full disk, no permission). An unfinished file is closed, not removed.
+class FileWriter {
+  public:
+    explicit FileWriter(const std::string& path);  // creates or empties it
+    ~FileWriter();
+    FileWriter(const FileWriter&) = delete;
+    void write(const void* bytes, size_t n);
+    std::string close();  // flush, fsync, close; returns the CRC-32C of all that was written, as hex digits
+
+  private:
+    void flush();
+    std::string path_, buffer_;
+    int fd_ = -1;
+    uint32_t crc_ = 0;
+};
+
+// Writes a small file to disk (fsync); returns its CRC-32C as hex digits.
+std::string write_file(const std::string& path, const std::string& contents);
+
+// Makes renames and new names in a directory survive a crash. Error names the directory.
+void sync_directory(const std::string& path);
