@@ -31,7 +31,7 @@ struct Options {
     double grad_clip = 1.0;
     double skip_loss_z = 0, skip_grad_z = 0;         // -sl -sg; 0 = off
     double dropout = 0;
-    std::string precision;                           // fp32|bf16; empty = the program's default
+    std::string precision;                           // fp32|bf16; parse_options fills in the program's default
     bool master_weights = true;                      // -w
     bool stochastic_rounding = false;
     int recompute = 0;                               // -r 0 none, 1 GELU, 2 GELU + layernorm, 3 whole block
@@ -64,7 +64,7 @@ struct Options {
     std::string task;                                // "" = loss on --val-data; "hellaswag"
     int64_t eval_limit = 0;                          // at most that many batches or questions; 0 = all
 
-    std::set<std::string> given;                     // long names of the options that stood on the command line
+    std::set<std::string> given;                     // long names, without dashes, of the options on the command line
     bool was_given(const std::string& long_name) const { return given.count(long_name) > 0; }
 };
 
@@ -77,7 +77,7 @@ struct ProgramInfo {
 };
 
 // Parses; UsageError names the option and the remedy. Returns false if help or a version was printed and the program is to exit 0.
-// Model shapes and files are not looked at here.
+// Model shapes and files are not looked at here. An option given twice: the last one counts; lists of files add up.
 bool parse_options(int argc, const char* const* argv, const ProgramInfo& program, Options* options);
 
 // llm.c's spelling -> ours, the step before CLI11. Exposed for tests.
@@ -85,5 +85,6 @@ std::vector<std::string> translate_llmc_arguments(const std::vector<std::string>
 
 // Every option that changes arithmetic, as one JSON object (for trainer_state.json), and back: a resume takes the recorded
 // value of each such option that was not given on the command line. `notes` gets a line for each given one that differs.
+// Values that stand for "the program chooses" (0 for sizes) are not obeyed: record what was chosen. Error: bad JSON or value.
 std::string arithmetic_options_json(const Options& options);
 void obey_recorded_options(const std::string& json, Options* options, std::vector<std::string>* notes);
