@@ -397,13 +397,15 @@ bool parse_options(int argc, const char* const* argv, const ProgramInfo& program
     const CLI::Option* help = app.add_flag("--help");
     const CLI::Option* markdown = app.add_flag("--help-markdown");
     std::vector<std::pair<const Row*, CLI::Option*>> added;
+    std::vector<std::string> files;  // tells CLI11 that an option takes a list; assign() fills the real one
     for (const Row& row : table) {
         if (!(row.commands >> command & 1)) continue;
         std::string names = std::string("--") + row.name +
                             (strlen(row.flag) == 1 && *row.flag != 'h' ? std::string(",-") + row.flag : "");
-        CLI::Option* option = row.is_switch() ? app.add_flag(names + ",!--no-" + row.name) : app.add_option(names);
-        if (row.takes_list()) option->expected(-1);  // one or more
-        else option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+        CLI::Option* option = row.is_switch()    ? app.add_flag(names + ",!--no-" + row.name)
+                              : row.takes_list() ? app.add_option(names, files)
+                                                 : app.add_option(names);
+        if (!row.takes_list()) option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
         added.emplace_back(&row, option);
     }
     std::reverse(arguments.begin(), arguments.end());  // the order in which CLI11 takes a vector
