@@ -3,17 +3,65 @@
 //   g = grad * clip_scale;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //   p = p - lr * (m / beta1_correction / (sqrt(v / beta2_correction) + eps) + weight_decay * p)
 //
-// p is the fp32 master where there is one; the storage type is then rounded from it, to nearest or stochastically
-// (philox(seed; index, step, Stream::stochastic_rounding)).
+// p is the fp32 master where there is one; the storage type is then rounded from it, to nearest or (bf16 only) stochastically:
+// up with the probability that keeps the mean, by the low 16 bits of philox(seed; i/4 low, i/4 high, step, stream << 24)[i % 4]
+// for element i of the arena.
+//
+// Limit: memory, 28 bytes for each fp32 parameter.
 #pragma once
+#include <algorithm>
+
 #include "llmc/bf16.h"
-#include "llmc/philox.h"
+#include "llmc/cpu/dropout.h"
+#include "llmc/cpu/parallel.h"
 #include "llmc/step_state.h"
 
 struct AdamWOptions { float beta1, beta2, epsilon, weight_decay; bool stochastic_rounding; };
+
+// x plus random low bits, cut: x's upper neighbour with probability (x - lower) / (upper - lower). Infinity and NaN stay.
+inline bf16 round_stochastically(float x, uint32_t random) {
+    uint32_t u = std::bit_cast<uint32_t>(x);
+    bool finite = (u & 0x7f800000) != 0x7f800000;
+    return std::bit_cast<bf16>(static_cast<uint16_t>((finite ? u + (random & 0xffff) : u | ((u & 0xffff) ? 0x400000 : 0)) >> 16));
+}
 
 // One parameter tensor of n elements; master may be null. first_index: index of element 0 in the arena, for the random numbers.
 // Does nothing if state->skip.
 template <typename X>
 void adamw_update(X* p, acc_t<X>* master, acc_t<X>* m, acc_t<X>* v, const grad_t<X>* grad, int64_t n, int64_t first_index,
-                  const AdamWOptions& options, const StepState* state);
+                  const AdamWOptions& options, const StepState* state) {
+    using A = acc_t<X>;
+    if (state->skip) return;
+    A beta1 = A(options.beta1), beta2 = A(options.beta2), epsilon = A(options.epsilon), decay = A(options.weight_decay);
+    A lr = A(state->learning_rate), clip = A(state->clip_scale), step_size = lr / A(state->beta1_correction);
+    A v_scale = A(1) / A(state->beta2_correction);
+    auto update = [=](int64_t i, A parameter) {
+        A g = grad[i] * clip;
+        A m1 = m[i] = beta1 * m[i] + (A(1) - beta1) * g;
+        A v1 = v[i] = beta2 * v[i] + (A(1) - beta2) * g * g;
+        return parameter - (step_size * m1 / (std::sqrt(v1 * v_scale) + epsilon) + lr * decay * parameter);
+    };
+    constexpr int64_t block = 4096;
+    parallel_blocks(n, block, [=](int64_t begin, int64_t end) {
+        A unrounded[block];  // where there is no master
+        A* to = master ? master + begin : unrounded;
+        int64_t count = end - begin;
+        if (!master)
+            for (int64_t i = 0; i < count; i++) to[i] = A(p[begin + i]);
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++) to[i] = update(begin + i, to[i]);
+        if constexpr (std::is_same_v<X, bf16>) {
+            if (options.stochastic_rounding) {
+                for (int64_t i = 0; i < count; i++) {
+                    uint64_t e = static_cast<uint64_t>(first_index + begin + i);
+                    Philox4 r = philox(state->seed, static_cast<uint32_t>(e / 4), static_cast<uint32_t>(e / 4 >> 32), state->step,
+                                       static_cast<uint32_t>(Stream::stochastic_rounding) << 24);
+                    p[begin + i] = round_stochastically(to[i], r.v[e % 4]);
+                }
+                return;
+            }
+        }
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++) p[begin + i] = X(to[i]);
+    });
+}

@@ -2,20 +2,93 @@
 //
 //   r = a + dropout(b)                 r, a, b, y (N,C), N = B*T rows
 //   y = (r - mean) * rstd * w + bias   mean, rstd (N), kept for the backward pass; eps 1e-5
+//
+// Limit: memory. A row stays in the L1 cache between its passes.
 #pragma once
 #include "llmc/bf16.h"
 #include "llmc/cpu/dropout.h"
 
+// One row; the variance comes from a second pass over the row, because E[x^2] - mean^2 cancels.
 template <typename X>
-void layernorm_forward(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, const X* w, const X* bias, int N, int C);
+inline void layernorm_row(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, const X* w, const X* bias, int C) {
+    using A = acc_t<X>;
+    A sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int c = 0; c < C; c++) sum += A(x[c]);
+    A m = sum / A(C);
+#pragma omp simd reduction(+ : squares)
+    for (int c = 0; c < C; c++) squares += (A(x[c]) - m) * (A(x[c]) - m);
+    A s = A(1) / std::sqrt(squares / A(C) + A(1e-5));
+#pragma omp simd
+    for (int c = 0; c < C; c++) y[c] = X((A(x[c]) - m) * s * A(w[c]) + A(bias[c]));
+    *mean = m, *rstd = s;
+}
+
+template <typename X>
+void layernorm_forward(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, const X* w, const X* bias, int N, int C) {
+    parallel_for(N, [=](int64_t n) { layernorm_row(y + n * C, mean + n, rstd + n, x + n * C, w, bias, C); });
+}
 
 // r may be a. rows_per_sample = T: row n belongs to sample n / T, element (n % T) * C + c of it.
 template <typename X>
 void residual_layernorm_forward(X* r, X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* a, const X* b, const X* w, const X* bias,
-                                int N, int C, int rows_per_sample, Dropout dropout);
+                                int N, int C, int rows_per_sample, Dropout dropout) {
+    using A = acc_t<X>;
+    parallel_for(N, [=](int64_t n) {
+        X* sum = r + n * C;
+        const X *ra = a + n * C, *rb = b + n * C;
+        if (dropout.active()) {
+            constexpr int chunk = 256;
+            float scale[chunk];
+            for (int c0 = 0; c0 < C; c0 += chunk) {
+                int m = std::min(chunk, C - c0);
+                dropout_scales(scale, dropout, static_cast<int>(n / rows_per_sample), n % rows_per_sample * C + c0, m);
+#pragma omp simd
+                for (int c = 0; c < m; c++) sum[c0 + c] = X(A(ra[c0 + c]) + A(rb[c0 + c]) * A(scale[c]));
+            }
+        } else {
+#pragma omp simd
+            for (int c = 0; c < C; c++) sum[c] = X(A(ra[c]) + A(rb[c]));
+        }
+        layernorm_row(y + n * C, mean + n, rstd + n, sum, w, bias, C);
+    });
+}
 
 // dx += gradient through the norm (dx already holds what came down the residual stream); dw (C) +=, db (C) +=.
-// The sums over rows do not depend on the number of threads.
+//   g = dy * w;  dx += rstd * (g - mean_c(g) - xhat * mean_c(g * xhat))      xhat = (x - mean) * rstd
+// Rows are summed in blocks whose number depends on N alone, and the blocks in their order: the same bits for any number of
+// threads.
 template <typename X>
 void layernorm_backward(X* dx, grad_t<X>* dw, grad_t<X>* db, const X* dy, const X* x, const X* w, const acc_t<X>* mean,
-                        const acc_t<X>* rstd, int N, int C);
+                        const acc_t<X>* rstd, int N, int C) {
+    using A = acc_t<X>;
+    int64_t block = std::max(16, (N + 127) / 128), blocks = (N + block - 1) / block;
+    std::vector<A> partial(static_cast<size_t>(blocks * 2 * C));  // (blocks, 2, C)
+    parallel_blocks(N, block, [=, &partial](int64_t begin, int64_t end) {
+        A *pw = partial.data() + begin / block * 2 * C, *pb = pw + C;
+        for (int64_t n = begin; n < end; n++) {
+            const X *dyn = dy + n * C, *xn = x + n * C;
+            X* dxn = dx + n * C;
+            A m = mean[n], s = rstd[n], sum_g = 0, sum_gx = 0;
+#pragma omp simd reduction(+ : sum_g, sum_gx)
+            for (int c = 0; c < C; c++) {
+                A d = A(dyn[c]), xhat = (A(xn[c]) - m) * s, g = d * A(w[c]);
+                sum_g += g, sum_gx += g * xhat;
+                pw[c] += d * xhat, pb[c] += d;
+            }
+            A mean_g = sum_g / A(C), mean_gx = sum_gx / A(C);
+#pragma omp simd
+            for (int c = 0; c < C; c++) {
+                A xhat = (A(xn[c]) - m) * s;
+                dxn[c] = X(A(dxn[c]) + s * (A(dyn[c]) * A(w[c]) - mean_g - xhat * mean_gx));
+            }
+        }
+    });
+    parallel_blocks(C, 256, [=, &partial](int64_t begin, int64_t end) {
+        for (int64_t k = 0; k < blocks; k++) {
+            const A *pw = partial.data() + k * 2 * C, *pb = pw + C;
+#pragma omp simd
+            for (int64_t c = begin; c < end; c++) dw[c] += pw[c], db[c] += pb[c];
+        }
+    });
+}
