@@ -21,5 +21,7 @@ struct bf16 {
     bf16& operator+=(float x) { return *this = bf16(static_cast<float>(*this) + x); }
 };
 
-template <typename X> using acc_t = std::conditional_t<std::is_same_v<X, double>, double, float>;
-template <typename X> using grad_t = acc_t<X>;
+template <typename X>
+using acc_t = std::conditional_t<std::is_same_v<X, double>, double, float>;
+template <typename X>
+using grad_t = acc_t<X>;

@@ -1,8 +1,8 @@
 // Errors, and printf-style strings.
 //
-// An error that a user can cause is an exception whose message is one line for that user: it names the thing (option, file,
-// tensor) and the remedy. main() catches it once, prints "train_gpt2: error: MESSAGE" on stderr and exits with its code.
-// An error that only a bug can cause is a CHECK: it names the condition, the values and the place.
+// An error that a user can cause is an exception whose message is one line for that user: it names the thing (option,
+// file, tensor) and the remedy. main() catches it once, prints "train_gpt2: error: MESSAGE" on stderr and exits with
+// its code. An error that only a bug can cause is a CHECK: it names the condition, the values and the place.
 #pragma once
 #include <cstdarg>
 #include <cstdio>
@@ -11,7 +11,7 @@
 
 // Run-time error: a bad file, a full disk, a NaN. Exit code 1.
 struct Error : std::runtime_error {
-    explicit Error(const std::string& message, int exit_code = 1) : std::runtime_error(message), exit_code(exit_code) {}
+    explicit Error(const std::string& message, int code = 1) : std::runtime_error(message), exit_code(code) {}
     int exit_code;
 };
 
@@ -33,8 +33,9 @@ struct UsageError : Error {
 }
 
 // A condition that only a bug can break. CHECK(N > 0, "N=%d", N);
-#define CHECK(condition, ...)                                                                                      \
-    do {                                                                                                           \
-        if (!(condition))                                                                                          \
-            throw std::logic_error(strf("%s:%d: check failed: %s; ", __FILE__, __LINE__, #condition) + strf(__VA_ARGS__)); \
+#define CHECK(condition, ...)                                                                          \
+    do {                                                                                               \
+        if (!(condition))                                                                              \
+            throw std::logic_error(strf("%s:%d: check failed: %s; ", __FILE__, __LINE__, #condition) + \
+                                   strf(__VA_ARGS__));                                                 \
     } while (0)

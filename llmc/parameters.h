@@ -1,26 +1,32 @@
 // The parameter table: every tensor of the model, by name, in the order in which it lies in memory.
 //
-// Initialisation, optimizer, checkpoints and ZeRO walk this table; nobody counts tensors by hand. Names are those of Hugging
-// Face transformers' GPT2LMHeadModel. Memory orientation of a linear layer's weight is (OC, C), as in llm.c; transformers'
-// Conv1D keeps (C, OC) in files, so those rows say `transposed_in_file`. The LM head is wte (weight tying): no row of its own.
+// Initialisation, optimizer, checkpoints and ZeRO walk this table; nobody counts tensors by hand. Names are those of
+// Hugging Face transformers' GPT2LMHeadModel. Memory orientation of a linear layer's weight is (OC, C), as in llm.c;
+// transformers' Conv1D keeps (C, OC) in files, so those rows say `transposed_in_file`. The LM head is wte (weight
+// tying): no row of its own.
 #pragma once
 #include <cstdint>
 #include <string>
 #include <vector>
 #include "llmc/config.h"
 
-enum class Init { zeros, ones, normal, normal_residual };  // normal: std 0.02; normal_residual: 0.02 / sqrt(2 L)  (GPT-2, 2.3)
+enum class Init {
+    zeros,
+    ones,
+    normal,
+    normal_residual
+};  // normal: std 0.02; normal_residual: 0.02 / sqrt(2 L)  (GPT-2, 2.3)
 
 struct Parameter {
-    std::string name;             // "transformer.h.3.attn.c_attn.weight"
-    int64_t rows, cols;           // logical shape in memory; cols = 1 for a vector (then one dimension in files)
-    int64_t padded_rows;          // wte: Vp, else rows. Padding rows are zero and stay zero.
-    int64_t offset;               // in elements from the start of each arena (weights, gradients, m, v)
-    int layer;                    // -1 outside the blocks
-    int shard_axis;               // 0: rows may be split between ranks (ZeRO, tensor parallelism); 1: cols; -1: not worth it
+    std::string name;     // "transformer.h.3.attn.c_attn.weight"
+    int64_t rows, cols;   // logical shape in memory; cols = 1 for a vector (then one dimension in files)
+    int64_t padded_rows;  // wte: Vp, else rows. Padding rows are zero and stay zero.
+    int64_t offset;       // in elements from the start of each arena (weights, gradients, m, v)
+    int layer;            // -1 outside the blocks
+    int shard_axis;       // 0: rows may be split between ranks (ZeRO, tensor parallelism); 1: cols; -1: not worth it
     bool weight_decay, trainable, transposed_in_file;
     Init init;
-    int64_t size() const { return rows * cols; }                  // elements without padding: the first size() at offset
+    int64_t size() const { return rows * cols; }  // elements without padding: the first size() at offset
     int64_t padded_size() const { return padded_rows * cols; }
 };
 
@@ -29,12 +35,15 @@ inline constexpr int64_t kArenaAlignment = 64;  // elements; each tensor starts 
 inline std::vector<Parameter> parameter_table(const ModelConfig& m) {
     std::vector<Parameter> table;
     int64_t C = m.C, end = 0;
-    auto add = [&](const std::string& name, int layer, int64_t rows, int64_t cols, Init init, int shard_axis, bool linear) {
+    auto add = [&](const std::string& name, int layer, int64_t rows, int64_t cols, Init init, int shard_axis,
+                   bool linear) {
         int64_t padded = name == "transformer.wte.weight" ? m.Vp() : rows;
         table.push_back({name, rows, cols, padded, end, layer, shard_axis, cols > 1, true, linear, init});
         end += (padded * cols + kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment;
     };
-    auto vector = [&](const std::string& name, int layer, int64_t n, Init init) { add(name, layer, n, 1, init, -1, false); };
+    auto vector = [&](const std::string& name, int layer, int64_t n, Init init) {
+        add(name, layer, n, 1, init, -1, false);
+    };
     auto linear = [&](const std::string& name, int layer, int64_t OC, int64_t IC, Init init, int shard_axis) {
         add(name + ".weight", layer, OC, IC, init, shard_axis, true);
         vector(name + ".bias", layer, OC, Init::zeros);
@@ -81,8 +90,8 @@ struct ModelPointers {
         wte = next(), wpe = next();
         while (row->layer >= 0) {
             BlockPointers<X> b;
-            for (X** p : {&b.ln1w, &b.ln1b, &b.qkvw, &b.qkvb, &b.attprojw, &b.attprojb, &b.ln2w, &b.ln2b, &b.fcw, &b.fcb,
-                          &b.fcprojw, &b.fcprojb})
+            for (X** p : {&b.ln1w, &b.ln1b, &b.qkvw, &b.qkvb, &b.attprojw, &b.attprojb, &b.ln2w, &b.ln2b, &b.fcw,
+                          &b.fcb, &b.fcprojw, &b.fcprojb})
                 *p = next();
             h.push_back(b);
         }

@@ -1,8 +1,10 @@
-// Philox4x32-10, a counter-based random generator.           (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")
+// Philox4x32-10, a counter-based random generator.           (Salmon et al. 2011, "Parallel random numbers: as easy as
+// 1, 2, 3")
 //
-// philox(key, counter) is a pure function: no state to save, no order to keep. Every random number of the program is addressed
-// by what it is for, (seed, step, global sample or parameter index, site), so that it does not depend on the number of ranks,
-// threads or micro-batches, and a dropout mask is recomputed in the backward pass instead of being stored.
+// philox(key, counter) is a pure function: no state to save, no order to keep. Every random number of the program is
+// addressed by what it is for, (seed, step, global sample or parameter index, site), so that it does not depend on the
+// number of ranks, threads or micro-batches, and a dropout mask is recomputed in the backward pass instead of being
+// stored.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -13,7 +15,9 @@
 #define PHILOX_FUNCTION inline
 #endif
 
-struct Philox4 { uint32_t v[4]; };
+struct Philox4 {
+    uint32_t v[4];
+};
 
 // What a random number is for; goes into the counter so that no two uses share a stream.
 enum class Stream : uint32_t { init = 1, dropout = 2, shuffle = 3, sample = 4, stochastic_rounding = 5 };

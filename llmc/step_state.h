@@ -1,22 +1,33 @@
-// Everything that changes from step to step, in one struct that the kernels read through a pointer (in device memory on a GPU,
-// so that a captured graph can be replayed with new values).
+// Everything that changes from step to step, in one struct that the kernels read through a pointer (in device memory on
+// a GPU, so that a captured graph can be replayed with new values).
 #pragma once
 #include <cstdint>
 
 struct StepState {
-    uint64_t seed = 0;                // key of all random numbers
-    uint32_t step = 0;                // 0-based index of this step
+    uint64_t seed = 0;  // key of all random numbers
+    uint32_t step = 0;  // 0-based index of this step
     float learning_rate = 0;
-    float beta1_correction = 1;       // 1 - beta1^t, t = number of updates so far + 1
-    float beta2_correction = 1;       // 1 - beta2^t
-    float loss_normaliser = 1;        // 1 / (sum of the token weights of the whole step, all ranks)
-    float skip_loss_above = 1e30f;    // outlier thresholds, from the history of earlier steps; the update is skipped above them
+    float beta1_correction = 1;  // 1 - beta1^t, t = number of updates so far + 1
+    float beta2_correction = 1;  // 1 - beta2^t
+    float loss_normaliser = 1;   // 1 / (sum of the token weights of the whole step, all ranks)
+    float skip_loss_above =
+        1e30f;  // outlier thresholds, from the history of earlier steps; the update is skipped above them
     float skip_norm_above = 1e30f;
     // Written by the step itself:
-    float loss = 0;                   // mean loss of the whole step
-    float grad_norm = 0;              // before clipping
-    float clip_scale = 1;             // gradients are multiplied by this in the update: min(1, grad_clip / grad_norm)
-    int skip = 0;                     // 1: no update was made (loss or norm above its threshold, or not finite)
+    float loss = 0;        // mean loss of the whole step
+    float grad_norm = 0;   // before clipping
+    float clip_scale = 1;  // gradients are multiplied by this in the update: min(1, grad_clip / grad_norm)
+    int skip = 0;          // 1: no update was made (loss or norm above its threshold, or not finite)
+};
+
+// What a model is built for. The trainer fills it from the command line; it does not change during a run.
+struct StepOptions {
+    int B = 1, T = 1;      // largest micro-batch: B sequences of T tokens
+    bool training = true;  // false: no gradients, no optimizer, one set of activations for all layers
+    int recompute = 0;     // 0 none, 1 GELU, 2 GELU and layernorms, 3 the whole block
+    float dropout = 0, grad_clip = 1;
+    float beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0.1f;
+    bool master_weights = true, stochastic_rounding = false;  // for bf16 only
 };
 
 // One place in the network where dropout happens. An element is kept with probability 1 - p and scaled by 1 / (1 - p).
@@ -25,8 +36,8 @@ struct StepState {
 // (h * T + query) * T + key for attention. Null state or p == 0: no dropout.
 struct Dropout {
     float p = 0;
-    uint32_t site = 0;                // layer * 4 + {0 attention probabilities, 1 attention projection, 2 MLP}; L * 4: embedding
-    uint32_t first_sample = 0;        // global index within the step of row b = 0
+    uint32_t site = 0;  // layer * 4 + {0 attention probabilities, 1 attention projection, 2 MLP}; L * 4: embedding
+    uint32_t first_sample = 0;  // global index within the step of row b = 0
     const StepState* state = nullptr;
     bool active() const { return state != nullptr && p > 0; }
 };

@@ -1,0 +1,142 @@
+// main() of both programs: parse, choose the precision, run the command; every error ends here in one line.
+#pragma once
+#include <unistd.h>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <new>
+#include "llmc/bf16.h"
+#include "llmc/trainer.h"
+
+template <class Model>
+int sample_command(Run run) {
+    const Options& o = run.options;
+    StepOptions inference;
+    inference.training = false;
+    inference.B = 1, inference.T = 1;  // only decode() is used, which has buffers of its own
+    Model model(run.config, inference);
+    load_weights(run.source, model.tensors());
+    SamplerOptions sampler{static_cast<float>(o.temperature), o.top_k, static_cast<float>(o.top_p), o.seed};
+    auto answer = [&](const std::string& text) {
+        std::vector<int> prompt;
+        run.tokenizer->encode_with_special(text, prompt);
+        if (prompt.empty()) prompt.push_back(run.tokenizer->end_of_text());
+        for (int i = 0; i < o.num_samples; i++) {
+            if (o.num_samples > 1) printf("--- sample %d\n", i + 1);
+            fwrite(text.data(), 1, text.size(), stdout);
+            generate_text(model, &*run.tokenizer, prompt, o.max_tokens, sampler, static_cast<uint32_t>(i),
+                          [](const std::string& piece) {
+                              fwrite(piece.data(), 1, piece.size(), stdout);
+                              fflush(stdout);
+                          });
+            printf("\n");
+        }
+        fflush(stdout);
+    };
+    if (o.was_given("prompt")) {
+        answer(o.prompt);
+    } else if (o.was_given("prompt-file")) {
+        std::ifstream file(o.prompt_file, std::ios::binary);
+        if (!file) throw Error("--prompt-file: cannot read " + o.prompt_file);
+        answer({std::istreambuf_iterator<char>(file), {}});
+    } else if (isatty(STDIN_FILENO)) {
+        printf("Type the beginning of a text; an empty line ends.\n");
+        for (std::string line; printf("> "), fflush(stdout), std::getline(std::cin, line) && !line.empty();)
+            answer(line);
+    } else {
+        std::string text{std::istreambuf_iterator<char>(std::cin), {}};
+        while (!text.empty() && text.back() == '\n')
+            text.pop_back();  // echo and editors end a text with a newline that is not meant
+        answer(text);
+    }
+    if (ferror(stdout)) throw Error("cannot write to standard output");
+    return 0;
+}
+
+template <class Model>
+int eval_command(Run run) {
+    const Options& o = run.options;
+    StepOptions inference;
+    inference.training = false;
+    inference.T = run.T;
+    inference.B = o.micro_batch_size > 0 ? o.micro_batch_size : 4;
+    Model model(run.config, inference);
+    load_weights(run.source, model.tensors());
+    RunLog log("", 0);
+    double begin = seconds_now();
+    auto progress = [&](const char* what, int64_t done, int64_t all) {
+        log.progress(what, done, all,
+                     (seconds_now() - begin) / static_cast<double>(done) * static_cast<double>(all - done));
+    };
+    if (o.task == "hellaswag") {
+        ChoiceResult r =
+            evaluate_choices(model, read_hellaswag(o.hellaswag_data, *run.tokenizer, o.eval_limit), inference.B, run.T,
+                             [&](int64_t done, int64_t all) { progress("HellaSwag", done, all); });
+        double n = static_cast<double>(r.questions);
+        log.clear_progress();
+        printf("HellaSwag: %lld questions, accuracy %.4f, normalised accuracy %.4f\n",
+               static_cast<long long>(r.questions), static_cast<double>(r.right) / n,
+               static_cast<double>(r.right_normalised) / n);
+        return 0;
+    }
+    DataLoader data(run.val_shards, run.T, run.config.V, false, 0);
+    int64_t windows = data.samples_per_epoch(), B = inference.B;
+    if (o.eval_limit > 0) windows = std::min(windows, o.eval_limit * B);
+    double sum = 0;
+    std::vector<float> losses(static_cast<size_t>(B) * static_cast<size_t>(run.T));
+    for (int64_t i = 0; i < windows; i += B) {
+        int n = static_cast<int>(std::min(B, windows - i));
+        const Batch& batch = data.load(i, n, i + B < windows ? i + B : -1);
+        model.token_losses(losses.data(), batch.inputs.data(), batch.targets.data(), n, run.T);
+        for (int64_t j = 0; j < int64_t(n) * run.T; j++) sum += static_cast<double>(losses[static_cast<size_t>(j)]);
+        progress("evaluating", i + n, windows);
+    }
+    double loss = sum / static_cast<double>(windows * run.T);
+    log.clear_progress();
+    printf("loss %.6f, perplexity %.4f, over %s tokens in windows of %d\n", loss, std::exp(loss),
+           human_count(windows * run.T).c_str(), run.T);
+    if (!std::isfinite(loss))
+        throw Error("the loss is not finite: the first such tensor is " + model.first_non_finite());
+    return 0;
+}
+
+template <class Model>
+int run_command(Run run) {
+    switch (run.options.command) {
+        case Command::train:
+        case Command::finetune:
+            return Trainer<Model>(std::move(run)).train();
+        case Command::sample:
+            return sample_command<Model>(std::move(run));
+        case Command::eval:
+            return eval_command<Model>(std::move(run));
+    }
+    return 2;
+}
+
+template <template <typename> class Model, typename Half>
+int run_program(int argc, char** argv, const ProgramInfo& program) {
+    try {
+        Options options;
+        if (!parse_options(argc, argv, program, &options)) return 0;
+        bool training = options.command == Command::train || options.command == Command::finetune;
+        std::vector<std::string> notes;
+        Run run = training ? prepare_training(options, program, &notes) : prepare_inference(options, program);
+        for (const std::string& note : notes) printf("%s\n", note.c_str());
+        return run.bf16 ? run_command<Model<Half>>(std::move(run)) : run_command<Model<float>>(std::move(run));
+    } catch (const Error& e) {
+        fflush(stdout);
+        fprintf(stderr, "%s: error: %s\n", program.name.c_str(), e.what());
+        return e.exit_code;
+    } catch (const std::bad_alloc&) {
+        fprintf(stderr,
+                "%s: error: out of memory; try a smaller --micro-batch-size (-b), --seq-len (-t) or --model (-e)\n",
+                program.name.c_str());
+        return 1;
+    } catch (const std::exception& e) {
+        fprintf(stderr, "%s: internal error: %s; please report it with the command line\n", program.name.c_str(),
+                e.what());
+        return 1;
+    }
+}

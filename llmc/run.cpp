@@ -1,0 +1,224 @@
+#include "llmc/run.h"
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include "llmc/error.h"
+#include "llmc/shards.h"
+
+namespace fs = std::filesystem;
+
+static constexpr int kGpt2Vocabulary = 50257;
+
+StepOptions Run::step_options(int B) const {
+    StepOptions o;
+    o.B = B, o.T = T;
+    o.recompute = options.recompute;
+    o.dropout = static_cast<float>(options.dropout), o.grad_clip = static_cast<float>(options.grad_clip);
+    o.beta1 = static_cast<float>(options.beta1), o.beta2 = static_cast<float>(options.beta2);
+    o.epsilon = static_cast<float>(options.epsilon), o.weight_decay = static_cast<float>(options.weight_decay);
+    o.master_weights = options.master_weights, o.stochastic_rounding = options.stochastic_rounding;
+    return o;
+}
+
+// The default data set: what `make data` has made.
+static std::string default_data(const char* split) {
+    for (const char* name : {"tinyshakespeare", "bible"})
+        if (fs::exists(strf("data/%s/%s_000000.bin", name, split))) return strf("data/%s/%s_*.bin", name, split);
+    throw Error(strf("there is no data in data/tinyshakespeare: run `make data`, or name token shards with %s",
+                     std::string(split) == "train" ? "--train-data (-i)" : "--val-data (-j)"));
+}
+
+// Vocabulary of shards: directory ("" if GPT-2's files are not at hand) and size.
+static void find_vocabulary(Run& run, const std::vector<std::string>& shards) {
+    std::string beside = vocabulary_dir(shards);
+    run.vocabulary = beside;
+    if (beside.empty())
+        for (const char* dir : {"data/gpt2", "gpt2"})
+            if (run.vocabulary.empty() && Tokenizer::present(dir)) run.vocabulary = dir;
+    if (!run.vocabulary.empty()) run.tokenizer = Tokenizer::load(run.vocabulary);
+    int V = run.tokenizer ? run.tokenizer->vocab_size() : kGpt2Vocabulary;
+    if (run.config.V == 0) run.config.V = V;
+    if (run.config.V != V)
+        throw Error(
+            strf("the data (%s) has a vocabulary of %d tokens, the model (%s) one of %d: encode the text with the "
+                 "model's vocabulary (./tokenize "
+                 "encode --vocab), or train a new model",
+                 shards[0].c_str(), V, run.options.model.c_str(), run.config.V));
+}
+
+static std::string data_json(const Run& run) {
+    nlohmann::json shards = nlohmann::json::array();
+    for (const std::string& path : run.train_shards)
+        shards.push_back({{"file", fs::path(path).filename()}, {"tokens", Shard(path, 0).size()}});
+    return nlohmann::json{{"train", shards}, {"vocabulary_size", run.config.V}}.dump();
+}
+
+static void check_output(const std::string& output) {
+    std::error_code error;
+    fs::create_directories(output, error);
+    std::string probe = output + "/.write_test";
+    if (!error && std::ofstream(probe) << "x") {
+        fs::remove(probe, error);
+        return;
+    }
+    throw Error("cannot write into " + output + (error ? ": " + error.message() : "") +
+                "; choose another directory with --output (-o)");
+}
+
+static std::string default_output(const Run& run) {
+    std::string data = fs::absolute(run.train_shards[0]).parent_path().filename(), model = run.options.model;
+    if (run.source.kind != ModelSource::Kind::size)
+        model = fs::path(model.back() == '/' ? model.substr(0, model.size() - 1) : model).stem();
+    for (char& c : model)
+        if (c == ':' || c == '/') c = '-';
+    return "runs/" + data + "-" + model;
+}
+
+Run prepare_training(const Options& given, const ProgramInfo& program, std::vector<std::string>* notes) {
+    Run run;
+    run.options = given;
+    Options& o = run.options;
+    if (o.num_processes > 1) throw UsageError("this build trains in one process; leave out -pn/--num-processes");
+    if (o.zero_stage > 0) notes->push_back("note: --zero-stage has no effect with one process");
+    if (o.model.empty()) o.model = program.default_model;
+    if (o.train_data.empty()) o.train_data = {default_data("train")};
+    run.train_shards = expand_shards(o.train_data, "--train-data (-i)");
+    if (o.val_data.empty() && !given.train_data.empty()) {
+        // The validation shards beside the training shards; none there is no error: then nothing is validated.
+        std::string pattern = fs::path(run.train_shards[0]).parent_path() / "val_*.bin";
+        try {
+            run.val_shards = expand_shards({pattern}, "--val-data");
+        } catch (const Error&) {
+            notes->push_back("note: no --val-data and no " + pattern + ": validation loss is not measured");
+        }
+    } else {
+        if (o.val_data.empty()) o.val_data = {default_data("val")};
+        run.val_shards = expand_shards(o.val_data, "--val-data (-j)");
+    }
+    run.source = find_model(o.model);
+    if (o.command == Command::finetune && run.source.kind == ModelSource::Kind::size)
+        throw UsageError("finetune: --model " + o.model + " is a size; name a model directory, a run or a .bin file");
+
+    run.output = o.output.empty() ? default_output(run) : o.output;
+    std::string newest = newest_checkpoint(run.output);
+    bool has_run = !newest.empty() || fs::exists(run.output + "/log.jsonl");
+    if (has_run && !o.resume)
+        throw Error(run.output + " has a run already" +
+                    (newest.empty() ? "" : " (" + fs::path(newest).filename().string() + ")") +
+                    ": continue it with --resume (-y 1), or choose another --output (-o)");
+    if (o.resume && newest.empty())
+        notes->push_back("--resume: there is no checkpoint in " + run.output + ", starting afresh");
+    run.config = run.source.config;
+    if (o.resume && !newest.empty()) {
+        run.resume_from = newest;
+        run.state = read_trainer_state(newest);
+        ModelConfig recorded = find_model(newest).config, asked = run.config;
+        if (asked.V == 0) asked.V = recorded.V;
+        if (given.was_given("model") && !(asked == recorded))
+            throw Error(
+                strf("--resume: the run in %s is a model of L=%d NH=%d C=%d T=%d V=%d, --model %s is not; leave out "
+                     "--model, or choose another --output",
+                     run.output.c_str(), recorded.L, recorded.NH, recorded.C, recorded.T, recorded.V, o.model.c_str()));
+        run.config = recorded;
+        obey_recorded_options(run.state.options_json, &o, notes);
+    }
+    find_vocabulary(run, run.train_shards);
+    check_model_config(run.config, "--model " + o.model);
+
+    std::string precision = o.precision.empty() ? program.default_precision : o.precision;
+    o.precision = precision;
+    run.bf16 = precision == "bf16";
+    run.T = o.seq_len > 0 ? o.seq_len : run.config.T;
+    if (run.T > run.config.T)
+        throw UsageError(strf("--seq-len (-t) %d is longer than the model's longest context, %d; give at most that",
+                              run.T, run.config.T));
+    o.seq_len = run.T;
+    if (o.total_batch_size == 0)
+        o.total_batch_size = o.micro_batch_size > 0 ? int64_t(o.micro_batch_size) * run.T
+                                                    : std::max<int64_t>(1, program.default_total_batch / run.T) * run.T;
+    if (o.total_batch_size % run.T != 0) {
+        int64_t below = o.total_batch_size / run.T * run.T;
+        throw UsageError(strf(
+            "--total-batch-size (-d) %lld is no multiple of --seq-len (-t) %d; the nearest that are: %lld and %lld",
+            static_cast<long long>(o.total_batch_size), run.T, static_cast<long long>(std::max<int64_t>(below, run.T)),
+            static_cast<long long>(below + run.T)));
+    }
+    run.sequences = o.total_batch_size / run.T;
+    if (o.micro_batch_size > run.sequences)
+        throw UsageError(
+            strf("--micro-batch-size (-b) %d x --seq-len (-t) %d is more than --total-batch-size (-d) %lld; make one "
+                 "smaller or the other larger",
+                 o.micro_batch_size, run.T, static_cast<long long>(o.total_batch_size)));
+    std::string data = data_json(run);
+    if (!run.resume_from.empty() && run.state.data_json != data)
+        notes->push_back(
+            "note: --resume: the training shards are not those of the interrupted run; the order of samples changes");
+    run.state.data_json = data;
+    check_output(run.output);
+    return run;
+}
+
+Run prepare_inference(const Options& given, const ProgramInfo& program) {
+    Run run;
+    run.options = given;
+    Options& o = run.options;
+    std::string verb = o.command == Command::sample ? "sample" : "eval";
+    if (o.model.empty())
+        throw UsageError(verb + ": --model (-e) is missing: a run's directory, a model directory or a .bin file");
+    run.source = find_model(o.model);
+    if (run.source.kind == ModelSource::Kind::size)
+        throw UsageError(verb + ": --model " + o.model +
+                         " is a size without weights; name a run, a model directory or a .bin file");
+    run.config = run.source.config;
+    check_model_config(run.config, "--model " + o.model);
+    run.vocabulary = run.source.vocabulary;
+    if (run.vocabulary.empty() && run.config.V == kGpt2Vocabulary)
+        for (const char* dir : {"data/gpt2", "gpt2"})
+            if (run.vocabulary.empty() && Tokenizer::present(dir)) run.vocabulary = dir;
+    if (o.command == Command::eval && o.task.empty()) {
+        if (o.val_data.empty()) o.val_data = {default_data("val")};
+        run.val_shards = expand_shards(o.val_data, "--val-data (-j)");
+        find_vocabulary(run, run.val_shards);
+    } else if (!run.vocabulary.empty()) {
+        run.tokenizer = Tokenizer::load(run.vocabulary);
+        if (run.tokenizer->vocab_size() != run.config.V)
+            throw Error(
+                strf("%s: vocab.json has %d tokens, the model %d; put the vocabulary it was trained with beside it",
+                     run.vocabulary.c_str(), run.tokenizer->vocab_size(), run.config.V));
+    }
+    bool needs_text = o.command == Command::sample || !o.task.empty();
+    if (needs_text && !run.tokenizer)
+        throw Error(
+            o.model +
+            " has no vocab.json and merges.txt beside it: copy those it was trained with there (GPT-2's: `make gpt2`)");
+    run.bf16 = (o.precision.empty() ? program.default_precision : o.precision) == "bf16";
+    run.T = o.seq_len > 0 ? o.seq_len : run.config.T;
+    if (run.T > run.config.T)
+        throw UsageError(strf("--seq-len (-t) %d is longer than the model's longest context, %d; give at most that",
+                              run.T, run.config.T));
+    return run;
+}
+
+int choose_micro_batch(const Run& run, const std::function<size_t(int)>& bytes, double available) {
+    if (run.options.micro_batch_size > 0) return run.options.micro_batch_size;
+    for (int64_t parts = 1;; parts++) {
+        int B = static_cast<int>((run.sequences + parts - 1) / parts);
+        double need = static_cast<double>(bytes(B));
+        if (need <= available) return B;
+        if (B == 1)
+            throw Error(
+                strf("not enough memory: even one sequence at a time needs %s, %s are available; try a smaller --model "
+                     "or --seq-len, or --recompute 3",
+                     human_bytes(need).c_str(), human_bytes(available).c_str()));
+    }
+}
+
+double available_host_memory() {
+    std::ifstream file("/proc/meminfo");
+    std::string name;
+    double kilobytes = 0;
+    for (std::string unit; file >> name >> kilobytes; std::getline(file, unit))
+        if (name == "MemAvailable:") return 0.8 * 1024 * kilobytes;
+    return 1e18;  // not known: let the allocation decide
+}

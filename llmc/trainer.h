@@ -1,0 +1,287 @@
+// The loop around the training step: evaluation, sampling, checkpoints, logs. Written once, for both programs.
+//
+// Model is GPT2<X> of train_gpt2.cpp or train_gpt2.cu; it offers step(), token_losses(), decode(), tensors(),
+// init_weights(), memory_plan(), first_non_finite().
+#pragma once
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <functional>
+#include <string>
+#include <vector>
+#include "llmc/checkpoint.h"
+#include "llmc/dataloader.h"
+#include "llmc/error.h"
+#include "llmc/hellaswag.h"
+#include "llmc/log.h"
+#include "llmc/run.h"
+#include "llmc/sampler.h"
+#include "llmc/schedule.h"
+
+// Set by SIGINT and SIGTERM: the loop finishes its step, saves a checkpoint and ends. A second signal kills at once.
+inline volatile std::sig_atomic_t stop_signal = 0;
+inline void catch_stop_signals() {
+    for (int s : {SIGINT, SIGTERM})
+        std::signal(s, [](int which) {
+            stop_signal = which;
+            std::signal(which, SIG_DFL);
+        });
+}
+
+inline double seconds_now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+template <class Model>
+class Trainer {
+  public:
+    explicit Trainer(Run run_in)
+        : run(std::move(run_in)),
+          o(run.options),
+          B(micro_batch()),
+          model(run.config, run.step_options(B)),
+          train_data(run.train_shards, run.T, run.config.V, true, o.seed),
+          log(run.output, run.resume_from.empty() ? 0 : run.state.step) {
+        if (!run.val_shards.empty()) val_data.emplace(run.val_shards, run.T, run.config.V, false, 0);
+        if (o.hellaswag) {
+            if (!run.tokenizer) throw Error("--hellaswag needs GPT-2's vocabulary: `make gpt2`");
+            questions = read_hellaswag(o.hellaswag_data, *run.tokenizer, 0);
+        }
+        losses.resize(static_cast<size_t>(B) * static_cast<size_t>(run.T));
+    }
+
+    // Returns the program's exit code.
+    int train() {
+        print_plan();
+        start();
+        catch_stop_signals();
+        StepTimer timer;
+        int64_t first = run.state.step;
+        for (int64_t step = first;; step++) {
+            bool last = step >= o.max_steps;
+            auto due = [&](int64_t every) { return (every > 0 && step % every == 0) || last; };
+            bool fresh =
+                step > first || run.resume_from.empty();  // what was done before the checkpoint is not done again
+            if (fresh && val_data && o.val_every > 0 && due(o.val_every)) validate(step);
+            if (fresh && o.sample_every > 0 && due(o.sample_every)) print_sample();
+            if (fresh && step > first && (due(o.checkpoint_every) || stop_signal)) save(step);
+            if (last || stop_signal) break;
+            train_step(step, timer);
+        }
+        log.clear_progress();
+        log.write_plot();
+        if (stop_signal) {
+            log.print(strf("stopped by signal %d after step %lld; go on with: %s", static_cast<int>(stop_signal),
+                           static_cast<long long>(run.state.step), resume_command().c_str()));
+            return 128 + stop_signal;
+        }
+        log.print("done: model and optimizer in " + newest_checkpoint(run.output) + ", log and plot in " + run.output +
+                  "/log.jsonl and loss.svg");
+        return 0;
+    }
+
+  private:
+    // Time of recent steps, for the progress line.
+    struct StepTimer {
+        double mean = 0;
+        void add(double seconds) { mean = mean == 0 ? seconds : 0.95 * mean + 0.05 * seconds; }
+    };
+
+    int micro_batch() {
+        int b = choose_micro_batch(
+            run, [&](int candidate) { return Model::memory_plan(run.config, run.step_options(candidate)).total(); },
+            Model::available_memory());
+        o.micro_batch_size = b;  // recorded: a resume takes the same, whatever is free then
+        return b;
+    }
+
+    void print_plan() {
+        auto plan = Model::memory_plan(run.config, run.step_options(B));
+        const ModelConfig& m = run.config;
+        log.print(strf("model: %s (L=%d, NH=%d, C=%d, T=%d, V=%d), %s parameters, %s", o.model.c_str(), m.L, m.NH, m.C,
+                       m.T, m.V, human_count(parameter_count(m)).c_str(), run.bf16 ? "bf16" : "fp32"));
+        log.print(strf("data: %s training tokens in %zu shard(s), %s windows of %d an epoch",
+                       human_count(train_data.tokens()).c_str(), run.train_shards.size(),
+                       human_count(train_data.samples_per_epoch()).c_str(), run.T));
+        log.print(strf("batch: %s tokens a step = %s sequences of %d, micro-batches of %d",
+                       human_count(o.total_batch_size).c_str(), human_count(run.sequences).c_str(), run.T, B));
+        log.print(strf("memory: parameters %s, gradients %s, optimizer %s, activations %s, together %s",
+                       human_bytes(static_cast<double>(plan.parameters)).c_str(),
+                       human_bytes(static_cast<double>(plan.gradients)).c_str(),
+                       human_bytes(static_cast<double>(plan.optimizer)).c_str(),
+                       human_bytes(static_cast<double>(plan.activations)).c_str(),
+                       human_bytes(static_cast<double>(plan.total())).c_str()));
+    }
+
+    // Weights, optimizer and history, as they were or new; then the number of steps.
+    void start() {
+        if (!run.resume_from.empty()) {
+            load_training_state(run.resume_from, run.config, model.tensors());
+            loss_outliers.restore({run.state.loss_window.begin(), run.state.loss_window.end()});
+            norm_outliers.restore({run.state.norm_window.begin(), run.state.norm_window.end()});
+            log.print(
+                strf("resuming %s after step %lld", run.resume_from.c_str(), static_cast<long long>(run.state.step)));
+        } else {
+            initial_weights();
+            run.state.seed = o.seed;
+        }
+        if (o.time_limit > 0 && run.resume_from.empty()) fit_time_limit();
+        if (o.max_steps < 0) o.max_steps = std::max<int64_t>(1, train_data.samples_per_epoch() / run.sequences);
+        run.state.options_json = arithmetic_options_json(o);
+        log.print(strf("training: step %lld to %lld, output in %s", static_cast<long long>(run.state.step),
+                       static_cast<long long>(o.max_steps), run.output.c_str()));
+    }
+    void initial_weights() {
+        model.init_weights(o.seed);
+        if (run.source.kind != ModelSource::Kind::size) load_weights(run.source, model.tensors());
+    }
+
+    // --time-limit: times a few steps and a validation, fixes the number of steps so that the whole run takes about
+    // that long, and begins anew. Recorded as --max-steps, so that a resume does not time again.
+    void fit_time_limit() {
+        double begin = seconds_now(), fastest = 1e30;
+        for (int i = 0; i < 4; i++) {
+            double t = seconds_now();
+            StepState s = step_state(0);
+            model.step(train_data.load(0, static_cast<int>(run.sequences)), &s);
+            if (i > 0) fastest = std::min(fastest, seconds_now() - t);  // the first one meets cold memory
+        }
+        double t = seconds_now();
+        double validation = 0;
+        if (val_data && o.val_every > 0)
+            mean_loss(*val_data, std::min<int64_t>(o.val_batches, 4)),
+                validation =
+                    (seconds_now() - t) /
+                    static_cast<double>(std::min<int64_t>(o.val_batches, 4) * std::max<int64_t>(o.val_every, 1)) *
+                    static_cast<double>(o.val_batches);
+        double left = o.time_limit - (seconds_now() - begin);
+        o.max_steps = std::max<int64_t>(10, static_cast<int64_t>(left / (1.1 * fastest + validation)));
+        initial_weights();
+        log.print(strf("timing: %.0f ms a step; %lld steps fit into %s", 1e3 * fastest,
+                       static_cast<long long>(o.max_steps), human_seconds(o.time_limit).c_str()));
+    }
+
+    StepState step_state(int64_t step) {
+        StepState s;
+        double t = static_cast<double>(run.state.optimizer_updates + 1);
+        Schedule schedule{o.lr_schedule, o.learning_rate, o.final_lr_fraction, o.warmup_steps, o.max_steps};
+        s.seed = o.seed, s.step = static_cast<uint32_t>(step);
+        s.learning_rate = static_cast<float>(schedule.at(step));
+        s.beta1_correction = static_cast<float>(1 - std::pow(o.beta1, t)),
+        s.beta2_correction = static_cast<float>(1 - std::pow(o.beta2, t));
+        s.loss_normaliser = static_cast<float>(1.0 / static_cast<double>(run.sequences * run.T));
+        s.skip_loss_above = loss_outliers.threshold(o.skip_loss_z),
+        s.skip_norm_above = norm_outliers.threshold(o.skip_grad_z);
+        return s;
+    }
+
+    void train_step(int64_t step, StepTimer& timer) {
+        double begin = seconds_now();
+        int n = static_cast<int>(run.sequences);
+        int64_t at = o.overfit_one_batch ? 0 : run.state.next_sample;
+        const Batch& batch = train_data.load(at, n, o.overfit_one_batch ? -1 : at + n);
+        StepState s = step_state(step);
+        model.step(batch, &s);
+        if (!std::isfinite(s.loss) || !std::isfinite(s.grad_norm)) not_finite(step, s);
+        run.state.step = step + 1;
+        run.state.next_sample = at + n;
+        run.state.optimizer_updates += !s.skip;
+        loss_outliers.add(static_cast<double>(s.loss)), norm_outliers.add(static_cast<double>(s.grad_norm));
+        double seconds = seconds_now() - begin;
+        run.state.seconds += seconds;
+        timer.add(seconds);
+
+        LogEntry e;
+        e.step = step + 1;
+        e.loss = s.loss, e.grad_norm = s.grad_norm, e.lr = s.learning_rate, e.ms = 1e3 * seconds;
+        e.tok_s = static_cast<double>(run.sequences * run.T) / seconds;
+        if (double peak = model.peak_flops(); peak > 0) e.mfu = *e.tok_s * flops_per_token(run.config, run.T) / peak;
+        e.skipped = s.skip;
+        log.write(e);
+        // Every step is in log.jsonl; for the eye the first ten and then about two hundred lines.
+        if (step < 10 || (step + 1) % std::max<int64_t>(1, o.max_steps / 200) == 0 || s.skip)
+            log.print_step(e, o.max_steps);
+        double left = timer.mean * static_cast<double>(o.max_steps - step - 1);
+        log.progress(strf("step %lld/%lld, loss %.3f", static_cast<long long>(step + 1),
+                          static_cast<long long>(o.max_steps), static_cast<double>(s.loss)),
+                     step + 1, o.max_steps, left);
+    }
+
+    // The update was not made: the weights are still those of the step before. Nothing that is on disk is touched.
+    [[noreturn]] void not_finite(int64_t step, const StepState& s) {
+        log.clear_progress();
+        std::string newest = newest_checkpoint(run.output);
+        throw Error(
+            strf("step %lld: loss %g, gradient norm %g; the first tensor that is not finite: %s. %s, and try a lower "
+                 "--learning-rate or a longer --warmup-steps",
+                 static_cast<long long>(step + 1), static_cast<double>(s.loss), static_cast<double>(s.grad_norm),
+                 model.first_non_finite().c_str(),
+                 newest.empty() ? "No checkpoint was written yet: start again"
+                                : ("Go on from " + newest + " with --resume").c_str()));
+    }
+
+    // Mean loss over `batches` x B windows in file order.
+    double mean_loss(DataLoader& data, int64_t batches) {
+        int64_t windows = std::min(batches * B, data.samples_per_epoch());
+        double sum = 0;
+        for (int64_t i = 0; i < windows; i += B) {
+            int n = static_cast<int>(std::min<int64_t>(B, windows - i));
+            const Batch& batch = data.load(i, n, i + B < windows ? i + B : -1);
+            model.token_losses(losses.data(), batch.inputs.data(), batch.targets.data(), n, run.T);
+            for (int64_t j = 0; j < int64_t(n) * run.T; j++) sum += static_cast<double>(losses[static_cast<size_t>(j)]);
+        }
+        return sum / static_cast<double>(windows * run.T);
+    }
+
+    void validate(int64_t step) {
+        LogEntry e;
+        e.step = step;
+        e.val_loss = mean_loss(*val_data, o.val_batches);
+        std::string line = strf("step %lld/%lld | val loss %.6f", static_cast<long long>(step),
+                                static_cast<long long>(o.max_steps), *e.val_loss);
+        if (!questions.empty()) {
+            ChoiceResult r = evaluate_choices(model, questions, B, run.T, [&](int64_t done, int64_t all) {
+                log.progress("HellaSwag", done, all, 0);
+            });
+            e.hellaswag = static_cast<double>(r.right_normalised) / static_cast<double>(r.questions);
+            line += strf(" | HellaSwag %.4f", *e.hellaswag);
+        }
+        if (std::isfinite(*e.val_loss) && (run.state.best_val_loss == 0 || *e.val_loss < run.state.best_val_loss))
+            run.state.best_val_loss = *e.val_loss;
+        log.write(e);
+        log.print(line);
+    }
+
+    void print_sample() {
+        log.clear_progress();
+        SamplerOptions s;
+        s.seed = o.seed;
+        std::string text;
+        std::vector<int> prompt{run.tokenizer ? run.tokenizer->end_of_text()
+                                              : run.config.V - 1};  // the last id: GPT-2's <|endoftext|>
+        generate_text(model, run.tokenizer ? &*run.tokenizer : nullptr, prompt, o.sample_tokens, s, 0,
+                      [&](const std::string& piece) { text += piece; });
+        log.print("--- sample after step " + std::to_string(run.state.step) + "\n" + text + "\n---");
+    }
+
+    void save(int64_t step) {
+        std::string path = save_checkpoint(run.output, run.config, model.tensors(), run.vocabulary, run.state);
+        delete_old_checkpoints(run.output, o.keep_checkpoints, o.major_checkpoint_every);
+        log.write_plot();
+        log.print(strf("step %lld/%lld | checkpoint %s", static_cast<long long>(step),
+                       static_cast<long long>(o.max_steps), path.c_str()));
+    }
+
+    std::string resume_command() const { return "the same command with --resume"; }
+
+    Run run;
+    Options& o;
+    int B;  // sequences per micro-batch
+    Model model;
+    DataLoader train_data;
+    std::optional<DataLoader> val_data;
+    RunLog log;
+    OutlierDetector loss_outliers, norm_outliers;
+    std::vector<MultipleChoice> questions;
+    std::vector<float> losses;
+};
