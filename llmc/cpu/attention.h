@@ -1,16 +1,30 @@
-// Causal self-attention, blocked: never a T x T buffer.     (Vaswani et al. 2017; Dao et al. 2022, https://arxiv.org/abs/2205.14135)
+// Causal self-attention, blocked: never a T x T buffer.
+//                                                     (Vaswani et al. 2017; Dao et al. 2022,
+//                                                     https://arxiv.org/abs/2205.14135)
 //
-//   s[i,j] = q_i . k_j / sqrt(HS)  for doc_start_i <= j <= i + (Tk - Tq)      p = softmax_j(s)      out_i = sum_j dropout(p)_ij v_j
+//   s[i,j] = q_i . k_j / sqrt(HS)  for doc_start_i <= j <= i + (Tk - Tq)      p = softmax_j(s)
+//   out_i = sum_j dropout(p)_ij v_j
 //   lse[b,h,i] = log sum_j exp(s_ij), kept for the backward pass, which recomputes p block by block
-//   D_i = dout_i . out_i;  dv_j = sum_i dropout(p)_ij dout_i;  ds = p * (dropout(dout_i . v_j) - D_i);  dq = ds k, dk = ds^T q
+//
+//   D_i = dout_i . out_i      ds_ij = p_ij (dropout(dout_i . v_j) - D_i)
+//   dv_j = sum_i dropout(p)_ij dout_i      dq_i = sum_j ds_ij k_j / sqrt(HS)      dk_j = sum_i ds_ij q_i / sqrt(HS)
 #pragma once
-#include "llmc/bf16.h"
-#include "llmc/cpu/dropout.h"
+#include <algorithm>
+#include <cmath>
+#include <vector>
 
-// Query i of sequence b, head h starts at q + b * q_batch + i * q_row + h * HS; keys and values alike, with head h * NKV / NH.
+#include "llmc/bf16.h"
+#include "llmc/error.h"
+#include "llmc/cpu/attention_tile.h"
+#include "llmc/cpu/dropout.h"
+#include "llmc/cpu/math.h"
+#include "llmc/cpu/parallel.h"
+
+// Query i of sequence b, head h starts at q + b * q_batch + i * q_row + h * HS; keys and values alike, with head
+// h * NKV / NH.
 struct AttentionShape {
-    int B, Tq, Tk, NH, NKV, HS;        // Tq < Tk: the queries are the last Tq positions (decoding with a KV cache)
-    int64_t q_row, kv_row, out_row;    // elements from one position to the next
+    int B, Tq, Tk, NH, NKV, HS;      // Tq < Tk: the queries are the last Tq positions (decoding with a KV cache)
+    int64_t q_row, kv_row, out_row;  // elements from one position to the next
     int64_t q_batch, kv_batch, out_batch;
 };
 
@@ -20,12 +34,258 @@ inline AttentionShape packed_qkv_shape(int B, int T, int C, int NH) {
     return {B, T, T, NH, NH, C / NH, row, row, C, T * row, T * row, int64_t(T) * C};
 }
 
-// out (B,Tq,NH*HS), lse (B,NH,Tq) or null (inference). doc_start (B,T) or null: first position that position i may see.
-template <typename X>
-void attention_forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const AttentionShape& s, const int* doc_start,
-                       Dropout dropout);
+namespace attention_detail {
 
-// dq, dk, dv have the strides of q, k, v and are overwritten. Needs Tq == Tk.
+constexpr int kQueries = 64;       // queries of a block, multiple of the lanes of any vector
+constexpr int kKeys = 64;          // keys of a block
+constexpr int kDecodeKeys = 256;   // keys of one task of decoding
+constexpr int kDecodeQueries = 4;  // up to so many queries take the decoding path
+
+// Working memory of this thread, kept between calls; n elements, aligned for vectors.
+template <typename A>
+A* scratch(size_t n) {
+    thread_local std::vector<A> memory;
+    if (memory.size() < n + 64) memory.resize(n + 64);
+    return reinterpret_cast<A*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~uintptr_t{63});
+}
+
+// to (n,width) = scale * from (n,HS), columns beyond HS zero.
+template <typename A, typename X>
+void load_rows(A* to, int width, const X* from, int64_t from_row, int n, int HS, A scale) {
+    for (int r = 0; r < n; r++, to += width, from += from_row) {
+        for (int d = 0; d < HS; d++) to[d] = static_cast<A>(from[d]) * scale;
+        for (int d = HS; d < width; d++) to[d] = 0;
+    }
+}
+
+template <typename A, typename X>
+void store_row(X* to, const A* from, int HS, A scale) {
+    for (int d = 0; d < HS; d++) to[d] = static_cast<X>(from[d] * scale);
+}
+
+// to (HS,kQueries) = the transpose of from (n,width), columns beyond n zero.
+template <typename A>
+void transpose_queries(A* to, const A* from, int width, int n, int HS) {
+    for (int d = 0; d < HS; d++) {
+        for (int i = 0; i < n; i++) to[d * kQueries + i] = from[i * width + d];
+        for (int i = n; i < kQueries; i++) to[d * kQueries + i] = 0;
+    }
+}
+
+// A block of n queries from position `position` on, and which keys each of them may see: first[i] <= j <= last[i].
+// Tiles of scores are kept transposed, (keys, queries): a vector holds one key's scores with several queries, so that
+// maxima and sums over the keys need no shuffles, and the product with the values reads them as they are.
+struct QueryBlock {
+    int n, position, first_key, end_key;
+    int first[kQueries], last[kQueries];
+
+    QueryBlock(int count, int begin, const int* doc_start)
+        : n(count), position(begin), first_key(begin), end_key(begin + count) {
+        for (int i = 0; i < kQueries; i++) {
+            last[i] = i < n ? position + i : -1;
+            first[i] = i >= n ? 1 << 30 : (doc_start ? std::min(doc_start[position + i], position + i) : 0);
+            first_key = std::min(first_key, first[i]);
+        }
+    }
+};
+
+// The products of a tile of keys [key, key + keys) with a block of queries, without the part above the diagonal.
+
+// s (keys,queries) = rows (keys,HS) . columns (HS,queries)
+template <typename A>
+void score_product(A* s, const A* rows, const A* columns, const QueryBlock& block, int key, int keys, int width,
+                   int HS) {
+    int n = pad_to_lanes<A>(block.n);
+    for (int j = 0; j < keys; j += kTileRows) {
+        int begin = std::max(0, key + j - block.position) / kLanes<A> * kLanes<A>;
+        if (begin >= n) break;
+        tile_product(s + j * kQueries + begin, kQueries, rows + j * width, width, 1, columns + begin, kQueries,
+                     std::min(kTileRows, keys - j), n - begin, HS, false);
+    }
+}
+
+// out (queries,width) += p^T . rows (keys,width)
+template <typename A>
+void query_product(A* out, const A* p, const A* rows, const QueryBlock& block, int key, int keys, int width) {
+    for (int i = 0; i < block.n; i += kTileRows) {
+        int m = std::min(kTileRows, block.n - i);
+        int visible = std::min(keys, block.position + i + m - key);
+        if (visible > 0) tile_product(out + i * width, width, p + i, 1, kQueries, rows, width, m, width, visible, true);
+    }
+}
+
+// out (keys,width) += p . rows (queries,width)
+template <typename A>
+void key_product(A* out, const A* p, const A* rows, const QueryBlock& block, int key, int keys, int width) {
+    for (int j = 0; j < keys; j += kTileRows) {
+        int begin = std::max(0, key + j - block.position);
+        if (begin >= block.n) break;
+        tile_product(out + j * width, width, p + j * kQueries + begin, kQueries, 1, rows + begin * width, width,
+                     std::min(kTileRows, keys - j), width, block.n - begin, true);
+    }
+}
+
+// scale (keys,kQueries): dropout's factors of a tile of probabilities.
+inline void tile_dropout(float* scale, Dropout dropout, int b, int h, const QueryBlock& block, int key, int keys,
+                         int T) {
+    float row[kKeys];
+    for (int i = 0; i < block.n; i++) {
+        dropout_scales(row, dropout, b, (int64_t(h) * T + block.position + i) * T + key, keys);
+        for (int j = 0; j < keys; j++) scale[j * kQueries + i] = row[j];
+    }
+}
+
+// Softmax over the keys seen so far: maximum m and sum l of each query; s becomes exp(s - m), and rescale the factor of
+// what was summed before. Masked scores are selected away and not only made small: fast_exp never returns 0.
+template <typename A>
+void online_softmax(A* s, A* m, A* l, A* rescale, const QueryBlock& block, int key, int keys) {
+    A top[kQueries];
+    for (int i = 0; i < kQueries; i++) top[i] = m[i];
+    for (int j = 0; j < keys; j++) {
+        const A* row = s + j * kQueries;
+        for (int i = 0; i < kQueries; i++) {
+            bool seen = (block.first[i] <= key + j) & (key + j <= block.last[i]);
+            A x = seen ? row[i] : A(-1e30);
+            top[i] = x > top[i] ? x : top[i];
+        }
+    }
+    for (int i = 0; i < kQueries; i++) {
+        rescale[i] = fast_exp(m[i] - top[i]);
+        l[i] *= rescale[i];
+        m[i] = top[i];
+    }
+    for (int j = 0; j < keys; j++) {
+        A* row = s + j * kQueries;
+        for (int i = 0; i < kQueries; i++) {
+            bool seen = (block.first[i] <= key + j) & (key + j <= block.last[i]);
+            A p = fast_exp(row[i] - top[i]);
+            row[i] = seen ? p : A(0);
+            l[i] += row[i];
+        }
+    }
+}
+
+}  // namespace attention_detail
+
+// out (B,Tq,NH*HS), lse (B,NH,Tq) or null (inference). doc_start (B,Tk) or null: first position that position i may
+// see.
 template <typename X>
-void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out, const acc_t<X>* lse,
-                        const AttentionShape& s, const int* doc_start, Dropout dropout);
+void attention_forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const AttentionShape& s,
+                       const int* doc_start, Dropout dropout) {
+    using namespace attention_detail;
+    using A = acc_t<X>;
+    CHECK(s.Tq <= s.Tk && s.NH % s.NKV == 0, "Tq=%d Tk=%d NH=%d NKV=%d", s.Tq, s.Tk, s.NH, s.NKV);
+    const int width = pad_to_lanes<A>(s.HS), group = s.NH / s.NKV, offset = s.Tk - s.Tq;
+    const A scale = 1 / std::sqrt(A(s.HS));
+    const size_t tile = size_t(kQueries) * std::max(width, kKeys);
+    parallel_for_dynamic(int64_t(s.B) * s.NKV, [&](int64_t task) {
+        const int b = int(task / s.NKV), kv_head = int(task % s.NKV);
+        const int* starts = doc_start ? doc_start + int64_t(b) * s.Tk : nullptr;
+        A* keys = scratch<A>(2 * size_t(s.Tk) * width + 4 * tile);
+        A *values = keys + size_t(s.Tk) * width, *rows = values + size_t(s.Tk) * width;
+        A *columns = rows + tile, *p = columns + tile, *o = p + tile;
+        load_rows(keys, width, k + b * s.kv_batch + kv_head * s.HS, s.kv_row, s.Tk, s.HS, A(1));
+        load_rows(values, width, v + b * s.kv_batch + kv_head * s.HS, s.kv_row, s.Tk, s.HS, A(1));
+        float mask[kKeys * kQueries];
+        for (int h = kv_head * group; h < (kv_head + 1) * group; h++) {
+            for (int t = 0; t < s.Tq; t += kQueries) {
+                QueryBlock block(std::min(kQueries, s.Tq - t), t + offset, starts);
+                load_rows(rows, width, q + b * s.q_batch + t * s.q_row + h * s.HS, s.q_row, block.n, s.HS, scale);
+                transpose_queries(columns, rows, width, block.n, s.HS);
+                A m[kQueries], l[kQueries], rescale[kQueries];
+                std::fill_n(m, kQueries, A(-1e30));
+                std::fill_n(l, kQueries, A(0));
+                std::fill_n(o, block.n * width, A(0));
+                for (int key = block.first_key / kKeys * kKeys; key < block.end_key; key += kKeys) {
+                    int n = std::min(kKeys, block.end_key - key);
+                    score_product(p, keys + size_t(key) * width, columns, block, key, n, width, s.HS);
+                    online_softmax(p, m, l, rescale, block, key, n);
+                    if (dropout.active()) {
+                        tile_dropout(mask, dropout, b, h, block, key, n, s.Tk);
+                        for (int e = 0; e < n * kQueries; e++) p[e] *= mask[e];
+                    }
+                    for (int i = 0; i < block.n; i++)
+                        for (int d = 0; d < width; d++) o[i * width + d] *= rescale[i];
+                    query_product(o, p, values + size_t(key) * width, block, key, n, width);
+                }
+                for (int i = 0; i < block.n; i++) {
+                    store_row(out + b * s.out_batch + (t + i) * s.out_row + h * s.HS, o + i * width, s.HS, 1 / l[i]);
+                    if (lse) lse[(int64_t(b) * s.NH + h) * s.Tq + t + i] = m[i] + std::log(l[i]);
+                }
+            }
+        }
+    });
+}
+
+// dq, dk, dv have the strides of q, k, v and are overwritten; dout those of out. Needs Tq == Tk.
+template <typename X>
+void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
+                        const acc_t<X>* lse, const AttentionShape& s, const int* doc_start, Dropout dropout) {
+    using namespace attention_detail;
+    using A = acc_t<X>;
+    CHECK(s.Tq == s.Tk && s.NH % s.NKV == 0, "Tq=%d Tk=%d NH=%d NKV=%d", s.Tq, s.Tk, s.NH, s.NKV);
+    const int width = pad_to_lanes<A>(s.HS), group = s.NH / s.NKV, T = s.Tk;
+    const A scale = 1 / std::sqrt(A(s.HS));
+    const size_t tile = size_t(kQueries) * std::max(width, kKeys), head = size_t(T) * width;
+    parallel_for_dynamic(int64_t(s.B) * s.NKV, [&](int64_t task) {
+        const int b = int(task / s.NKV), kv_head = int(task % s.NKV);
+        const int* starts = doc_start ? doc_start + int64_t(b) * T : nullptr;
+        A* keys = scratch<A>(4 * head + 7 * tile);
+        A *values = keys + head, *dkeys = values + head, *dvalues = dkeys + head;
+        A *rows = dvalues + head, *columns = rows + tile, *drows = columns + tile, *dcolumns = drows + tile;
+        A *p = dcolumns + tile, *ds = p + tile, *dqueries = ds + tile;
+        const int64_t kv_offset = b * s.kv_batch + kv_head * s.HS;
+        load_rows(keys, width, k + kv_offset, s.kv_row, T, s.HS, A(1));
+        load_rows(values, width, v + kv_offset, s.kv_row, T, s.HS, A(1));
+        std::fill_n(dkeys, 2 * head, A(0));
+        float mask[kKeys * kQueries];
+        for (int h = kv_head * group; h < (kv_head + 1) * group; h++) {
+            for (int t = 0; t < T; t += kQueries) {
+                QueryBlock block(std::min(kQueries, T - t), t, starts);
+                const int64_t q_offset = b * s.q_batch + t * s.q_row + h * s.HS;
+                const int64_t out_offset = b * s.out_batch + t * s.out_row + h * s.HS;
+                load_rows(rows, width, q + q_offset, s.q_row, block.n, s.HS, scale);
+                transpose_queries(columns, rows, width, block.n, s.HS);
+                load_rows(drows, width, dout + out_offset, s.out_row, block.n, s.HS, A(1));
+                transpose_queries(dcolumns, drows, width, block.n, s.HS);
+                std::fill_n(dqueries, block.n * width, A(0));
+                A log_sum[kQueries] = {}, D[kQueries] = {};
+                for (int i = 0; i < block.n; i++) {
+                    log_sum[i] = lse[(int64_t(b) * s.NH + h) * T + t + i];
+                    for (int d = 0; d < s.HS; d++)
+                        D[i] += drows[i * width + d] * A(out[out_offset + i * s.out_row + d]);
+                }
+                for (int key = block.first_key / kKeys * kKeys; key < block.end_key; key += kKeys) {
+                    int n = std::min(kKeys, block.end_key - key);
+                    score_product(p, keys + size_t(key) * width, columns, block, key, n, width, s.HS);
+                    score_product(ds, values + size_t(key) * width, dcolumns, block, key, n, width, s.HS);
+                    if (dropout.active()) tile_dropout(mask, dropout, b, h, block, key, n, T);
+                    for (int j = 0; j < n; j++) {
+                        A *p_row = p + j * kQueries, *ds_row = ds + j * kQueries;
+                        const float* mask_row = mask + j * kQueries;
+                        if (dropout.active())
+                            for (int i = 0; i < kQueries; i++) ds_row[i] *= mask_row[i];
+                        for (int i = 0; i < kQueries; i++) {
+                            bool seen = (block.first[i] <= key + j) & (key + j <= block.last[i]);
+                            A x = fast_exp(p_row[i] - log_sum[i]);
+                            A y = x * (ds_row[i] - D[i]);
+                            p_row[i] = seen ? x : A(0);
+                            ds_row[i] = seen ? y : A(0);
+                        }
+                        if (dropout.active())
+                            for (int i = 0; i < kQueries; i++) p_row[i] *= mask_row[i];
+                    }
+                    key_product(dvalues + size_t(key) * width, p, drows, block, key, n, width);
+                    key_product(dkeys + size_t(key) * width, ds, rows, block, key, n, width);
+                    query_product(dqueries, ds, keys + size_t(key) * width, block, key, n, width);
+                }
+                for (int i = 0; i < block.n; i++)
+                    store_row(dq + q_offset + i * s.q_row, dqueries + i * width, s.HS, scale);
+            }
+        }
+        for (int j = 0; j < T; j++) {
+            store_row(dk + kv_offset + j * s.kv_row, dkeys + size_t(j) * width, s.HS, A(1));
+            store_row(dv + kv_offset + j * s.kv_row, dvalues + size_t(j) * width, s.HS, A(1));
+        }
+    });
+}
