@@ -19,11 +19,14 @@ struct Batch {
 
 class DataLoader {
   public:
-    // shuffle = false: windows in file order, for validation. Error: no shard has T + 1 tokens, bad shard, id out of range.
+    // Shards are taken in the order of their names, each once, however they were listed; those with fewer than T + 1 tokens are
+    // passed over. shuffle = false: windows in that order, for validation. Error: no shard is long enough, bad shard or id.
     DataLoader(const std::vector<std::string>& shards, int T, int vocab_size, bool shuffle, uint64_t seed);
+    DataLoader(const DataLoader&) = delete;   // the background thread refers to this object
     int64_t samples_per_epoch() const { return samples_; }
-    int64_t tokens() const;
-    // The samples [first, first + n). While the caller works on them, the next n after `next_first` are read in the background.
+    int64_t tokens() const;            // of the shards in use
+    // The samples [first, first + n); numbers beyond samples_per_epoch() are those of the next epochs. While the caller works on
+    // them, the n from `next_first` on are read in the background; an error there is thrown by the load() that asks for them.
     const Batch& load(int64_t first, int n, int64_t next_first = -1);
     // Where sample number `index` lies: shard and first token (tested for being a permutation of all windows each epoch).
     void locate(int64_t index, int* shard, int64_t* offset) const;

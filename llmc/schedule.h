@@ -8,7 +8,8 @@
 //   cosine    half a cosine from lr to final_fraction * lr                              (Loshchilov & Hutter 2017)
 //   linear    straight line from lr to final_fraction * lr
 //   constant  lr
-//   wsd       lr, and over the last 20% of the steps lr * (1 - sqrt(x)) down to final_fraction * lr   (Haegele et al. 2024)
+//   wsd       lr, and over the last 20% of the steps down to final_fraction * lr by 1 - sqrt(x)   (Haegele et al. 2024)
+// A decay would reach its end at step max_steps, one after the last.
 struct Schedule {
     std::string kind = "cosine";
     double learning_rate = 3e-4, final_fraction = 0.1;
@@ -16,14 +17,14 @@ struct Schedule {
     double at(int64_t step) const;     // UsageError if kind is none of the above
 };
 
-// Mean and standard deviation of the last 128 values; threshold(z) = mean + z * deviation, or 1e30 until the window is full or
-// when z is 0 (off). A value that is not finite is never added.
+// Mean and standard deviation of the last 128 values; threshold(z) = mean + z * deviation, or 1e30 until the window is full,
+// when z is 0 (off) or when all values are equal. A value that is not finite is never added.
 class OutlierDetector {
   public:
     void add(double value);
     float threshold(double z) const;
     const std::deque<double>& window() const { return window_; }   // for trainer_state.json
-    void restore(const std::deque<double>& window) { window_ = window; }
+    void restore(const std::deque<double>& window);
   private:
     std::deque<double> window_;
 };
