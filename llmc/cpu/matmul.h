@@ -40,24 +40,52 @@ bool matmul_onednn(const Matmul<bf16, bf16>& args);
 bool matmul_onednn(const Matmul<bf16, float>& args);
 #endif
 
+// The end of a row of products: sum (count), for columns n0 and on of row m.
+template <typename X, typename O>
+inline void finish_row(const Matmul<X, O>& args, int m, int n0, int count, acc_t<X>* sum) {
+    using A = acc_t<X>;
+    int64_t at = int64_t(m) * args.N + n0;
+    O* out = args.out + at;
+    if (args.bias)
+        for (int n = 0; n < count; n++) sum[n] += A(args.bias[n0 + n]);
+    if (args.accumulate)
+        for (int n = 0; n < count; n++) sum[n] += A(out[n]);
+    if (args.epilogue == Epilogue::gelu) {
+        if (args.aux)  // y is a function of what the backward pass will see
+            for (int n = 0; n < count; n++) args.aux[at + n] = X(sum[n]), sum[n] = A(X(sum[n]));
+        for (int n = 0; n < count; n++) sum[n] = gelu(sum[n]);
+    }
+    if (args.epilogue == Epilogue::gelu_backward)
+        for (int n = 0; n < count; n++) sum[n] *= gelu_gradient(A(args.aux[at + n]));
+    for (int n = 0; n < count; n++) out[n] = O(sum[n]);
+}
+
+// Blocks of out, each on one thread: the products of the block into scratch in A's type, then bias, epilogue and the store. The
+// order of the sums depends on K alone, so the blocks may follow the number of threads without changing the result.
 template <typename X, typename O>
 void matmul_portable(const Matmul<X, O>& args) {
     using A = acc_t<X>;
-    parallel_for(args.M, [=](int64_t m) {
-        for (int n = 0; n < args.N; n++) {
-            int64_t at = m * args.N + n;
-            A sum = args.bias ? A(args.bias[n]) : A(0);
-            for (int k = 0; k < args.K; k++)
-                sum += A(args.a_transposed ? args.a[int64_t(k) * args.M + m] : args.a[m * args.K + k]) *
-                       A(args.b_transposed ? args.b[int64_t(n) * args.K + k] : args.b[int64_t(k) * args.N + n]);
-            if (args.accumulate) sum += A(args.out[at]);
-            if (args.epilogue == Epilogue::gelu) {
-                if (args.aux) args.aux[at] = X(sum);
-                sum = gelu(A(X(sum)));
-            }
-            if (args.epilogue == Epilogue::gelu_backward) sum *= gelu_gradient(A(args.aux[at]));
-            args.out[at] = O(sum);
-        }
+    constexpr int columns = GemmVector<A>::columns;
+    auto count = [](int n, int block) { return (n + block - 1) / block; };
+    int rows = std::min(args.M, 32 * gemm_rows), width = std::min(args.N, 16 * columns);
+    while (count(args.M, rows) * count(args.N, width) < 4 * thread_count() && (rows > 4 * gemm_rows || width > columns)) {
+        if (width > columns && width >= rows)
+            width = count(width / 2, columns) * columns;
+        else
+            rows = count(rows / 2, gemm_rows) * gemm_rows;
+    }
+    int across = count(args.N, width);
+    parallel_for_dynamic(int64_t(count(args.M, rows)) * across, [=](int64_t block) {
+        int m0 = static_cast<int>(block / across) * rows, n0 = static_cast<int>(block % across) * width;
+        int M = std::min(rows, args.M - m0), N = std::min(width, args.N - n0);
+        static thread_local std::vector<A> scratch;
+        if (scratch.size() < static_cast<size_t>(M) * N) scratch.resize(static_cast<size_t>(M) * N);
+        const X* a = args.a + (args.a_transposed ? m0 : int64_t(m0) * args.K);
+        const X* b = args.b + (args.b_transposed ? int64_t(n0) * args.K : n0);
+        gemm_tile(scratch.data(), N, a, args.a_transposed ? args.M : args.K, args.a_transposed, b, args.b_transposed ? args.K : args.N,
+                  args.b_transposed, M, N, args.K, false);
+        for (int m = 0; m < M; m++)
+            finish_row(args, m0 + m, n0, N, scratch.data() + int64_t(m) * N);
     });
 }
 
