@@ -6,17 +6,18 @@
 #include <string>
 #include <vector>
 
-// One line of log.jsonl. Fields that were not set are left out.
+// One line of log.jsonl. Fields that were not set are left out; a value that is not finite is written as null.
 struct LogEntry {
-    int64_t step = 0;
-    std::optional<double> loss, grad_norm, lr, ms, tok_s, mfu, val_loss, hellaswag;
+    int64_t step = 0;                                   // updates done, as in a checkpoint's name: the first one gives step 1
+    std::optional<double> loss, grad_norm, lr, ms, tok_s, mfu, val_loss, hellaswag;   // mfu, hellaswag: 0 to 1
     bool skipped = false;
 };
 
 class RunLog {
   public:
-    // output == "": nothing is written. Opens OUT/log.jsonl; when resuming at `resume_step` the lines after that step, written
-    // by the run that was interrupted, are cut off first (atomically). Error: cannot be written.
+    // output == "": nothing is written. Makes the directory, opens OUT/log.jsonl; when resuming at `resume_step` > 0 the lines
+    // after that step, and half-written ones, left by the run that was interrupted, are cut off first (atomically); 0: a new log.
+    // Error: cannot be written.
     RunLog(const std::string& output, int64_t resume_step);
     ~RunLog();
     RunLog(const RunLog&) = delete;
