@@ -1,5 +1,9 @@
 #include "llmc/run.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -64,6 +68,21 @@ static void check_output(const std::string& output) {
     }
     throw Error("cannot write into " + output + (error ? ": " + error.message() : "") +
                 "; choose another directory with --output (-o)");
+}
+
+// One process at a time may train into a directory: two would delete each other's checkpoints. The kernel gives the
+// lock back when the process ends, however it ends.
+static std::shared_ptr<const int> lock_output(const std::string& output) {
+    std::string path = output + "/.lock";
+    int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    std::shared_ptr<const int> lock(new int(fd), [](const int* p) {
+        if (*p >= 0) close(*p);
+        delete p;
+    });
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        throw Error("another process is training into " + output +
+                    "; wait for it, or choose another directory with --output (-o)");
+    return lock;
 }
 
 static std::string default_output(const Run& run) {
@@ -156,6 +175,7 @@ Run prepare_training(const Options& given, const ProgramInfo& program, std::vect
             "note: --resume: the training shards are not those of the interrupted run; the order of samples changes");
     run.state.data_json = data;
     check_output(run.output);
+    run.lock = lock_output(run.output);
     return run;
 }
 

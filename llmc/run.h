@@ -24,6 +24,7 @@ struct Run {
     int64_t sequences = 0;            // of a whole step: total batch / T
     std::string output, resume_from;  // resume_from: a checkpoint, or ""
     TrainerState state;               // of that checkpoint
+    std::shared_ptr<const int> lock;  // held while this process trains into `output`
 
     StepOptions step_options(int B) const;  // for training
 };

@@ -1,0 +1,347 @@
+// The CPU program as a person uses it: from text to samples, interrupted, resumed, and given bad input.
+#include <gtest/gtest.h>
+#include <cmath>
+#include <fstream>
+#include <thread>
+
+#include "command.h"
+#include "llmc/checkpoint.h"
+#include "llmc/philox.h"
+#include "llmc/safetensors.h"
+#include "llmc/shards.h"
+
+namespace fs = std::filesystem;
+
+namespace {
+
+// A directory with a text, its vocabulary and its shards, made once by ./tokenize.
+const std::string& workshop() {
+    static TemporaryDirectory dir;
+    static bool made = [] {
+        const char* who[] = {"the cat", "a dog", "my king", "the queen", "no man"};
+        const char* does[] = {" sees ", " loves ", " fears ", " becomes "};
+        std::ofstream text(dir / "text.txt");
+        for (uint32_t i = 0; i < 3000; i++) {
+            Philox4 r = philox(7, i, 0, 0, 0);
+            text << who[r.v[0] % 5] << does[r.v[1] % 4] << who[r.v[2] % 5] << (r.v[3] % 4 ? ".\n" : ", and ");
+        }
+        text.close();
+        std::string tokenize = program_path("TOKENIZE", "tokenize");
+        CommandResult a = run_shell(tokenize + " train --vocab-size 300 -o data/t text.txt && " + tokenize +
+                                        " encode --vocab data/t -o data/t text.txt",
+                                    dir.path);
+        if (a.exit_code != 0) throw std::runtime_error("tokenize: " + a.err);
+        return true;
+    }();
+    (void)made;
+    return dir.path;
+}
+
+class Program : public testing::Test {
+  protected:
+    TemporaryDirectory dir;
+    void SetUp() override { fs::copy(workshop(), dir.path, fs::copy_options::recursive); }
+    CommandResult gpt2(const std::string& arguments, const std::string& before = "") {
+        return run_shell(before + program_path("TRAIN_GPT2", "train_gpt2") + " " + arguments, dir.path);
+    }
+    // A small run: 20 steps of 4 sequences in micro-batches of 3 and 1.
+    CommandResult train(const std::string& more) { return gpt2(small() + more); }
+    static std::string small() {
+        return "-i data/t/train_000000.bin -j data/t/val_000000.bin -e L2:H2:C32:T32 -b 3 -d 128 -x 20 -v 10 -m 2 -l "
+               "1e-2 -n 10 ";
+    }
+    std::string file(const std::string& name) const { return read_text(dir / name); }
+    void expect_one_error(const CommandResult& r, int exit_code, const std::string& names) {
+        EXPECT_EQ(r.exit_code, exit_code) << r.err;
+        EXPECT_EQ(r.error_lines(), 1) << r.err;
+        EXPECT_NE(r.err.find("error: "), std::string::npos) << r.err;
+        EXPECT_NE(r.err.find(names), std::string::npos) << r.err;
+    }
+    static int count(const std::string& text, const std::string& what) {
+        int n = 0;
+        for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) n++;
+        return n;
+    }
+    static double number_after(const std::string& text, const std::string& what, bool last = false) {
+        size_t at = last ? text.rfind(what) : text.find(what);
+        return at == std::string::npos ? NAN : std::stod(text.substr(at + what.size()));
+    }
+};
+
+TEST_F(Program, TrainsAndLeavesLogPlotAndCheckpoint) {
+    CommandResult r = train("-o run -s 20");
+    ASSERT_EQ(r.exit_code, 0) << r.err;
+    std::string log = file("run/log.jsonl");
+    EXPECT_EQ(count(log, "\"loss\":"), 20);
+    EXPECT_EQ(count(log, "\"val_loss\":"), 3);                            // steps 0, 10, 20
+    EXPECT_NEAR(number_after(log, "\"val_loss\":"), std::log(300), 0.3);  // untrained: uniform over the vocabulary
+    EXPECT_LT(number_after(log, "\"val_loss\":", true), 4.0);
+    EXPECT_NE(file("run/loss.svg").find("<svg"), std::string::npos);
+    EXPECT_NE(r.out.find("sample after step 20"), std::string::npos);
+    for (const char* name : {"config.json", "model.safetensors", "vocab.json", "merges.txt", "trainer_state.json",
+                             "optimizer.safetensors"})
+        EXPECT_TRUE(fs::exists(dir / ("run/step_00000020/" + std::string(name)))) << name;
+}
+
+// The mark of the design: 20 steps in one go, or 10 steps, a kill and 10 more, end in the same bits. Dropout and a
+// partial micro-batch included.
+TEST_F(Program, KilledAndResumedIsBitIdentical) {
+    for (std::string precision : {"fp32", "bf16"}) {
+        std::string options = "--dropout 0.1 --precision " + precision + " -o ";
+        ASSERT_EQ(train(options + "whole_" + precision).exit_code, 0);
+        // Killed without warning as soon as the checkpoint of step 10 is there.
+        std::string out = "cut_" + precision;
+        CommandResult killed = run_shell(program_path("TRAIN_GPT2", "train_gpt2") + " " + small() + options + out +
+                                             " & pid=$!; for i in $(seq 2000); do [ -e " + out +
+                                             "/step_00000010/trainer_state.json ] && break; sleep 0.005; done; kill -9 "
+                                             "$pid; wait $pid 2>/dev/null; true",
+                                         dir.path);
+        ASSERT_TRUE(fs::exists(dir / (out + "/step_00000010"))) << killed.err;
+        fs::remove_all(dir / (out + "/step_00000020"));  // had the kill come too late
+        CommandResult resumed = train(options + out + " -y 1");
+        ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+        EXPECT_NE(resumed.out.find("resuming"), std::string::npos);
+        for (const char* name : {"model.safetensors", "optimizer.safetensors"})
+            EXPECT_TRUE(file("whole_" + precision + "/step_00000020/" + name) == file(out + "/step_00000020/" + name))
+                << precision << " " << name;
+        EXPECT_EQ(count(file(out + "/log.jsonl"), "\"loss\":"), 20);
+    }
+}
+
+TEST_F(Program, SameSeedSameBitsOtherSeedOtherBits) {
+    ASSERT_EQ(train("-o a").exit_code, 0);
+    ASSERT_EQ(train("-o b").exit_code, 0);
+    ASSERT_EQ(train("-o c --seed 8").exit_code, 0);
+    EXPECT_TRUE(file("a/step_00000020/model.safetensors") == file("b/step_00000020/model.safetensors"));
+    EXPECT_FALSE(file("a/step_00000020/model.safetensors") == file("c/step_00000020/model.safetensors"));
+}
+
+TEST_F(Program, ResumeObeysWhatWasRecorded) {
+    ASSERT_EQ(train("-o run").exit_code, 0);
+    // No options but where: batch, schedule and length come from the checkpoint; more steps may be asked for.
+    CommandResult r = gpt2("-i data/t/train_000000.bin -o run -y 1 -x 22");
+    ASSERT_EQ(r.exit_code, 0) << r.err;
+    EXPECT_NE(r.out.find("128 tokens a step"), std::string::npos) << r.out;
+    EXPECT_EQ(count(file("run/log.jsonl"), "\"loss\":"), 22);
+    expect_one_error(gpt2("-i data/t/train_000000.bin -o run -y 1 -e L3:H2:C32:T32"), 1, "--model");
+}
+
+TEST_F(Program, TermSignalSavesACheckpoint) {
+    CommandResult r = run_shell(program_path("TRAIN_GPT2", "train_gpt2") + " " + small() +
+                                    "-x 1000000 -n 0 -v 0 -o run & pid=$!; for i in $(seq 2000); do grep -q "
+                                    "'\"step\":3' run/log.jsonl 2>/dev/null && break; sleep 0.005; done; "
+                                    "kill -TERM $pid; wait $pid; echo code $?",
+                                dir.path);
+    EXPECT_NE(r.out.find("code 143"), std::string::npos) << r.out << r.err;
+    std::string newest = newest_checkpoint(dir / "run");
+    ASSERT_NE(newest, "") << r.out << r.err;
+    TrainerState state = read_trainer_state(newest);
+    EXPECT_GE(state.step, 3);
+    CommandResult more = train("-o run -y 1 -v 0 -x " + std::to_string(state.step + 2));
+    EXPECT_EQ(more.exit_code, 0) << more.err;
+}
+
+TEST_F(Program, AnExistingRunIsNotOverwritten) {
+    ASSERT_EQ(train("-o run").exit_code, 0);
+    std::string before = file("run/step_00000020/model.safetensors"), log = file("run/log.jsonl");
+    expect_one_error(train("-o run"), 1, "--resume");
+    EXPECT_TRUE(before == file("run/step_00000020/model.safetensors"));
+    EXPECT_EQ(log, file("run/log.jsonl"));
+    CommandResult fresh = train("-o other -y 1");
+    EXPECT_EQ(fresh.exit_code, 0);
+    EXPECT_NE(fresh.out.find("starting afresh"), std::string::npos);
+}
+
+TEST_F(Program, TwoProcessesDoNotShareAnOutput) {
+    CommandResult r = run_shell(program_path("TRAIN_GPT2", "train_gpt2") + " " + small() +
+                                    "-x 1000000 -n 0 -o run & pid=$!; for i in $(seq 2000); do [ -s run/log.jsonl ] && "
+                                    "break; sleep 0.005; done; " +
+                                    program_path("TRAIN_GPT2", "train_gpt2") + " " + small() +
+                                    "-o run -y 1; code=$?; kill -9 $pid; exit $code",
+                                dir.path);
+    EXPECT_EQ(r.exit_code, 1);
+    EXPECT_NE(r.err.find("another process"), std::string::npos) << r.err;
+}
+
+TEST_F(Program, FinetuneSampleAndEval) {
+    ASSERT_EQ(train("-o run").exit_code, 0);
+    CommandResult tuned = gpt2("finetune " + small() + "-x 30 -e run -o tuned");
+    ASSERT_EQ(tuned.exit_code, 0) << tuned.err;
+    double begin = number_after(file("tuned/log.jsonl"), "\"val_loss\":"),
+           end = number_after(file("run/log.jsonl"), "\"val_loss\":", true);
+    EXPECT_NEAR(begin, end, 1e-4);  // starts where the other run ended
+    EXPECT_LT(number_after(file("tuned/log.jsonl"), "\"val_loss\":", true), begin);
+
+    CommandResult e = gpt2("eval -e tuned -j data/t/val_000000.bin -b 2");
+    ASSERT_EQ(e.exit_code, 0) << e.err;
+    double loss = number_after(e.out, "loss ");
+    EXPECT_NEAR(loss, number_after(file("tuned/log.jsonl"), "\"val_loss\":", true),
+                0.3);  // training looked at part of the windows
+    EXPECT_NEAR(number_after(e.out, "perplexity "), std::exp(loss), 0.01);
+    EXPECT_NEAR(number_after(gpt2("eval -e tuned -j data/t/val_000000.bin -b 5").out, "loss "), loss, 1e-5);
+
+    CommandResult s = gpt2("sample -e tuned --prompt 'the cat' --max-tokens 20 --seed 3");
+    ASSERT_EQ(s.exit_code, 0) << s.err;
+    EXPECT_EQ(s.out.rfind("the cat", 0), 0u) << s.out;
+    EXPECT_GT(s.out.size(), 20u);
+    EXPECT_EQ(gpt2("sample -e tuned/step_00000030 --prompt 'the cat' --max-tokens 20 --seed 3").out, s.out);
+    EXPECT_EQ(gpt2("sample -e tuned --max-tokens 20 --seed 3", "echo 'the cat' | ").out, s.out);
+    EXPECT_NE(gpt2("sample -e tuned --prompt 'the cat' --max-tokens 20 --seed 4").out, s.out);
+    std::ofstream(dir / "prompt.txt") << "the cat";
+    EXPECT_EQ(gpt2("sample -e tuned --prompt-file prompt.txt --max-tokens 20 --seed 3").out, s.out);
+    EXPECT_EQ(count(gpt2("sample -e tuned --prompt x --max-tokens 3 --num-samples 3").out, "--- sample"), 3);
+    // Beyond the context of 32 tokens, and with every filter.
+    EXPECT_EQ(gpt2("sample -e tuned --prompt 'no man' --max-tokens 100 --top-k 5 --top-p 0.9 --temperature 0.8 "
+                   "--precision bf16")
+                  .exit_code,
+              0);
+}
+
+TEST_F(Program, HellaSwagPrefersWhatItWasTrainedOn) {
+    ASSERT_EQ(train("-o run -x 60 -n 0").exit_code, 0);
+    std::ofstream h(dir / "h.jsonl");
+    for (int label = 0; label < 4; label++) {
+        h << "{\"ctx\": \"the cat sees a dog. my king\", \"label\": " << label << ", \"endings\": [";
+        for (int i = 0; i < 4; i++)
+            h << (i ? ", " : "") << (i == label ? "\"loves the queen.\"" : "\"zq xj vv kwq pq.\"");
+        h << "]}\n";
+    }
+    h.close();
+    CommandResult r = gpt2("eval -e run --task hellaswag --hellaswag-data h.jsonl");
+    ASSERT_EQ(r.exit_code, 0) << r.err;
+    EXPECT_NE(r.out.find("4 questions, accuracy 1.0000, normalised accuracy 1.0000"), std::string::npos) << r.out;
+    std::ofstream(dir / "bad.jsonl") << "{\"ctx\": 3}\n";
+    expect_one_error(gpt2("eval -e run --task hellaswag --hellaswag-data bad.jsonl"), 1, "bad.jsonl:1");
+    expect_one_error(gpt2("eval -e run --task hellaswag --hellaswag-data none.jsonl"), 1, "make hellaswag");
+}
+
+TEST_F(Program, TimeLimitFixesTheNumberOfSteps) {
+    CommandResult r =
+        gpt2("-i data/t/train_000000.bin -j data/t/val_000000.bin -e L2:H2:C32:T32 -b 4 -v 50 -o run --time-limit 2");
+    ASSERT_EQ(r.exit_code, 0) << r.err;
+    EXPECT_NE(r.out.find("steps fit into"), std::string::npos);
+    EXPECT_GE(count(file("run/log.jsonl"), "\"loss\":"), 10);
+}
+
+TEST_F(Program, OverfitsOneBatch) {
+    ASSERT_EQ(train("-o run -a 1 -x 60").exit_code, 0);
+    EXPECT_LT(number_after(file("run/log.jsonl"), "\"loss\":", true), 1.0);
+}
+
+TEST_F(Program, RecomputeLevelsGiveTheSameWeights) {
+    ASSERT_EQ(train("-o r0 -x 5 --dropout 0.1 -r 0").exit_code, 0);
+    for (std::string level : {"1", "2", "3"}) {
+        ASSERT_EQ(train("-x 5 --dropout 0.1 -o r" + level + " -r " + level).exit_code, 0);
+        EXPECT_TRUE(file("r0/step_00000005/model.safetensors") ==
+                    file("r" + level + "/step_00000005/model.safetensors"))
+            << level;
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------------
+// bad input
+TEST_F(Program, BatchesThatDoNotDivide) {
+    expect_one_error(train("-o run -d 100"), 2, "--total-batch-size");
+    expect_one_error(train("-o run -b 5"), 2, "--micro-batch-size");
+    EXPECT_FALSE(fs::exists(dir / "run"));
+}
+
+TEST_F(Program, SequenceLongerThanTheModel) {
+    expect_one_error(train("-o run -t 64"), 2, "--seq-len");
+    ASSERT_EQ(train("-o run -t 16").exit_code, 0);
+    expect_one_error(gpt2("eval -e run -j data/t/val_000000.bin -t 33"), 2, "--seq-len");
+}
+
+TEST_F(Program, MissingDataNamesTheRemedy) {
+    expect_one_error(gpt2("-o run -e L1:H1:C16:T16"), 1, "make data");
+    expect_one_error(gpt2("-o run -i nothing_*.bin -e L1:H1:C16:T16"), 1, "nothing_*.bin");
+}
+
+TEST_F(Program, BadShards) {
+    std::string good = file("data/t/train_000000.bin");
+    auto with = [&](const std::string& bytes) {
+        std::ofstream(dir / "data/t/bad_000000.bin", std::ios::binary) << bytes;
+        return gpt2("-i data/t/bad_000000.bin -j data/t/val_000000.bin -e L1:H1:C16:T16 -b 2 -x 2 -o run");
+    };
+    expect_one_error(with(good.substr(0, good.size() - 10)), 1, "bad_000000.bin");
+    expect_one_error(with(good + "more"), 1, "bad_000000.bin");
+    expect_one_error(with(good.substr(0, 100)), 1, "bad_000000.bin");
+    expect_one_error(with("GGUF" + good.substr(4)), 1, "bad_000000.bin");
+    std::string id = good;
+    id[1024 + 41] = 0x7f;  // an id above 300
+    expect_one_error(with(id), 1, "bad_000000.bin");
+    EXPECT_FALSE(fs::exists(dir / "run/log.jsonl"));
+}
+
+TEST_F(Program, VocabulariesThatDisagree) {
+    ASSERT_EQ(train("-o run").exit_code, 0);
+    int ids[200] = {};
+    ShardWriter w(dir / "gpt2_000000.bin", 50257);
+    w.write(ids, 200);
+    w.close();
+    expect_one_error(gpt2("finetune -e run -i gpt2_000000.bin -o tuned"), 1, "vocabulary");
+    expect_one_error(train("-o other -e L2:H2:C32:T32:V999"), 1, "vocabulary");
+}
+
+TEST_F(Program, OutputThatCannotBeWritten) {
+    expect_one_error(train("-o text.txt/run"), 1, "text.txt/run");
+    EXPECT_EQ(file("text.txt"), read_text(workshop() + "/text.txt"));
+}
+
+TEST_F(Program, FullDiskWhileACheckpointIsWritten) {
+    ASSERT_EQ(train("-o run -x 10").exit_code, 0);
+    std::string before = file("run/step_00000010/model.safetensors");
+    // Files may not grow beyond 60 KiB: the log fits, the weights do not.
+    CommandResult r = gpt2(small() + "-o run -y 1 -x 20", "ulimit -f 60; trap '' XFSZ; ");
+    expect_one_error(r, 1, "run/");
+    EXPECT_TRUE(before == file("run/step_00000010/model.safetensors"));
+    for (const auto& entry : fs::directory_iterator(dir / "run"))
+        EXPECT_EQ(entry.path().filename().string().rfind(".tmp", 0), std::string::npos) << entry.path();
+    EXPECT_EQ(train("-o run -y 1 -x 20").exit_code, 0);  // with room again it goes on
+}
+
+TEST_F(Program, NaNNamesStepAndTensorAndKeepsTheCheckpoint) {
+    CommandResult r = train("-o hot -l 1e30 -n 1 --grad-clip 0 --weight-decay 0");
+    expect_one_error(r, 1, "step ");
+    EXPECT_NE(r.err.find("first tensor"), std::string::npos) << r.err;
+    EXPECT_TRUE(r.err.find("weight") != std::string::npos || r.err.find("transformer") != std::string::npos) << r.err;
+    EXPECT_NE(r.err.find("learning-rate"), std::string::npos) << r.err;
+    EXPECT_NE(newest_checkpoint(dir / "hot"), "");
+}
+
+TEST_F(Program, DamagedCheckpointIsNotResumed) {
+    ASSERT_EQ(train("-o run").exit_code, 0);
+    std::string path = dir / "run/step_00000020/model.safetensors", good = read_text(path);
+    std::string bad = good;
+    bad[bad.size() - 7] ^= 1;
+    std::ofstream(path, std::ios::binary) << bad;
+    expect_one_error(train("-o run -y 1 -x 30"), 1, "model.safetensors");
+    fs::remove(path);
+    expect_one_error(train("-o run -y 1 -x 30"), 1, "model.safetensors");
+    fs::remove_all(dir / "run/step_00000020");  // the remedy: the older one
+    EXPECT_EQ(train("-o run -y 1").exit_code, 0);
+    EXPECT_TRUE(good == read_text(path));
+}
+
+TEST_F(Program, InferenceNeedsAModel) {
+    expect_one_error(gpt2("sample --prompt x"), 2, "--model");
+    expect_one_error(gpt2("sample -e d12 --prompt x"), 2, "d12");
+    expect_one_error(gpt2("eval -e nowhere"), 1, "nowhere");
+    expect_one_error(gpt2("finetune -e d12 -i data/t/train_000000.bin"), 2, "d12");
+    expect_one_error(gpt2("sample -e data/t --prompt x"), 1, "data/t");
+}
+
+TEST_F(Program, UsageErrors) {
+    expect_one_error(gpt2("--no-such-option"), 2, "--no-such-option");
+    expect_one_error(gpt2("-b 0"), 2, "-b");
+    expect_one_error(gpt2("-e d13"), 2, "d13");
+    CommandResult help = gpt2("--help");
+    EXPECT_EQ(help.exit_code, 0);
+    EXPECT_NE(help.out.find("--train-data"), std::string::npos);
+    for (const char* command : {"train", "finetune", "sample", "eval"})
+        EXPECT_EQ(gpt2(std::string(command) + " --help").exit_code, 0) << command;
+}
+
+TEST_F(Program, ModelTooLargeForMemory) { expect_one_error(train("-o run -e gpt3:175b -t 32"), 1, "memory"); }
+
+}  // namespace
