@@ -75,7 +75,8 @@ ifdef BUILDING
 endif
 
 # ---- flags -------------------------------------------------------------------------------------------------------------
-WARNINGS := -Wall -Wextra -Wshadow -Werror
+# -Wrestrict: GCC 12 reports string concatenation by mistake (GCC bug 105651)
+WARNINGS := -Wall -Wextra -Wshadow -Wno-restrict -Werror
 CPPFLAGS := -I. $(DEPS_INCLUDE) $(PKG_CFLAGS) $(if $(USE_ONEDNN),-DUSE_ONEDNN) $(if $(call have,libpcre2-8),-DUSE_PCRE2)
 CXXFLAGS := -std=c++20 $(ARCH) -fno-math-errno -fno-trapping-math $(WARNINGS)
 CXXFLAGS += $(if $(USE_OPENMP),-fopenmp,-Wno-unknown-pragmas)
