@@ -38,7 +38,6 @@ namespace attention_detail {
 
 constexpr int kQueries = 64;       // queries of a block, multiple of the lanes of any vector
 constexpr int kKeys = 64;          // keys of a block
-constexpr int kDecodeKeys = 256;   // keys of one task of decoding
 constexpr int kDecodeQueries = 4;  // up to so many queries take the decoding path
 
 // Working memory of this thread, kept between calls; n elements, aligned for vectors.
@@ -165,6 +164,84 @@ void online_softmax(A* s, A* m, A* l, A* rescale, const QueryBlock& block, int k
     }
 }
 
+template <typename A, typename X>
+A dot(const A* a, const X* b, int n) {
+    Vector<A> sums = {};
+    int d = 0;
+    for (; d + kLanes<A> <= n; d += kLanes<A>) sums += load_vector<A>(a + d) * load_vector<A>(b + d);
+    A sum = sum_lanes<A>(sums);
+    for (; d < n; d++) sum += a[d] * A(b[d]);
+    return sum;
+}
+
+// sum (HS) += sum_j weights[j] rows[j], j in [0, n)
+template <typename A, typename X>
+void add_weighted(A* sum, const A* weights, const X* rows, int64_t row, int n, int HS) {
+    int d = 0;
+    for (; d + kLanes<A> <= HS; d += kLanes<A>) {
+        Vector<A> x = load_vector<A>(sum + d);
+        for (int j = 0; j < n; j++) x += weights[j] * load_vector<A>(rows + j * row + d);
+        *reinterpret_cast<Vector<A>*>(sum + d) = x;
+    }
+    for (; d < HS; d++)
+        for (int j = 0; j < n; j++) sum[d] += weights[j] * A(rows[j * row + d]);
+}
+
+// Few queries and many keys: one pass over keys and values where they lie, limited by memory. A task takes kKeys keys
+// with all their heads, so that it reads whole rows; its partial softmaxes are joined with the others' in the order of
+// the keys.
+template <typename X>
+void decode(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const AttentionShape& s, const int* doc_start) {
+    using A = acc_t<X>;
+    const int R = s.NH * s.Tq, offset = s.Tk - s.Tq, readers = R / s.NKV, chunks = (s.Tk + kKeys - 1) / kKeys;
+    const size_t width = size_t(s.HS) + 2;  // of a partial result: sum of p v (HS), maximum, sum of p
+    std::vector<A> parts(size_t(s.B) * chunks * R * width);
+    parallel_for_dynamic(int64_t(s.B) * chunks, [&](int64_t task) {
+        const int b = int(task / chunks), key = int(task % chunks) * kKeys, n = std::min(kKeys, s.Tk - key);
+        const X *keys = k + b * s.kv_batch + key * s.kv_row, *values = v + b * s.kv_batch + key * s.kv_row;
+        A *queries = scratch<A>(size_t(R) * (s.HS + kKeys)), *p = queries + R * s.HS,
+          *part = &parts[size_t(task) * R * width];
+        for (int t = 0; t < s.Tq; t++)
+            for (int h = 0; h < s.NH; h++)
+                load_rows(queries + (h * s.Tq + t) * s.HS, s.HS, q + b * s.q_batch + t * s.q_row + h * s.HS, 0, 1, s.HS,
+                          1 / std::sqrt(A(s.HS)));
+        for (int j = 0; j < n; j++)
+            for (int kv_head = 0, r = 0; kv_head < s.NKV; kv_head++)
+                for (int end = r + readers; r < end; r++)
+                    p[r * kKeys + j] = dot(queries + r * s.HS, keys + j * s.kv_row + kv_head * s.HS, s.HS);
+        for (int r = 0; r < R; r++) {
+            A *row = p + r * kKeys, top = A(-1e30), sum = 0;
+            const int position = r % s.Tq + offset, last = position - key;
+            const int first = doc_start ? std::min(doc_start[int64_t(b) * s.Tk + position], position) - key : 0;
+            for (int j = 0; j < n; j++) top = (first <= j) & (j <= last) & (row[j] > top) ? row[j] : top;
+            for (int j = 0; j < n; j++) {
+                A x = fast_exp(row[j] - top);
+                row[j] = (first <= j) & (j <= last) ? x : A(0);
+            }
+            for (int j = 0; j < n; j++) sum += row[j];
+            part[r * width + s.HS] = top, part[r * width + s.HS + 1] = sum;
+        }
+        for (int j = 0; j < n; j += 8)
+            for (int kv_head = 0, r = 0; kv_head < s.NKV; kv_head++)
+                for (int end = r + readers; r < end; r++)
+                    add_weighted(part + r * width, p + r * kKeys + j, values + j * s.kv_row + kv_head * s.HS, s.kv_row,
+                                 std::min(8, n - j), s.HS);
+    });
+    for (int64_t i = 0; i < int64_t(s.B) * R; i++) {
+        const int b = int(i / R), h = int(i % R / s.Tq), t = int(i % s.Tq);
+        A *first = &parts[(size_t(b) * chunks * R + i % R) * width], *end = first + size_t(chunks) * R * width;
+        A top = A(-1e30), sum = 0;
+        for (A* part = first; part < end; part += R * width) top = std::max(top, part[s.HS]);
+        for (A* part = first; part < end; part += R * width) {
+            A weight = fast_exp(part[s.HS] - top);
+            sum += weight * part[s.HS + 1];
+            for (int d = 0; d < s.HS; d++) first[d] = (part == first ? A(0) : first[d]) + weight * part[d];
+        }
+        store_row(out + b * s.out_batch + t * s.out_row + h * s.HS, first, s.HS, 1 / sum);
+        if (lse) lse[i] = top + std::log(sum);
+    }
+}
+
 }  // namespace attention_detail
 
 // out (B,Tq,NH*HS), lse (B,NH,Tq) or null (inference). doc_start (B,Tk) or null: first position that position i may
@@ -175,6 +252,7 @@ void attention_forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v
     using namespace attention_detail;
     using A = acc_t<X>;
     CHECK(s.Tq <= s.Tk && s.NH % s.NKV == 0, "Tq=%d Tk=%d NH=%d NKV=%d", s.Tq, s.Tk, s.NH, s.NKV);
+    if (s.Tq <= kDecodeQueries && !dropout.active()) return decode(out, lse, q, k, v, s, doc_start);
     const int width = pad_to_lanes<A>(s.HS), group = s.NH / s.NKV, offset = s.Tk - s.Tq;
     const A scale = 1 / std::sqrt(A(s.HS));
     const size_t tile = size_t(kQueries) * std::max(width, kKeys);

@@ -9,6 +9,9 @@
 // them, so that 24 multiply-adds come with 10 loads.
 #pragma once
 #include <cstdint>
+#include <cstring>
+
+#include "llmc/bf16.h"
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64, kTileColumns = 4;
@@ -28,28 +31,50 @@ constexpr int pad_to_lanes(int n) {
     return (n + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
 }
 
-// An unaligned vector of kLanes<A> elements that may alias any other object.
+// A vector that may lie at any address and alias any other object.
+template <typename A, int BYTES = kVectorBytes>
+struct VectorOf {
+    typedef A type __attribute__((vector_size(BYTES), aligned(sizeof(A)), may_alias));
+};
 template <typename A>
-struct VectorOf;
-template <>
-struct VectorOf<float> {
-    typedef float type __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
-};
-template <>
-struct VectorOf<double> {
-    typedef double type __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
-};
+using Vector = typename VectorOf<A>::type;
+
+// kLanes<A> elements from p on, of type A or bf16.
+template <typename A>
+inline Vector<A> load_vector(const A* p) {
+    return *reinterpret_cast<const Vector<A>*>(p);
+}
+template <typename A>
+inline Vector<A> load_vector(const bf16* p) {
+    using Halves = VectorOf<uint16_t, kVectorBytes / 2>::type;
+    using Words = VectorOf<uint32_t>::type;
+    return (Vector<float>)(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words) << 16);
+}
+
+// Sum over the lanes, half by half.
+template <typename A, int BYTES = kVectorBytes>
+inline A sum_lanes(typename VectorOf<A, BYTES>::type v) {
+    if constexpr (BYTES == 2 * sizeof(A)) return v[0] + v[1];
+    else if constexpr (BYTES == 4 * sizeof(A)) return (v[0] + v[2]) + (v[1] + v[3]);
+    else {
+        struct {
+            typename VectorOf<A, BYTES / 2>::type low, high;
+        } half;
+        static_assert(sizeof half == BYTES);
+        std::memcpy(&half, &v, sizeof half);
+        return sum_lanes<A, BYTES / 2>(half.low + half.high);
+    }
+}
 
 template <typename A, int ROWS, int COLUMNS>
 inline void tile_registers(A* c, int64_t c_row, const A* a, int64_t a_row, int64_t a_k, const A* b, int64_t b_row,
                            int k, bool accumulate) {
-    using vec = typename VectorOf<A>::type;
     constexpr int L = kLanes<A>;
-    vec sum[ROWS][COLUMNS] = {};
+    Vector<A> sum[ROWS][COLUMNS] = {};
     for (int p = 0; p < k; p++, a += a_k, b += b_row) {
-        vec bv[COLUMNS];
+        Vector<A> bv[COLUMNS];
 #pragma GCC unroll 8
-        for (int x = 0; x < COLUMNS; x++) bv[x] = *reinterpret_cast<const vec*>(b + x * L);
+        for (int x = 0; x < COLUMNS; x++) bv[x] = load_vector<A>(b + x * L);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) {
             A ar = a[r * a_row];
@@ -61,7 +86,7 @@ inline void tile_registers(A* c, int64_t c_row, const A* a, int64_t a_row, int64
     for (int r = 0; r < ROWS; r++) {
 #pragma GCC unroll 8
         for (int x = 0; x < COLUMNS; x++) {
-            vec* out = reinterpret_cast<vec*>(c + r * c_row + x * L);
+            Vector<A>* out = reinterpret_cast<Vector<A>*>(c + r * c_row + x * L);
             *out = accumulate ? *out + sum[r][x] : sum[r][x];
         }
     }
