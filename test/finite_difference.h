@@ -11,18 +11,18 @@
 #include <string>
 #include <vector>
 
-using Vector = std::vector<double>;
-using Vectors = std::map<std::string, Vector>;
+using Doubles = std::vector<double>;
+using NamedDoubles = std::map<std::string, Doubles>;
 
-inline Vector random_vector(int64_t n, uint64_t seed, double deviation = 1) {
+inline Doubles random_vector(int64_t n, uint64_t seed, double deviation = 1) {
     std::mt19937_64 generator(seed);
     std::normal_distribution<double> normal(0, deviation);
-    Vector x(static_cast<size_t>(n));
+    Doubles x(static_cast<size_t>(n));
     for (double& v : x) v = normal(generator);
     return x;
 }
 
-inline double dot(const Vector& a, const Vector& b) {
+inline double dot(const Doubles& a, const Doubles& b) {
     double sum = 0;
     for (size_t i = 0; i < a.size(); i++) sum += a[i] * b[i];
     return sum;
@@ -30,7 +30,7 @@ inline double dot(const Vector& a, const Vector& b) {
 
 // |got - want| / max(|want|, floor). The floor is the scale below which a tensor counts as zero: a key bias has no
 // gradient. NaN and a wrong size are an infinite error.
-inline double relative_error(const Vector& got, const Vector& want, double floor = 1e-30) {
+inline double relative_error(const Doubles& got, const Doubles& want, double floor = 1e-30) {
     if (got.size() != want.size()) return INFINITY;
     double error = 0;
     for (size_t i = 0; i < got.size(); i++) error += (got[i] - want[i]) * (got[i] - want[i]);
@@ -40,7 +40,7 @@ inline double relative_error(const Vector& got, const Vector& want, double floor
 
 // d/ds f(x + s direction) at s = 0. x is as it was afterwards, bit for bit.
 template <typename X, typename F>
-double directional_derivative(X* x, const Vector& direction, F f, double h) {
+double directional_derivative(X* x, const Doubles& direction, F f, double h) {
     std::vector<X> saved(x, x + direction.size());
     auto at = [&](double s) {
         for (size_t i = 0; i < direction.size(); i++) x[i] = saved[i] + s * direction[i];
@@ -54,16 +54,16 @@ double directional_derivative(X* x, const Vector& direction, F f, double h) {
 // Compares the gradient of f() with respect to x[0..n) with differences: in every element if n <= all_up_to, else along
 // `directions` random directions. Returns the relative error by norm.
 template <typename F>
-double gradient_error(double* x, const Vector& gradient, F f, size_t all_up_to = 2000, int directions = 12,
+double gradient_error(double* x, const Doubles& gradient, F f, size_t all_up_to = 2000, int directions = 12,
                       double floor = 1e-30, double h = 1e-3) {
-    Vector numeric, analytic;
+    Doubles numeric, analytic;
     size_t n = gradient.size();
     if (n <= all_up_to) {
         for (size_t i = 0; i < n; i++) numeric.push_back(directional_derivative(x + i, {1.0}, f, h));
         return relative_error(numeric, gradient, floor);
     }
     for (int k = 0; k < directions; k++) {
-        Vector direction = random_vector(static_cast<int64_t>(n), 77 + static_cast<uint64_t>(k));
+        Doubles direction = random_vector(static_cast<int64_t>(n), 77 + static_cast<uint64_t>(k));
         double norm = std::sqrt(dot(direction, direction));
         for (double& d : direction) d /= norm;
         numeric.push_back(directional_derivative(x, direction, f, 4 * h));

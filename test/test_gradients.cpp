@@ -20,15 +20,15 @@ namespace {
 
 // A layer as a function of named tensors, in double outside and in some X inside.
 struct Layer {
-    Vectors inputs;
-    std::function<Vectors(const Vectors&)> forward;  // outputs by name
-    std::function<Vectors(const Vectors&, const Vectors&)>
-        backward;                                      // (inputs, gradients of outputs) -> gradients of inputs
-    std::function<Vectors(const Vectors&)> reference;  // the plain formula
+    NamedDoubles inputs;
+    std::function<NamedDoubles(const NamedDoubles&)> forward;  // outputs by name
+    std::function<NamedDoubles(const NamedDoubles&, const NamedDoubles&)>
+        backward;  // (inputs, gradients of outputs) -> gradients of inputs
+    std::function<NamedDoubles(const NamedDoubles&)> reference;  // the plain formula
 };
 
 template <typename X>
-std::vector<X> narrow(const Vector& x) {
+std::vector<X> narrow(const Doubles& x) {
     std::vector<X> out(x.size());
     for (size_t i = 0; i < x.size(); i++) {
         if constexpr (std::is_same_v<X, bf16>) out[i] = bf16(static_cast<float>(x[i]));
@@ -37,8 +37,8 @@ std::vector<X> narrow(const Vector& x) {
     return out;
 }
 template <typename X>
-Vector widen(const std::vector<X>& x) {
-    Vector out(x.size());
+Doubles widen(const std::vector<X>& x) {
+    Doubles out(x.size());
     for (size_t i = 0; i < x.size(); i++) {
         if constexpr (std::is_same_v<X, bf16>) out[i] = static_cast<float>(x[i]);
         else out[i] = static_cast<double>(x[i]);
@@ -50,28 +50,28 @@ Vector widen(const std::vector<X>& x) {
 // afterwards).
 template <typename X>
 std::vector<X> unwritten(size_t n) {
-    return narrow<X>(Vector(n, std::numeric_limits<double>::quiet_NaN()));
+    return narrow<X>(Doubles(n, std::numeric_limits<double>::quiet_NaN()));
 }
 template <typename X>
 std::vector<X> accumulator(size_t n) {
-    return narrow<X>(Vector(n, 0.25));
+    return narrow<X>(Doubles(n, 0.25));
 }
 template <typename X>
-Vector accumulated(const std::vector<X>& x) {
-    Vector out = widen(x);
+Doubles accumulated(const std::vector<X>& x) {
+    Doubles out = widen(x);
     for (double& v : out) v -= 0.25;
     return out;
 }
 
 size_t size(int64_t n) { return static_cast<size_t>(n); }
 
-Vectors random_like(const Vectors& tensors, uint64_t seed) {
-    Vectors out;
+NamedDoubles random_like(const NamedDoubles& tensors, uint64_t seed) {
+    NamedDoubles out;
     for (auto& [name, x] : tensors) out[name] = random_vector(static_cast<int64_t>(x.size()), seed++);
     return out;
 }
 
-double project(const Vectors& outputs, const Vectors& projection) {
+double project(const NamedDoubles& outputs, const NamedDoubles& projection) {
     double sum = 0;
     for (auto& [name, p] : projection) sum += dot(p, outputs.at(name));
     return sum;
@@ -79,7 +79,7 @@ double project(const Vectors& outputs, const Vectors& projection) {
 
 // A tensor counts at least as much as 0.3 of the largest: with one position, or one class, the true gradient is
 // zero.
-void expect_close(const Vectors& got, const Vectors& want, double tolerance, const std::string& what) {
+void expect_close(const NamedDoubles& got, const NamedDoubles& want, double tolerance, const std::string& what) {
     ASSERT_EQ(got.size(), want.size()) << what;
     double floor = 1e-30;
     for (auto& [name, w] : want) floor = std::max(floor, 0.3 * std::sqrt(dot(w, w)));
@@ -88,7 +88,7 @@ void expect_close(const Vectors& got, const Vectors& want, double tolerance, con
 }
 
 // Outputs named "lse..." are kept for the backward pass and take no gradient of their own.
-Vectors without_lse(Vectors outputs) {
+NamedDoubles without_lse(NamedDoubles outputs) {
     std::erase_if(outputs, [](auto& item) { return item.first.rfind("lse", 0) == 0; });
     return outputs;
 }
@@ -106,11 +106,11 @@ struct Threads {
 
 void check_gradients(const Layer& layer) {
     Threads one(1);  // thousands of tiny calls: starting threads would take most of the time
-    Vectors inputs = layer.inputs;
-    Vectors outputs = layer.forward(inputs);
+    NamedDoubles inputs = layer.inputs;
+    NamedDoubles outputs = layer.forward(inputs);
     expect_close(outputs, layer.reference(inputs), 1e-12, "double, forward");
-    Vectors projection = random_like(without_lse(outputs), 901);
-    Vectors gradients = layer.backward(inputs, projection);
+    NamedDoubles projection = random_like(without_lse(outputs), 901);
+    NamedDoubles gradients = layer.backward(inputs, projection);
     auto f = [&] { return project(layer.forward(inputs), projection); };
     for (auto& [name, gradient] : gradients) {
         ASSERT_EQ(gradient.size(), inputs.at(name).size()) << name;
@@ -120,17 +120,17 @@ void check_gradients(const Layer& layer) {
 
 // The layer in X against the layer in double, both given values that X (and bf16) holds exactly.
 void check_precision(const Layer& layer, const Layer& in_double, double tolerance) {
-    Vectors inputs = layer.inputs;
+    NamedDoubles inputs = layer.inputs;
     for (auto& [name, x] : inputs) x = widen(narrow<bf16>(x));
-    Vectors outputs = layer.forward(inputs), exact = in_double.forward(inputs);
+    NamedDoubles outputs = layer.forward(inputs), exact = in_double.forward(inputs);
     expect_close(outputs, exact, tolerance, "forward");
-    Vectors projection = random_like(without_lse(exact), 902);
+    NamedDoubles projection = random_like(without_lse(exact), 902);
     for (auto& [name, x] : projection) x = widen(narrow<bf16>(x));
     expect_close(layer.backward(inputs, projection), in_double.backward(inputs, projection), tolerance, "backward");
 }
 
 void check_threads(const Layer& layer) {
-    Vectors projection = random_like(without_lse(layer.forward(layer.inputs)), 903), outputs[2], gradients[2];
+    NamedDoubles projection = random_like(without_lse(layer.forward(layer.inputs)), 903), outputs[2], gradients[2];
     for (int i = 0; i < 2; i++) {
         Threads threads(i == 0 ? 1 : 3);
         outputs[i] = layer.forward(layer.inputs);
@@ -184,28 +184,28 @@ Layer encoder_layer(int B, int T, int C, int V, int maxT, bool with_positions, D
     const bool given = with_positions;
     Layer layer;
     layer.inputs = {{"wte", random_vector(V * C, 1)}, {"wpe", random_vector(maxT * C, 2)}};
-    layer.forward = [=](const Vectors& in) {
+    layer.forward = [=](const NamedDoubles& in) {
         auto wte = narrow<X>(in.at("wte")), wpe = narrow<X>(in.at("wpe"));
         auto out = unwritten<X>(size(B * T * C));
         encoder_forward(out.data(), tokens.data(), given ? positions.data() : nullptr, wte.data(), wpe.data(), B, T, C,
                         dropout);
-        return Vectors{{"out", widen(out)}};
+        return NamedDoubles{{"out", widen(out)}};
     };
-    layer.backward = [=](const Vectors&, const Vectors& d) {
+    layer.backward = [=](const NamedDoubles&, const NamedDoubles& d) {
         auto dout = narrow<X>(d.at("out"));
         auto dwte = accumulator<grad_t<X>>(size(V * C)), dwpe = accumulator<grad_t<X>>(size(maxT * C));
         encoder_backward<X>(dwte.data(), dwpe.data(), dout.data(), tokens.data(), given ? positions.data() : nullptr, B,
                             T, C, dropout);
-        return Vectors{{"wte", accumulated(dwte)}, {"wpe", accumulated(dwpe)}};
+        return NamedDoubles{{"wte", accumulated(dwte)}, {"wpe", accumulated(dwpe)}};
     };
-    layer.reference = [=](const Vectors& in) {
-        Vector out;
+    layer.reference = [=](const NamedDoubles& in) {
+        Doubles out;
         for (int i = 0; i < B * T; i++)
             for (int c = 0; c < C; c++)
                 out.push_back(
                     (in.at("wte")[size(tokens[size(i)] * C + c)] + in.at("wpe")[size(positions[size(i)] * C + c)]) *
                     reference_dropout_scale(dropout, i / T, int64_t(i % T) * C + c));
-        return Vectors{{"out", out}};
+        return NamedDoubles{{"out", out}};
     };
     return layer;
 }
@@ -265,9 +265,9 @@ TEST(DropoutLayer, AppliesInPlaceAndKeepsTheRightShare) {
 // ----------------------------------------------------------------------------------------------------------------
 // layernorm
 
-Vector reference_layernorm(const Vector& x, const Vector& w, const Vector& bias) {
+Doubles reference_layernorm(const Doubles& x, const Doubles& w, const Doubles& bias) {
     size_t C = w.size();
-    Vector y(x.size());
+    Doubles y(x.size());
     for (size_t n = 0; n < x.size(); n += C) {
         double mean = 0, variance = 0;
         for (size_t c = 0; c < C; c++) mean += x[n + c] / static_cast<double>(C);
@@ -286,24 +286,24 @@ Layer layernorm_layer(int N, int C) {
         std::vector<X> x, w, bias, y;
         std::vector<acc_t<X>> mean, rstd;
     };
-    auto run = [=](const Vectors& in) {
+    auto run = [=](const NamedDoubles& in) {
         State s{narrow<X>(in.at("x")),     narrow<X>(in.at("w")),        narrow<X>(in.at("bias")),
                 unwritten<X>(size(N * C)), unwritten<acc_t<X>>(size(N)), unwritten<acc_t<X>>(size(N))};
         layernorm_forward(s.y.data(), s.mean.data(), s.rstd.data(), s.x.data(), s.w.data(), s.bias.data(), N, C);
         return s;
     };
-    layer.forward = [=](const Vectors& in) { return Vectors{{"y", widen(run(in).y)}}; };
-    layer.backward = [=](const Vectors& in, const Vectors& d) {
+    layer.forward = [=](const NamedDoubles& in) { return NamedDoubles{{"y", widen(run(in).y)}}; };
+    layer.backward = [=](const NamedDoubles& in, const NamedDoubles& d) {
         State s = run(in);
         auto dy = narrow<X>(d.at("y"));
         auto dx = accumulator<X>(size(N * C));
         auto dw = accumulator<grad_t<X>>(size(C)), db = accumulator<grad_t<X>>(size(C));
         layernorm_backward(dx.data(), dw.data(), db.data(), dy.data(), s.x.data(), s.w.data(), s.mean.data(),
                            s.rstd.data(), N, C);
-        return Vectors{{"x", accumulated(dx)}, {"w", accumulated(dw)}, {"bias", accumulated(db)}};
+        return NamedDoubles{{"x", accumulated(dx)}, {"w", accumulated(dw)}, {"bias", accumulated(db)}};
     };
-    layer.reference = [=](const Vectors& in) {
-        return Vectors{{"y", reference_layernorm(in.at("x"), in.at("w"), in.at("bias"))}};
+    layer.reference = [=](const NamedDoubles& in) {
+        return NamedDoubles{{"y", reference_layernorm(in.at("x"), in.at("w"), in.at("bias"))}};
     };
     return layer;
 }
@@ -328,7 +328,7 @@ Layer residual_layernorm_layer(int B, int T, int C, bool in_place, Dropout dropo
         std::vector<X> a, b, w, bias, r, y;
         std::vector<acc_t<X>> mean, rstd;
     };
-    auto run = [=](const Vectors& in) {
+    auto run = [=](const NamedDoubles& in) {
         State s{narrow<X>(in.at("a")),        narrow<X>(in.at("b")),       narrow<X>(in.at("w")),
                 narrow<X>(in.at("bias")),     unwritten<X>(size(N * C)),   unwritten<X>(size(N * C)),
                 unwritten<acc_t<X>>(size(N)), unwritten<acc_t<X>>(size(N))};
@@ -338,11 +338,11 @@ Layer residual_layernorm_layer(int B, int T, int C, bool in_place, Dropout dropo
         if (in_place) s.r = s.a;
         return s;
     };
-    layer.forward = [=](const Vectors& in) {
+    layer.forward = [=](const NamedDoubles& in) {
         State s = run(in);
-        return Vectors{{"y", widen(s.y)}, {"r", widen(s.r)}};
+        return NamedDoubles{{"y", widen(s.y)}, {"r", widen(s.r)}};
     };
-    layer.backward = [=](const Vectors& in, const Vectors& d) {
+    layer.backward = [=](const NamedDoubles& in, const NamedDoubles& d) {
         State s = run(in);
         auto dy = narrow<X>(d.at("y")), dr = narrow<X>(d.at("r"));
         auto dw = accumulator<grad_t<X>>(size(C)), db = accumulator<grad_t<X>>(size(C));
@@ -350,13 +350,13 @@ Layer residual_layernorm_layer(int B, int T, int C, bool in_place, Dropout dropo
                            s.rstd.data(), N, C);
         auto d_b = unwritten<X>(size(N * C));
         dropout_apply(d_b.data(), dr.data(), B, int64_t(T) * C, dropout);
-        return Vectors{{"a", widen(dr)}, {"b", widen(d_b)}, {"w", accumulated(dw)}, {"bias", accumulated(db)}};
+        return NamedDoubles{{"a", widen(dr)}, {"b", widen(d_b)}, {"w", accumulated(dw)}, {"bias", accumulated(db)}};
     };
-    layer.reference = [=](const Vectors& in) {
-        Vector r = in.at("a");
+    layer.reference = [=](const NamedDoubles& in) {
+        Doubles r = in.at("a");
         for (int i = 0; i < N * C; i++)
             r[size(i)] += in.at("b")[size(i)] * reference_dropout_scale(dropout, i / (T * C), i % (T * C));
-        return Vectors{{"r", r}, {"y", reference_layernorm(r, in.at("w"), in.at("bias"))}};
+        return NamedDoubles{{"r", r}, {"y", reference_layernorm(r, in.at("w"), in.at("bias"))}};
     };
     return layer;
 }
@@ -379,20 +379,20 @@ template <typename X>
 Layer gelu_layer(int n, bool in_place) {
     Layer layer;
     layer.inputs = {{"x", random_vector(n, 1, 2)}};
-    layer.forward = [=](const Vectors& in) {
+    layer.forward = [=](const NamedDoubles& in) {
         auto x = narrow<X>(in.at("x")), y = unwritten<X>(x.size());
         gelu_forward(y.data(), x.data(), n);
-        return Vectors{{"y", widen(y)}};
+        return NamedDoubles{{"y", widen(y)}};
     };
-    layer.backward = [=](const Vectors& in, const Vectors& d) {
+    layer.backward = [=](const NamedDoubles& in, const NamedDoubles& d) {
         auto x = narrow<X>(in.at("x")), dy = narrow<X>(d.at("y")), dx = unwritten<X>(x.size());
         gelu_backward(in_place ? dy.data() : dx.data(), x.data(), dy.data(), n);
-        return Vectors{{"x", widen(in_place ? dy : dx)}};
+        return NamedDoubles{{"x", widen(in_place ? dy : dx)}};
     };
-    layer.reference = [=](const Vectors& in) {
-        Vector y;
+    layer.reference = [=](const NamedDoubles& in) {
+        Doubles y;
         for (double x : in.at("x")) y.push_back(reference_gelu(x));
-        return Vectors{{"y", y}};
+        return NamedDoubles{{"y", y}};
     };
     return layer;
 }
@@ -425,7 +425,7 @@ Layer linear_layer(int N, int C, int H, int OC, bool gelu) {
     struct State {
         std::vector<X> x, w1, b1, w2, b2, pre, h, y;
     };
-    auto run = [=](const Vectors& in) {
+    auto run = [=](const NamedDoubles& in) {
         State s{narrow<X>(in.at("x")),     narrow<X>(in.at("w1")),    narrow<X>(in.at("b1")),    {}, {},
                 unwritten<X>(size(N * H)), unwritten<X>(size(N * H)), unwritten<X>(size(N * OC))};
         matmul_forward<X>(s.h.data(), gelu ? s.pre.data() : nullptr, s.x.data(), s.w1.data(), s.b1.data(), N, C, H,
@@ -436,14 +436,14 @@ Layer linear_layer(int N, int C, int H, int OC, bool gelu) {
         }
         return s;
     };
-    layer.forward = [=](const Vectors& in) {
+    layer.forward = [=](const NamedDoubles& in) {
         State s = run(in);
-        return Vectors{{"y", widen(gelu ? s.y : s.h)}};
+        return NamedDoubles{{"y", widen(gelu ? s.y : s.h)}};
     };
-    layer.backward = [=](const Vectors& in, const Vectors& d) {
+    layer.backward = [=](const NamedDoubles& in, const NamedDoubles& d) {
         State s = run(in);
         auto dy = narrow<X>(d.at("y")), dh = gelu ? unwritten<X>(size(N * H)) : dy, dx = unwritten<X>(size(N * C));
-        Vectors out;
+        NamedDoubles out;
         if (gelu) {
             auto dw2 = accumulator<grad_t<X>>(size(OC * H)), db2 = accumulator<grad_t<X>>(size(OC));
             matmul_backward<X>(dh.data(), dw2.data(), db2.data(), dy.data(), s.h.data(), s.w2.data(), s.pre.data(), N,
@@ -455,9 +455,9 @@ Layer linear_layer(int N, int C, int H, int OC, bool gelu) {
         out["w1"] = accumulated(dw1), out["b1"] = accumulated(db1), out["x"] = widen(dx);
         return out;
     };
-    layer.reference = [=](const Vectors& in) {
-        auto linear = [&](const Vector& x, const Vector& w, const Vector& b, int K) {
-            Vector y;
+    layer.reference = [=](const NamedDoubles& in) {
+        auto linear = [&](const Doubles& x, const Doubles& w, const Doubles& b, int K) {
+            Doubles y;
             for (int n = 0; n < N; n++)
                 for (size_t o = 0; o < b.size(); o++) {
                     double sum = b[o];
@@ -466,10 +466,10 @@ Layer linear_layer(int N, int C, int H, int OC, bool gelu) {
                 }
             return y;
         };
-        Vector h = linear(in.at("x"), in.at("w1"), in.at("b1"), C);
-        if (!gelu) return Vectors{{"y", h}};
+        Doubles h = linear(in.at("x"), in.at("w1"), in.at("b1"), C);
+        if (!gelu) return NamedDoubles{{"y", h}};
         for (double& v : h) v = reference_gelu(v);
-        return Vectors{{"y", linear(h, in.at("w2"), in.at("b2"), H)}};
+        return NamedDoubles{{"y", linear(h, in.at("w2"), in.at("b2"), H)}};
     };
     return layer;
 }
@@ -552,7 +552,7 @@ void check_matmul_struct(double tolerance) {
                 auto aux = epilogue == Epilogue::gelu_backward ? narrow<X>(random_vector(M * N, 4))
                                                                : unwritten<X>(size(M * N));
                 auto out = accumulate ? narrow<O>(random_vector(M * N, 5)) : unwritten<O>(size(M * N));
-                Vector A = widen(a), Bm = widen(b), want = widen(out), want_aux = widen(aux);
+                Doubles A = widen(a), Bm = widen(b), want = widen(out), want_aux = widen(aux);
                 for (int m = 0; m < M; m++)
                     for (int n = 0; n < N; n++) {
                         double sum = (accumulate ? want[size(m * N + n)] : 0) + (with_bias ? widen(bias)[size(n)] : 0);
@@ -654,7 +654,7 @@ Layer attention_layer(const AttentionCase& c) {
                 for (int i = 0; i < C; i++) body(s.at(which)[b * batch + t * row + i], size((b * T + t) * C + i));
     };
     const char* names[] = {"q", "k", "v"};
-    auto fill = [=](const Vectors& in) {
+    auto fill = [=](const NamedDoubles& in) {
         Buffers s = buffers();
         for (int which = 0; which < 3; which++) {
             auto x = narrow<X>(in.at(names[which]));
@@ -671,31 +671,31 @@ Layer attention_layer(const AttentionCase& c) {
     layer.inputs = {{"q", random_vector(c.B * c.Tq * qC, 1)},
                     {"k", random_vector(c.B * c.Tk * kvC, 2)},
                     {"v", random_vector(c.B * c.Tk * kvC, 3)}};
-    layer.forward = [=](const Vectors& in) {
+    layer.forward = [=](const NamedDoubles& in) {
         Buffers s = fill(in);
         std::vector<X> out;
         std::vector<acc_t<X>> lse;
         forward(s, out, lse);
-        return Vectors{{"out", widen(out)}, {"lse", widen(lse)}};
+        return NamedDoubles{{"out", widen(out)}, {"lse", widen(lse)}};
     };
-    layer.backward = [=](const Vectors& in, const Vectors& d) {
+    layer.backward = [=](const NamedDoubles& in, const NamedDoubles& d) {
         Buffers s = fill(in), ds = buffers();
         std::vector<X> out, dout = narrow<X>(d.at("out"));
         std::vector<acc_t<X>> lse;
         forward(s, out, lse);
         attention_backward<X>(ds.at(0), ds.at(1), ds.at(2), dout.data(), s.at(0), s.at(1), s.at(2), out.data(),
                               lse.data(), s.shape, c.documents ? doc_start.data() : nullptr, c.dropout);
-        Vectors gradients;
+        NamedDoubles gradients;
         for (int which = 0; which < 3; which++) {
-            Vector& g = gradients[names[which]];
+            Doubles& g = gradients[names[which]];
             g.resize(in.at(names[which]).size());
             walk(ds, which, [&](X& element, size_t i) { g[i] = static_cast<double>(element); });
         }
         return gradients;
     };
-    layer.reference = [=](const Vectors& in) {
-        const Vector &q = in.at("q"), &k = in.at("k"), &v = in.at("v");
-        Vector out(size(c.B * c.Tq * qC)), lse(size(c.B * c.NH * c.Tq)), p(size(c.Tk));
+    layer.reference = [=](const NamedDoubles& in) {
+        const Doubles &q = in.at("q"), &k = in.at("k"), &v = in.at("v");
+        Doubles out(size(c.B * c.Tq * qC)), lse(size(c.B * c.NH * c.Tq)), p(size(c.Tk));
         for (int b = 0; b < c.B; b++)
             for (int h = 0; h < c.NH; h++)
                 for (int i = 0; i < c.Tq; i++) {
@@ -717,7 +717,7 @@ Layer attention_layer(const AttentionCase& c) {
                                 v[size((b * c.Tk + j) * kvC + kvh * c.HS + e)];
                     lse[size((b * c.NH + h) * c.Tq + i)] = std::log(sum);
                 }
-        return Vectors{{"out", out}, {"lse", lse}};
+        return NamedDoubles{{"out", out}, {"lse", lse}};
     };
     return layer;
 }
@@ -748,7 +748,7 @@ TEST(AttentionGradients, FewerQueriesThanKeys) {  // decoding: forward only
                             {3, 33, 97, 2, 1, 8}}) {
         SCOPED_TRACE(testing::Message() << "Tq " << c.Tq << ", Tk " << c.Tk);
         Layer layer = attention_layer<double>(c);
-        Vectors want = layer.reference(layer.inputs);
+        NamedDoubles want = layer.reference(layer.inputs);
         expect_close(layer.forward(layer.inputs), want, 1e-12, "double");
         expect_close(attention_layer<float>(c).forward(layer.inputs), want, 2e-6, "float");
         expect_close(attention_layer<bf16>(c).forward(layer.inputs), want, 1e-2, "bf16");
@@ -759,10 +759,10 @@ TEST(AttentionGradients, LargeScoresDoNotOverflow) {
     Layer layer = attention_layer<float>({1, 70, 70, 1, 1, 8});
     for (double& q : layer.inputs["q"])
         q *= 300;  // scores of many hundreds: exp without the maximum taken off is infinite
-    Vectors want = layer.reference(layer.inputs);
-    Vector got = layer.forward(layer.inputs).at("out");
+    NamedDoubles want = layer.reference(layer.inputs);
+    Doubles got = layer.forward(layer.inputs).at("out");
     for (double x : got) EXPECT_TRUE(std::isfinite(x));
-    Vectors inputs = layer.inputs;
+    NamedDoubles inputs = layer.inputs;
     for (auto& [name, x] : layer.backward(inputs, {{"out", random_vector(static_cast<int64_t>(got.size()), 8)}}))
         for (double g : x) EXPECT_TRUE(std::isfinite(g)) << name;
 }
@@ -773,11 +773,11 @@ TEST(AttentionGradients, LargeScoresDoNotOverflow) {
 template <typename X>
 Layer classifier_layer(int N, int V, int Vp, bool weighted) {
     std::vector<int> targets(size(N));
-    Vector weights;
+    Doubles weights;
     for (int n = 0; n < N; n++) targets[size(n)] = n % 4 == 3 ? -1 : n * 7 % V, weights.push_back(0.25 * (n % 5));
     const double normaliser = 0.125;  // exact in float
     auto weight = [=](int n) { return targets[size(n)] < 0 ? 0.0 : weighted ? weights[size(n)] : 1.0; };
-    auto run = [=](const Vectors& in, std::vector<X>& logits, bool write) {
+    auto run = [=](const NamedDoubles& in, std::vector<X>& logits, bool write) {
         logits = narrow<X>(in.at("logits"));
         auto losses = unwritten<acc_t<X>>(size(N));
         auto w = narrow<acc_t<X>>(weights);
@@ -787,22 +787,22 @@ Layer classifier_layer(int N, int V, int Vp, bool weighted) {
     };
     Layer layer;
     layer.inputs = {{"logits", random_vector(N * Vp, 1, 2)}};
-    layer.forward = [=](const Vectors& in) {
+    layer.forward = [=](const NamedDoubles& in) {
         std::vector<X> logits;
-        Vector losses = run(in, logits, false);
+        Doubles losses = run(in, logits, false);
         double loss = 0;
         for (int n = 0; n < N; n++) loss += losses[size(n)] * weight(n) * normaliser;
-        return Vectors{{"loss", {loss}}, {"lse: losses", losses}};
+        return NamedDoubles{{"loss", {loss}}, {"lse: losses", losses}};
     };
-    layer.backward = [=](const Vectors& in, const Vectors& d) {
+    layer.backward = [=](const NamedDoubles& in, const NamedDoubles& d) {
         std::vector<X> logits;
         run(in, logits, true);
-        Vector gradient = widen(logits);
+        Doubles gradient = widen(logits);
         for (double& g : gradient) g *= d.at("loss")[0];
-        return Vectors{{"logits", gradient}};
+        return NamedDoubles{{"logits", gradient}};
     };
-    layer.reference = [=](const Vectors& in) {
-        Vector losses;
+    layer.reference = [=](const NamedDoubles& in) {
+        Doubles losses;
         double loss = 0;
         for (int n = 0; n < N; n++) {
             const double* row = in.at("logits").data() + n * Vp;
@@ -811,7 +811,7 @@ Layer classifier_layer(int N, int V, int Vp, bool weighted) {
             losses.push_back(targets[size(n)] < 0 ? 0 : std::log(sum) - row[targets[size(n)]]);
             loss += losses.back() * weight(n) * normaliser;
         }
-        return Vectors{{"loss", {loss}}, {"lse: losses", losses}};
+        return NamedDoubles{{"loss", {loss}}, {"lse: losses", losses}};
     };
     return layer;
 }
@@ -824,7 +824,7 @@ TEST(ClassifierGradients, AllCases) {
             if (V == 1) {  // loss and gradient are zero
                 Layer layer = classifier_layer<float>(N, V, Vp, weighted);
                 EXPECT_EQ(layer.forward(layer.inputs).at("loss")[0], 0);
-                EXPECT_EQ(layer.backward(layer.inputs, {{"loss", {1}}}).at("logits"), Vector(1, 0.0));
+                EXPECT_EQ(layer.backward(layer.inputs, {{"loss", {1}}}).at("logits"), Doubles(1, 0.0));
                 continue;
             }
             check_layer([N = N, V = V, Vp = Vp, weighted = weighted](auto x) {
@@ -893,15 +893,15 @@ void check_adamw(bool with_master, double tolerance) {
             rp[i] -= state.learning_rate * (step + 0.1f * rp[i]);
         }
     }
-    Vector got = with_master ? widen(master) : widen(p), want;
+    Doubles got = with_master ? widen(master) : widen(p), want;
     for (size_t i = 0; i < n; i++)
         got[i] -= static_cast<double>(start[i]), want.push_back(static_cast<double>(rp[i] - start[i]));
     EXPECT_LT(relative_error(got, want), tolerance) << "change of the parameters";
     if (with_master) {
         EXPECT_EQ(widen(p), widen(narrow<X>(widen(master)))) << "the storage type is not rounded from the master";
     }
-    EXPECT_LT(relative_error(widen(m), Vector(rm.begin(), rm.end())), 2e-6);
-    EXPECT_LT(relative_error(widen(v), Vector(rv.begin(), rv.end())), 2e-6);
+    EXPECT_LT(relative_error(widen(m), Doubles(rm.begin(), rm.end())), 2e-6);
+    EXPECT_LT(relative_error(widen(v), Doubles(rv.begin(), rv.end())), 2e-6);
 }
 
 TEST(AdamWLayer, Double) { check_adamw<double>(false, 2e-7); }
@@ -921,8 +921,8 @@ TEST(AdamWLayer, StochasticRoundingIsUnbiasedAndRepeatable) {
                            {0.9f, 0.95f, 1e-8f, 0, stochastic}, &state);
         return widen(p);
     };
-    EXPECT_EQ(run(false, 0, 0), Vector(n, 1.0)) << "to nearest, a small update is lost";
-    Vector p = run(true, 0, 0);
+    EXPECT_EQ(run(false, 0, 0), Doubles(n, 1.0)) << "to nearest, a small update is lost";
+    Doubles p = run(true, 0, 0);
     double up = 0;
     for (double x : p) {
         ASSERT_TRUE(x == 1.0 || x == 1.0078125) << x;
@@ -932,7 +932,7 @@ TEST(AdamWLayer, StochasticRoundingIsUnbiasedAndRepeatable) {
     EXPECT_NEAR(up / n, share, 4 * std::sqrt(share * (1 - share) / n));
     EXPECT_EQ(run(true, 0, 0), p);
     EXPECT_NE(run(true, 1, 0), p);
-    Vector shifted = run(true, 0, 1000);  // numbers belong to the place in the arena
+    Doubles shifted = run(true, 0, 1000);  // numbers belong to the place in the arena
     EXPECT_TRUE(std::equal(shifted.begin(), shifted.end() - 1000, p.begin() + 1000));
 }
 
