@@ -1,7 +1,8 @@
 # make            the programs: ./train_gpt2 and ./tokenize
 # make help       every target
 #
-# Variables: ARCH=-march=native (what to compile for), NO_ONEDNN=1, NO_OPENMP=1 (build without them), CXX, EXTRA_CXXFLAGS.
+# Variables: ARCH=-march=native (what to compile for), NO_ONEDNN=1, NO_OPENMP=1 (build without them), CXX, EXTRA_CXXFLAGS,
+# V=1 (show the commands).
 # Libraries are looked for in .deps/ (where dev/setup.sh unpacks them when it may not install), then in the system, then with pkg-config.
 
 .DEFAULT_GOAL := all
@@ -94,6 +95,8 @@ else
 endif
 CXXFLAGS += $(EXTRA_CXXFLAGS)
 
+Q := $(if $(V),,@)
+
 # ---- the programs ------------------------------------------------------------------------------------------------------
 LLMC_OBJ := $(patsubst %.cpp,$(B)/%.o,$(wildcard llmc/*.cpp llmc/cpu/*.cpp))
 LIB := $(B)/libllmc.a
@@ -110,17 +113,19 @@ $(B)/test/run_tests: $(TEST_OBJ) $(LIB)
 $(B)/bench_cpu: $(B)/dev/bench/bench_cpu.o $(LIB)
 $(PROGRAMS) $(B)/test/run_tests $(B)/bench_cpu:
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	@echo "  link     $@"
+	$(Q)$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(LIB): $(LLMC_OBJ)
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 
 # tests and benchmarks include train_gpt2.cpp for its model; TESTING leaves its main out
 $(B)/test/%.o $(B)/dev/%.o: CPPFLAGS += -DTESTING
 $(B)/%.o: %.cpp $(B)/flags
 	@mkdir -p $(@D)
-	$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
+	@echo "  compile  $<"
+	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
 -include $(shell [ -d $(B) ] && find $(B) -name '*.d')
 
 # changes only when the compiler or its flags do, and then everything is compiled again
@@ -151,19 +156,19 @@ bench_tokenizer: tokenize  ## speed of the tokenizer
 # ---- data and runs -----------------------------------------------------------------------------------------------------
 .PHONY: data tinystories fineweb fineweb_edu hellaswag gpt2 quickstart setup
 data: tokenize  ## the default data set, Tiny Shakespeare (TEXT=mybook.txt: your own text)
-	bash data/text.sh $(if $(TEXT),"$$TEXT")
+	@bash data/text.sh $(if $(TEXT),"$$TEXT")
 tinystories: tokenize  ## TinyStories: 2 GB of stories in simple words
-	bash data/tinystories.sh
+	@bash data/tinystories.sh
 fineweb fineweb_edu:  ## published GPT-2 shards of web text (SHARDS=8: so many of 100M tokens)
-	bash data/fineweb.sh $@ $(SHARDS)
+	@bash data/fineweb.sh $@ $(SHARDS)
 hellaswag:  ## HellaSwag's validation questions
-	bash data/hellaswag.sh
+	@bash data/hellaswag.sh
 gpt2:  ## GPT-2's weights and vocabulary from the Hub (SIZE=gpt2|gpt2-medium|gpt2-large|gpt2-xl)
-	bash data/gpt2.sh $(SIZE)
+	@bash data/gpt2.sh $(SIZE)
 quickstart:  ## set up, build, get text, train two minutes, sample (TEXT=mybook.txt: your own text)
 	@bash dev/quickstart.sh $(if $(TEXT),"$$TEXT")
 setup:  ## install what the build and the tests need
-	bash dev/setup.sh
+	@bash dev/setup.sh
 
 # ---- housekeeping ------------------------------------------------------------------------------------------------------
 .PHONY: format clean help

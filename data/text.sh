@@ -17,9 +17,12 @@ name=${NAME:-}
 
 # The whole Bible, a verse a line, an empty line between chapters. `bible -f` prints "Ge1:1 In the beginning ...".
 write_bible() {
-    local bible=(bible) out=data/download/bible.txt
+    local bible=(bible) out=data/download/bible.txt libraries
     [ ! -s $out ] || return 0
-    if [ -x .deps/usr/bin/bible ]; then bible=(.deps/usr/bin/bible -p .deps/usr/lib); fi
+    if [ -x .deps/usr/bin/bible ]; then
+        libraries=$(echo .deps/lib/*-linux-gnu .deps/usr/lib/*-linux-gnu | tr ' ' :)
+        bible=(env "LD_LIBRARY_PATH=$libraries" .deps/usr/bin/bible -p .deps/usr/lib)
+    fi
     command -v "${bible[0]}" >/dev/null || return 1
     mkdir -p data/download
     "${bible[@]}" -f ge1:1-rev22:21 </dev/null 2>/dev/null | awk '{ chapter = $1; sub(/:.*/, "", chapter)

@@ -97,15 +97,13 @@ without_root() {
     for package in "${wanted[@]}"; do : >".deps/packages/$package"; done
     rm -rf .deps/apt "$debs"
 }
-download() {  # download DIR [APT-OPTIONS] PACKAGES
-    local dir=$1 packages
+download() {  # download DIR [-o OPTION]... PACKAGE...
+    local dir=$1 options=(-q) packages
     shift
-    packages=$(apt-get "$@" --simulate --no-install-recommends install 2>"$log" | awk '$1 == "Inst" { print $2 }') || return 1
-    [ -n "$packages" ] || return 1
-    local options=()
     while [ "$1" = -o ]; do options+=("$1" "$2"); shift 2; done
+    packages=$(apt-get "${options[@]}" --simulate --no-install-recommends install "$@" 2>"$log" | awk '$1 == "Inst" { print $2 }')
     # shellcheck disable=SC2086  # one word a package
-    (cd "$dir" && apt-get ${options[@]+"${options[@]}"} -q download $packages >"$log" 2>&1)
+    [ -n "$packages" ] && (cd "$dir" && apt-get "${options[@]}" download $packages >"$log" 2>&1)
 }
 
 list_missing
