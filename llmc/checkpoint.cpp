@@ -37,6 +37,8 @@ bool is_whole(
     return fs::is_regular_file(dir + "/trainer_state.json", error);
 }
 
+std::string below(const std::string& dir, const std::string& name) { return (fs::path(dir) / name).string(); }
+
 bool exists(const std::string& path) {
     std::error_code error;
     return fs::exists(fs::symlink_status(path, error));
@@ -63,7 +65,7 @@ std::map<int64_t, std::string> checkpoints_by_step(const std::string& output) {
     for (const std::string& name : names_in(output)) {
         bool old = name.size() > 4 && name.compare(name.size() - 4, 4, ".old") == 0;
         int64_t step = step_of(old ? name.substr(0, name.size() - 4) : name);
-        std::string dir = output + "/" + name;
+        std::string dir = below(output, name);
         if (step < 0 || !is_whole(dir)) continue;
         if (old) found.emplace(step, dir);
         else found[step] = dir;
@@ -72,7 +74,7 @@ std::map<int64_t, std::string> checkpoints_by_step(const std::string& output) {
 }
 
 std::string temporary_name(const std::string& output, const std::string& name) {
-    return strf("%s/.tmp_%s.%d", output.c_str(), name.c_str(), static_cast<int>(getpid()));
+    return below(output, strf(".tmp_%s.%d", name.c_str(), static_cast<int>(getpid())));
 }
 
 // Renamed first: a checkpoint that is half deleted must not look whole.
@@ -88,7 +90,7 @@ void delete_checkpoint(const std::string& output, const std::string& dir) {
 // Clears up after processes that died while they saved or deleted: .tmp_step_NAME.PID, and step_NAME.old.
 void clear_leftovers(const std::string& output) {
     for (const std::string& name : names_in(output)) {
-        std::string path = output + "/" + name;
+        std::string path = below(output, name);
         if (name.rfind(".tmp_step_", 0) == 0) {
             std::string pid = name.substr(name.rfind('.') + 1);
             if (pid.empty() || pid.size() > 9 || pid.find_first_not_of("0123456789") != std::string::npos) continue;
@@ -240,7 +242,7 @@ std::string newest_checkpoint(const std::string& output) {
 std::string save_checkpoint(const std::string& output, const ModelConfig& config, const ModelTensors& tensors,
                             const std::string& vocabulary, const TrainerState& state, int64_t optimizer_file_bytes) {
     CHECK(state.step >= 0, "step %lld", static_cast<long long>(state.step));
-    std::string name = step_name(state.step), dir = output + "/" + name, aside = dir + ".old";
+    std::string name = step_name(state.step), dir = below(output, name), aside = dir + ".old";
     std::string temporary = temporary_name(output, name);
     std::error_code error;
     try {

@@ -62,13 +62,14 @@ std::string problem(const ModelConfig& m) {
     if (m.C % m.NH != 0) return strf("C=%d channels cannot be divided among H=%d attention heads", m.C, m.NH);
     if (m.HS() > 256 || m.HS() % 2 != 0)
         return strf("C=%d / H=%d makes heads of %d channels; they must be even and at most 256", m.C, m.NH, m.HS());
+    if (m.L > 65536) return strf("L=%d layers are too many", m.L);
     if (m.C > INT_MAX / 4) return strf("C=%d channels are too many", m.C);
     double C = m.C, elements = 12.0 * m.L * C * (C + 2) + (static_cast<double>(m.T) + m.V + 256) * C;
     if (elements > 0x1p58) return strf("a model of %.1e parameters is too large for 64-bit byte offsets", elements);
     return "";
 }
 
-void parse_explicit_size(const std::string& name, const std::string& lower, ModelConfig* config) {
+ModelConfig parse_explicit_size(const std::string& name, const std::string& lower) {
     struct Key {
         char letter;
         int* value;
@@ -98,7 +99,7 @@ void parse_explicit_size(const std::string& name, const std::string& lower, Mode
     for (const Key& k : keys)
         if (!k.seen && k.letter != 'v')
             throw UsageError(strf("model size '%s': %c is missing; %s", name.c_str(), k.letter - 'a' + 'A', form));
-    *config = m;
+    return m;
 }
 
 }  // namespace
@@ -131,9 +132,10 @@ bool parse_model_size(const std::string& name, ModelConfig* config) {
     if (colon == std::string::npos || lower.find('/') != std::string::npos ||
         std::string("lhctv").find(lower[0]) == std::string::npos || !is_digits(lower.substr(1, colon - 1)))
         return false;
-    parse_explicit_size(name, lower, config);
-    if (std::string why = problem(*config); !why.empty())
+    ModelConfig m = parse_explicit_size(name, lower);
+    if (std::string why = problem(m); !why.empty())
         throw UsageError(strf("model size '%s': %s", name.c_str(), why.c_str()));
+    *config = m;
     return true;
 }
 

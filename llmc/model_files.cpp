@@ -53,8 +53,8 @@ json read_json_object(const std::string& path) {
 void check_is_our_gpt2(const json& j, const std::string& path, int C) {
     auto must_be = [&](const char* field, const json& ours, const json& also) {
         if (!j.contains(field) || j[field] == ours || j[field] == also) return;
-        throw Error(strf("%s: %s is %s; only models with %s are supported", path.c_str(), field,
-                         j[field].dump().c_str(), ours.dump().c_str()));
+        throw Error(strf("%s: %s is %s; only %s is supported", path.c_str(), field, j[field].dump().c_str(),
+                         ours.dump().c_str()));
     };
     must_be("activation_function", "gelu_new", "gelu_pytorch_tanh");  // two names of the tanh approximation
     must_be("layer_norm_epsilon", 1e-5, 1e-5);
