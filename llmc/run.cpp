@@ -221,16 +221,23 @@ Run prepare_inference(const Options& given, const ProgramInfo& program) {
 }
 
 int choose_micro_batch(const Run& run, const std::function<size_t(int)>& bytes, double available) {
-    if (run.options.micro_batch_size > 0) return run.options.micro_batch_size;
+    auto refuse = [&](int B, double need) {
+        throw Error(
+            strf("not enough memory: %d sequence(s) of %d tokens at a time need %s, %s are available; try a smaller "
+                 "%s--model (-e) or --seq-len (-t), "
+                 "or --recompute (-r) 3",
+                 B, run.T, human_bytes(need).c_str(), human_bytes(available).c_str(),
+                 B > 1 ? "--micro-batch-size (-b), " : ""));
+    };
+    if (int B = run.options.micro_batch_size; B > 0) {
+        if (double need = static_cast<double>(bytes(B)); need > available) refuse(B, need);
+        return B;
+    }
     for (int64_t parts = 1;; parts++) {
         int B = static_cast<int>((run.sequences + parts - 1) / parts);
         double need = static_cast<double>(bytes(B));
-        if (need <= available) return B;
-        if (B == 1)
-            throw Error(
-                strf("not enough memory: even one sequence at a time needs %s, %s are available; try a smaller --model "
-                     "or --seq-len, or --recompute 3",
-                     human_bytes(need).c_str(), human_bytes(available).c_str()));
+        if (need <= 0.8 * available) return B;
+        if (B == 1) refuse(B, need);
     }
 }
 
@@ -239,6 +246,6 @@ double available_host_memory() {
     std::string name;
     double kilobytes = 0;
     for (std::string unit; file >> name >> kilobytes; std::getline(file, unit))
-        if (name == "MemAvailable:") return 0.8 * 1024 * kilobytes;
+        if (name == "MemAvailable:") return 1024 * kilobytes;
     return 1e18;  // not known: let the allocation decide
 }

@@ -40,5 +40,5 @@ Run prepare_inference(const Options& options, const ProgramInfo& program);
 // fits in `available` bytes.
 int choose_micro_batch(const Run& run, const std::function<size_t(int)>& bytes, double available);
 
-// Memory of this machine that a run may plan with: 80% of what is available now.
+// Bytes of memory that are available on this machine now.
 double available_host_memory();

@@ -70,7 +70,7 @@ class Trainer {
         }
         log.clear_progress();
         log.write_plot();
-        if (stop_signal) {
+        if (stop_signal && run.state.step < o.max_steps) {
             log.print(strf("stopped by signal %d after step %lld; go on with: %s", static_cast<int>(stop_signal),
                            static_cast<long long>(run.state.step), resume_command().c_str()));
             return 128 + stop_signal;
@@ -139,25 +139,22 @@ class Trainer {
     // --time-limit: times a few steps and a validation, fixes the number of steps so that the whole run takes about
     // that long, and begins anew. Recorded as --max-steps, so that a resume does not time again.
     void fit_time_limit() {
-        double begin = seconds_now(), fastest = 1e30;
+        double begin = seconds_now(), step_seconds = 1e30, validation_seconds = 0;
         for (int i = 0; i < 4; i++) {
             double t = seconds_now();
             StepState s = step_state(0);
             model.step(train_data.load(0, static_cast<int>(run.sequences)), &s);
-            if (i > 0) fastest = std::min(fastest, seconds_now() - t);  // the first one meets cold memory
+            if (i > 0) step_seconds = std::min(step_seconds, seconds_now() - t);  // the first one meets cold memory
         }
-        double t = seconds_now();
-        double validation = 0;
-        if (val_data && o.val_every > 0)
-            mean_loss(*val_data, std::min<int64_t>(o.val_batches, 4)),
-                validation =
-                    (seconds_now() - t) /
-                    static_cast<double>(std::min<int64_t>(o.val_batches, 4) * std::max<int64_t>(o.val_every, 1)) *
-                    static_cast<double>(o.val_batches);
+        if (val_data && o.val_every > 0) {
+            double t = seconds_now();
+            mean_loss(*val_data, o.val_batches);
+            validation_seconds = (seconds_now() - t) / static_cast<double>(o.val_every);  // per step
+        }
         double left = o.time_limit - (seconds_now() - begin);
-        o.max_steps = std::max<int64_t>(10, static_cast<int64_t>(left / (1.1 * fastest + validation)));
+        o.max_steps = std::max<int64_t>(10, static_cast<int64_t>(left / (1.05 * step_seconds + validation_seconds)));
         initial_weights();
-        log.print(strf("timing: %.0f ms a step; %lld steps fit into %s", 1e3 * fastest,
+        log.print(strf("timing: %.0f ms a step; %lld steps fit into %s", 1e3 * step_seconds,
                        static_cast<long long>(o.max_steps), human_seconds(o.time_limit).c_str()));
     }
 
