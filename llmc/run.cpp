@@ -101,6 +101,7 @@ Run prepare_training(const Options& given, const ProgramInfo& program, std::vect
     if (o.num_processes > 1) throw UsageError("this build trains in one process; leave out -pn/--num-processes");
     if (o.zero_stage > 0) notes->push_back("note: --zero-stage has no effect with one process");
     if (o.model.empty()) o.model = program.default_model;
+    run.source = find_model(o.model);
     if (o.train_data.empty()) o.train_data = {default_data("train")};
     run.train_shards = expand_shards(o.train_data, "--train-data (-i)");
     if (o.val_data.empty() && !given.train_data.empty()) {
@@ -115,7 +116,6 @@ Run prepare_training(const Options& given, const ProgramInfo& program, std::vect
         if (o.val_data.empty()) o.val_data = {default_data("val")};
         run.val_shards = expand_shards(o.val_data, "--val-data (-j)");
     }
-    run.source = find_model(o.model);
     if (o.command == Command::finetune && run.source.kind == ModelSource::Kind::size)
         throw UsageError("finetune: --model " + o.model + " is a size; name a model directory, a run or a .bin file");
 

@@ -254,7 +254,7 @@ TEST_F(Program, SequenceLongerThanTheModel) {
 
 TEST_F(Program, MissingDataNamesTheRemedy) {
     expect_one_error(gpt2("-o run -e L1:H1:C16:T16"), 1, "make data");
-    expect_one_error(gpt2("-o run -i nothing_*.bin -e L1:H1:C16:T16"), 1, "nothing_*.bin");
+    expect_one_error(gpt2("-o run -i nothing_*.bin -e L1:H1:C16:T16"), 2, "nothing_*.bin");
 }
 
 TEST_F(Program, BadShards) {
@@ -326,9 +326,9 @@ TEST_F(Program, DamagedCheckpointIsNotResumed) {
 TEST_F(Program, InferenceNeedsAModel) {
     expect_one_error(gpt2("sample --prompt x"), 2, "--model");
     expect_one_error(gpt2("sample -e d12 --prompt x"), 2, "d12");
-    expect_one_error(gpt2("eval -e nowhere"), 1, "nowhere");
+    expect_one_error(gpt2("eval -e nowhere"), 2, "nowhere");
     expect_one_error(gpt2("finetune -e d12 -i data/t/train_000000.bin"), 2, "d12");
-    expect_one_error(gpt2("sample -e data/t --prompt x"), 1, "data/t");
+    expect_one_error(gpt2("sample -e data/t --prompt x"), 2, "data/t");
 }
 
 TEST_F(Program, UsageErrors) {
