@@ -10,6 +10,9 @@
 #include <random>
 #include <string>
 #include <vector>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 using Doubles = std::vector<double>;
 using NamedDoubles = std::map<std::string, Doubles>;
@@ -37,6 +40,17 @@ inline double relative_error(const Doubles& got, const Doubles& want, double flo
     double result = std::sqrt(error) / std::max(std::sqrt(dot(want, want)), floor);
     return std::isnan(result) ? INFINITY : result;
 }
+
+// Runs what follows with n threads.
+struct Threads {
+#ifdef _OPENMP
+    const int saved = omp_get_max_threads();
+    explicit Threads(int n) { omp_set_num_threads(n); }
+    ~Threads() { omp_set_num_threads(saved); }
+#else
+    explicit Threads(int) {}
+#endif
+};
 
 // d/ds f(x + s direction) at s = 0. x is as it was afterwards, bit for bit.
 template <typename X, typename F>

@@ -93,17 +93,6 @@ NamedDoubles without_lse(NamedDoubles outputs) {
     return outputs;
 }
 
-// Runs what follows with n threads.
-struct Threads {
-#ifdef _OPENMP
-    const int saved = omp_get_max_threads();
-    explicit Threads(int n) { omp_set_num_threads(n); }
-    ~Threads() { omp_set_num_threads(saved); }
-#else
-    explicit Threads(int) {}
-#endif
-};
-
 void check_gradients(const Layer& layer) {
     Threads one(1);  // thousands of tiny calls: starting threads would take most of the time
     NamedDoubles inputs = layer.inputs;
