@@ -1,10 +1,13 @@
 #include "llmc/dataloader.h"
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <set>
 #include "llmc/error.h"
 #include "llmc/philox.h"
+
+namespace fs = std::filesystem;
 
 // A random permutation of [0, n): where it takes i. Four Feistel rounds permute the numbers of 2 * half_bits bits,
 // fewer than 4n (but at least 64, for on smaller sets a Feistel cipher reaches few of the permutations); a result that
@@ -30,15 +33,19 @@ static int64_t permute(int64_t i, int64_t n, uint64_t seed, int64_t epoch, uint3
 DataLoader::DataLoader(const std::vector<std::string>& shards, int T, int vocab_size, bool shuffle, uint64_t seed)
     : T_(T), shuffle_(shuffle), seed_(seed) {
     CHECK(T >= 1, "T=%d", T);
-    // Sorted, and each file once: what a run sees does not depend on how its files were listed.
-    std::vector<std::string> paths = shards;
-    std::sort(paths.begin(), paths.end());
-    std::set<std::filesystem::path> seen;
+    // Sorted by file name, and each file once: what a run sees does not depend on how its files were listed, nor on the
+    // directory that they lie in.
+    std::vector<std::array<std::string, 3>> files;  // name, canonical path, path as given
+    for (const std::string& path : shards) {
+        std::error_code ignored;  // of a file that is not there; Shard says so
+        files.push_back({fs::path(path).filename(), fs::weakly_canonical(path, ignored), path});
+    }
+    std::sort(files.begin(), files.end());
+    std::set<std::string> seen;
     int64_t longest = 0;
     std::string longest_path;
-    for (const std::string& path : paths) {
-        std::error_code ignored;  // of a file that is not there; Shard says so
-        if (!seen.insert(std::filesystem::weakly_canonical(path, ignored)).second) continue;
+    for (const auto& [name, canonical, path] : files) {
+        if (!seen.insert(canonical).second) continue;
         Shard shard(path, vocab_size);
         if (shard.size() > longest) longest = shard.size(), longest_path = path;
         if (shard.size() <= T) continue;  // too short for one window
@@ -46,7 +53,7 @@ DataLoader::DataLoader(const std::vector<std::string>& shards, int T, int vocab_
         samples_ += windows_.back();
         shards_.push_back(std::move(shard));
     }
-    if (paths.empty())
+    if (shards.empty())
         throw Error("no token shards were given; name some with --train-data and --val-data, or run make data");
     if (samples_ == 0)
         throw Error(strf(

@@ -19,8 +19,8 @@ struct Batch {
 
 class DataLoader {
   public:
-    // Shards are taken in the order of their names, each once, however they were listed; those with fewer than T + 1 tokens are
-    // passed over. shuffle = false: windows in that order, for validation. Error: no shard is long enough, bad shard or id.
+    // Shards are taken in the order of their file names, each once, however they were listed; those with fewer than T + 1
+    // tokens are passed over. shuffle = false: windows in that order, for validation. Error: no shard is long enough, bad shard or id.
     DataLoader(const std::vector<std::string>& shards, int T, int vocab_size, bool shuffle, uint64_t seed);
     DataLoader(const DataLoader&) = delete;   // the background thread refers to this object
     int64_t samples_per_epoch() const { return samples_; }

@@ -198,15 +198,16 @@ static Points thin_out(const Points& points, size_t limit) {
     return out;
 }
 
-// Mean over a window of 2 * reach + 1 points around each, smaller at the ends.
+// Mean over a window of up to 2 * reach + 1 points around each; narrower at the beginning, where the loss falls
+// steeply.
 static Points smooth(const Points& points) {
     const size_t n = points.size(), reach = n / 50;
     std::vector<double> sum(n + 1, 0.0);
     for (size_t i = 0; i < n; i++) sum[i + 1] = sum[i] + points[i].second;
     Points out(n);
     for (size_t i = 0; i < n; i++) {
-        const size_t r = std::min({reach, i, n - 1 - i});
-        out[i] = {points[i].first, (sum[i + r + 1] - sum[i - r]) / static_cast<double>(2 * r + 1)};
+        const size_t r = std::min(reach, i), begin = i - r, end = std::min(i + r + 1, n);
+        out[i] = {points[i].first, (sum[end] - sum[begin]) / static_cast<double>(end - begin)};
     }
     return out;
 }
@@ -237,7 +238,7 @@ static std::string escape_xml(const std::string& text) {
 std::string loss_plot_svg(const std::vector<LogEntry>& entries, const std::string& title) {
     const Points train = finite_points(entries, &LogEntry::loss),
                  validation = finite_points(entries, &LogEntry::val_loss);
-    constexpr double width = 840, height = 500, left = 76, right = 24, top = 48, bottom = 58;
+    constexpr double width = 840, height = 500, left = 84, right = 36, top = 48, bottom = 58;
 
     // The data's range, a little widened; never empty.
     double x0 = HUGE_VAL, x1 = -HUGE_VAL, y0 = HUGE_VAL, y1 = -HUGE_VAL;
@@ -247,7 +248,7 @@ std::string loss_plot_svg(const std::vector<LogEntry>& entries, const std::strin
     const bool empty = x0 > x1;
     if (empty) x0 = 0, x1 = 1, y0 = 0, y1 = 1;
     if (x1 - x0 < 1) x0 -= 1, x1 += 1;
-    const double margin = std::max(0.05 * (y1 - y0), 1e-3 * std::max(std::abs(y0), 1e-3));
+    const double margin = std::max(0.05 * (y1 - y0), 0.01 * std::max(std::abs(y0), 0.1));
     y0 -= margin, y1 += margin;
     auto px = [&](double x) { return left + (x - x0) / (x1 - x0) * (width - left - right); };
     auto py = [&](double y) { return height - bottom - (y - y0) / (y1 - y0) * (height - top - bottom); };
@@ -305,14 +306,14 @@ std::string loss_plot_svg(const std::vector<LogEntry>& entries, const std::strin
     // Legend, at the upper right, where a loss curve seldom is.
     double legend_y = top + 18;
     auto legend = [&](const char* style, const std::string& text) {
-        const double x = width - right - 250;
+        const double x = width - right - 262;
         svg += strf("<line x1=\"%g\" x2=\"%g\" y1=\"%g\" y2=\"%g\" %s/><text x=\"%g\" y=\"%g\">%s</text>\n", x, x + 28,
                     legend_y, legend_y, style, x + 36, legend_y + 4.5, text.c_str());
         legend_y += 20;
     };
     if (!train.empty() || !validation.empty())
-        svg += strf("<rect x=\"%g\" y=\"%g\" width=\"254\" height=\"%g\" fill=\"#fff\" fill-opacity=\"0.85\"/>\n",
-                    width - right - 256, top + 4,
+        svg += strf("<rect x=\"%g\" y=\"%g\" width=\"266\" height=\"%g\" fill=\"#fff\" fill-opacity=\"0.85\"/>\n",
+                    width - right - 268, top + 4,
                     train.empty()        ? 26.0
                     : validation.empty() ? 46.0
                                          : 66.0);
