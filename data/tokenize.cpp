@@ -16,6 +16,7 @@
 #include <cstring>
 #include <exception>
 #include <filesystem>
+#include <fstream>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -85,7 +86,7 @@ class Reader {
     bool next(Chunk& chunk) {
         chunk = Chunk{};
         while (chunk.text.size() < options_.chunk_bytes) {
-            if (fd_ < 0 && !open_next(chunk)) break;
+            if (fd_ < 0 && !open_next()) break;
             if (chunk.json != json_) {  // one kind in a chunk; this file starts the next one
                 if (!chunk.text.empty()) break;
                 chunk.json = json_;
@@ -135,8 +136,7 @@ class Reader {
         for (const string& file : found) add(file);
     }
 
-    bool open_next(Chunk& chunk) {
-        (void)chunk;
+    bool open_next() {
         if (next_file_ == files_.size()) return false;
         const string& file = files_[next_file_++];
         name_ = file == "-" ? "standard input" : file;
@@ -657,6 +657,42 @@ void decode(const Options& options) {
         throw Error(strf("standard output: cannot write: %s", std::strerror(errno)));
 }
 
+// Speed of encoding text in memory, for dev/bench/bench_tokenizer.sh.
+void bench(const Options& options) {
+    const Tokenizer tokenizer = Tokenizer::load(options.vocab);
+    string text;
+    for (const string& input : options.inputs) {
+        std::ifstream in(input, std::ios::binary);
+        if (!in) throw Error(strf("%s: cannot read: %s", input.c_str(), std::strerror(errno)));
+        text.append(std::istreambuf_iterator<char>(in), {});
+    }
+    const double bytes = static_cast<double>(text.size());
+    double first = 0, best = 0;
+    std::vector<int> ids;
+    for (int repeat = 0; repeat < 10; ++repeat) {
+        ids.clear();
+        const auto start = Clock::now();
+        tokenizer.encode(text, ids);
+        const double speed = bytes / seconds_since(start);
+        if (repeat == 0) first = speed;
+        best = std::max(best, speed);
+    }
+    const auto start = Clock::now();
+    std::vector<std::thread> threads;
+    for (int i = 0; i < options.threads; ++i)
+        threads.emplace_back([&] {
+            std::vector<int> own;
+            for (int repeat = 0; repeat < 5; ++repeat) {
+                own.clear();
+                tokenizer.encode(text, own);
+            }
+        });
+    for (std::thread& thread : threads) thread.join();
+    const double all = 5 * options.threads * bytes / seconds_since(start);
+    printf("bytes %zu tokens %zu first %.0f best %.0f threads %d all %.0f\n", text.size(), ids.size(), first, best,
+           options.threads, all);
+}
+
 int run(int argc, char** argv) {
     Options options;
     CLI::App app("Turns text into token shards and back, and trains vocabularies.", "tokenize");
@@ -719,6 +755,11 @@ int run(int argc, char** argv) {
     decode_command->add_option("--vocab", options.vocab,
                                "Directory with vocab.json and merges.txt (default: beside the shards)");
 
+    CLI::App* bench_command = app.add_subcommand("bench", "Measure the speed of encoding, in bytes per second");
+    bench_command->add_option("inputs", options.inputs, "Text files")->required();
+    bench_command->add_option("--vocab", options.vocab, "Directory with vocab.json and merges.txt")->required();
+    bench_command->add_option("--threads", options.threads, "Threads (default: all)")->check(CLI::Range(1, 1024));
+
     try {
         app.parse(argc, argv);
     } catch (const CLI::Success& e) {  // --help
@@ -732,13 +773,14 @@ int run(int argc, char** argv) {
     struct sigaction action {};
     action.sa_handler = [](int) { interrupted = 1; };
     action.sa_flags = SA_RESETHAND;  // a second Ctrl-C ends it at once
-    if (!*decode_command) {
+    if (*train_command || *encode_command) {
         sigaction(SIGINT, &action, nullptr);
         sigaction(SIGTERM, &action, nullptr);
     }
     if (*train_command) train(options);
     if (*encode_command) encode(options);
     if (*decode_command) decode(options);
+    if (*bench_command) bench(options);
     return 0;
 }
 

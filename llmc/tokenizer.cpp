@@ -327,27 +327,37 @@ struct Tokenizer::Impl {
 // faster.
 void Tokenizer::Impl::merge(const uint8_t* bytes, size_t n, std::vector<int>& out) const {
     constexpr size_t kScan = 64;
-    constexpr int kNone = INT32_MAX;
     if (n <= kScan) {
-        int ids[kScan], ranks[kScan], results[kScan];
-        const auto rate = [&](size_t i, size_t size) {
-            const PairTable::Slot* slot = i + 1 < size ? pairs.find(ids[i], ids[i + 1]) : nullptr;
-            ranks[i] = slot ? slot->rank : kNone;
-            results[i] = slot ? slot->result : 0;
+        // best[i]: rank of the pair that begins at i, and i in the low 6 bits: one vectorised minimum finds the pair
+        // and its place. A joined token's place stays, with no pair.
+        constexpr uint32_t kNone = UINT32_MAX;
+        uint32_t best[kScan];
+        int ids[kScan + 1], results[kScan];
+        uint8_t next[kScan + 1], previous[kScan + 1];
+        const auto rate = [&](size_t i) {
+            const PairTable::Slot* slot = next[i] < n ? pairs.find(ids[i], ids[next[i]]) : nullptr;
+            best[i] = slot ? static_cast<uint32_t>(slot->rank) << 6 | static_cast<uint32_t>(i) : kNone;
+            if (slot) results[i] = slot->result;
         };
-        for (size_t i = 0; i < n; ++i) ids[i] = byte_id[bytes[i]];
-        for (size_t i = 0; i < n; ++i) rate(i, n);
-        while (n > 1) {
-            const size_t best = static_cast<size_t>(std::min_element(ranks, ranks + n) - ranks);
-            if (ranks[best] == kNone) break;
-            ids[best] = results[best];
-            --n;
-            for (size_t i = best + 1; i < n; ++i)
-                ids[i] = ids[i + 1], ranks[i] = ranks[i + 1], results[i] = results[i + 1];
-            rate(best, n);
-            if (best > 0) rate(best - 1, n);
+        for (size_t i = 0; i < n; ++i) {
+            ids[i] = byte_id[bytes[i]];
+            next[i] = static_cast<uint8_t>(i + 1);
+            previous[i] = static_cast<uint8_t>(i - 1);  // 255 for none
         }
-        out.insert(out.end(), ids, ids + n);
+        for (size_t i = 0; i < n; ++i) rate(i);
+        for (;;) {
+            uint32_t lowest = kNone;
+            for (size_t i = 0; i < n; ++i) lowest = std::min(lowest, best[i]);
+            if (lowest == kNone) break;
+            const size_t i = lowest & (kScan - 1), joined = next[i];
+            ids[i] = results[i];
+            best[joined] = kNone;
+            next[i] = next[joined];
+            previous[next[i]] = static_cast<uint8_t>(i);
+            rate(i);
+            if (previous[i] < n) rate(previous[i]);
+        }
+        for (size_t i = 0; i < n; i = next[i]) out.push_back(ids[i]);
         return;
     }
     CHECK(n < INT32_MAX, "a piece of %zu bytes", n);
