@@ -162,8 +162,7 @@ double reference_dropout_scale(const Dropout& d, int b, int64_t e) {
 
 }  // namespace
 
-// ------------------------------------------------------------------------------------------------------------------
-// encoder
+// --------------------------------------------------------------------------------------------- encoder
 
 template <typename X>
 Layer encoder_layer(int B, int T, int C, int V, int maxT, bool with_positions, Dropout dropout) {
@@ -209,8 +208,7 @@ TEST(EncoderGradients, AllCases) {
         }
 }
 
-// ------------------------------------------------------------------------------------------------------------------
-// dropout
+// --------------------------------------------------------------------------------------------- dropout
 
 TEST(DropoutLayer, MaskIsTheDocumentedFunction) {
     Dropout d = kDropout;
@@ -251,8 +249,7 @@ TEST(DropoutLayer, AppliesInPlaceAndKeepsTheRightShare) {
     EXPECT_EQ(y, x);
 }
 
-// ----------------------------------------------------------------------------------------------------------------
-// layernorm
+// ------------------------------------------------------------------------------------------- layernorm
 
 Doubles reference_layernorm(const Doubles& x, const Doubles& w, const Doubles& bias) {
     size_t C = w.size();
@@ -359,8 +356,7 @@ TEST(ResidualLayernormGradients, AllCases) {
         }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// gelu
+// ------------------------------------------------------------------------------------------------ gelu
 
 double reference_gelu(double x) { return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
 
@@ -401,8 +397,7 @@ TEST(GeluGradients, FarFromZero) {
     }
 }
 
-// -------------------------------------------------------------------------------------------------------------------
-// matmul
+// ---------------------------------------------------------------------------------------------- matmul
 
 // With gelu: a whole MLP, y = GELU(x w1^T + b1) w2^T + b2; else one linear layer.
 template <typename X>
@@ -581,8 +576,7 @@ TEST_P(MatmulStruct, Float) { check_matmul_struct<float, float>(2e-6); }
 TEST_P(MatmulStruct, Bf16) { check_matmul_struct<bf16, bf16>(6e-3); }
 TEST_P(MatmulStruct, Bf16IntoFloat) { check_matmul_struct<bf16, float>(2e-6); }
 
-// ----------------------------------------------------------------------------------------------------------------
-// attention
+// ------------------------------------------------------------------------------------------- attention
 
 struct AttentionCase {
     int B, Tq, Tk, NH, NKV, HS;
@@ -756,8 +750,7 @@ TEST(AttentionGradients, LargeScoresDoNotOverflow) {
         for (double g : x) EXPECT_TRUE(std::isfinite(g)) << name;
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// classifier
+// ------------------------------------------------------------------------------------------ classifier
 
 template <typename X>
 Layer classifier_layer(int N, int V, int Vp, bool weighted) {
@@ -840,8 +833,7 @@ TEST(ClassifierGradients, PaddingIsNeitherReadNorLeftAndBigLogitsDoNotOverflow) 
         }
 }
 
-// --------------------------------------------------------------------------------------------------------------------
-// adamw
+// ----------------------------------------------------------------------------------------------- adamw
 
 template <typename X>
 void check_adamw(bool with_master, double tolerance) {
@@ -925,7 +917,7 @@ TEST(AdamWLayer, StochasticRoundingIsUnbiasedAndRepeatable) {
     EXPECT_TRUE(std::equal(shifted.begin(), shifted.end() - 1000, p.begin() + 1000));
 }
 
-// -------------------------------------------------------------------------------------------------------------- global
+// ---------------------------------------------------------------------------------------------- global
 // norm
 
 template <typename G>
