@@ -917,8 +917,7 @@ TEST(AdamWLayer, StochasticRoundingIsUnbiasedAndRepeatable) {
     EXPECT_TRUE(std::equal(shifted.begin(), shifted.end() - 1000, p.begin() + 1000));
 }
 
-// ---------------------------------------------------------------------------------------------- global
-// norm
+// ----------------------------------------------------------------------------------------- global norm
 
 template <typename G>
 void check_global_norm() {

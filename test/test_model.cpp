@@ -201,8 +201,7 @@ TEST(ModelFixtures, Double) {  // what is left is the rounding of the fixtures' 
     for (const std::string& name : kFixtures) check_fixture<double>(name, 3e-7);
 }
 
-// ---------------------------------------------------------------------------------------------- finite
-// differences
+// -------------------------------------------------------------------------------- finite differences
 
 // Gradients that a step leaves, against differences of the loss in double over the same micro-batches.
 void check_model_gradients(const ModelConfig& config, StepOptions options, Batch batch, size_t all_up_to) {
