@@ -2,13 +2,14 @@
 
 #include <fcntl.h>
 #include <unistd.h>
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <queue>
 #include <sstream>
 #include <unordered_map>
 #include <nlohmann/json.hpp>
@@ -102,6 +103,19 @@ struct Splitter {
         return status == Utf8::valid ? classes[code] : CharClass::other;
     }
 
+    // Eight bytes at a time: no branch for each letter, and one less misprediction a word.
+    static const uint8_t* skip_ascii_letters(const uint8_t* p, const uint8_t* end) {
+        constexpr uint64_t kOnes = 0x0101010101010101, kHigh = 0x80 * kOnes;
+        for (; end - p >= 8; p += 8) {
+            uint64_t x;
+            std::memcpy(&x, p, 8);
+            const uint64_t lower = (x & 0x7F * kOnes) | 0x20 * kOnes;  // sums below stay inside their byte
+            const uint64_t letters = (lower + (0x80 - 'a') * kOnes) & ~(lower + (0x7F - 'z') * kOnes) & ~x & kHigh;
+            if (letters != kHigh) return p + std::countr_zero(letters ^ kHigh) / 8;
+        }
+        return p;
+    }
+
     size_t piece(const uint8_t* const begin, const uint8_t* const end) const {
         const uint8_t* p = begin;
         if (*p == '\'' && end - p >= 2) {  // 's|'t|'re|'ve|'m|'ll|'d
@@ -119,14 +133,16 @@ struct Splitter {
                 length = 1 + next_length;
             }
         }
-        const uint8_t* last = p;  // where the last character of the run begins
         p += length;
-        while (p < end && at(p, end, &length) == first) {
-            last = p;
-            p += length;
+        if (first == CharClass::space) {
+            const uint8_t* last = begin;  // where the last character of the run begins
+            for (; p < end && at(p, end, &length) == first; p += length) last = p;
+            // \s+(?!\S): before a character that is no space, a run of spaces leaves its last one to what follows.
+            if (p < end && last > begin) p = last;
+        } else {
+            if (first == CharClass::letter) p = skip_ascii_letters(p, end);
+            while (p < end && at(p, end, &length) == first) p += length;
         }
-        // \s+(?!\S): before a character that is no space, a run of spaces leaves its last one to what follows.
-        if (first == CharClass::space && p < end && last > begin) p = last;
         return static_cast<size_t>(p - begin);
     }
 };
@@ -415,33 +431,51 @@ void Tokenizer::encode(std::string_view text, std::vector<int>& ids) const {
     PieceCache& cache = piece_cache(impl_->serial);
     const Splitter splitter;
     const uint8_t *p = byte_pointer(text), *const end = p + text.size();
+    constexpr size_t kBuffer = 1024;  // ids on their way to the vector
+    int buffer[kBuffer + PieceCache::kIds];
+    size_t buffered = 0;
+    const auto flush = [&] {
+        ids.insert(ids.end(), buffer, buffer + buffered);
+        buffered = 0;
+    };
     std::vector<int> merged;
     while (p < end) {
         const size_t n = splitter.piece(p, end);
-        if (n == 1) {
-            ids.push_back(impl_->byte_id[*p]);
-        } else if (n > PieceCache::kBytes) {
+        if (n > PieceCache::kBytes) {
+            flush();
             impl_->merge(p, n, ids);
-        } else {
-            uint64_t key[2] = {0, 0};
-            std::memcpy(key, p, n);
-            key[1] |= static_cast<uint64_t>(n) << 56;
-            PieceCache::Entry& entry = cache.find(key[0], key[1]);
-            if (entry.a != key[0] || entry.b != key[1]) {
-                merged.clear();
-                impl_->merge(p, n, merged);
-                if (merged.size() > PieceCache::kIds) {
-                    ids.insert(ids.end(), merged.begin(), merged.end());
-                    p += n;
-                    continue;
-                }
-                entry = {key[0], key[1], {-1, -1, -1, -1}};
-                std::copy(merged.begin(), merged.end(), entry.ids);
-            }
-            for (size_t i = 0; i < PieceCache::kIds && entry.ids[i] >= 0; ++i) ids.push_back(entry.ids[i]);
+            p += n;
+            continue;
         }
+        uint64_t key[2] = {0, 0};
+        if (end - p >= 16) {  // a copy of fixed size, then a mask, is faster than a copy of n bytes
+            std::memcpy(key, p, 16);
+            key[0] &= n < 8 ? (uint64_t{1} << 8 * n) - 1 : ~uint64_t{0};
+            key[1] &= n > 8 ? (uint64_t{1} << 8 * (n - 8)) - 1 : 0;
+        } else {
+            std::memcpy(key, p, n);
+        }
+        key[1] |= static_cast<uint64_t>(n) << 56;
+        PieceCache::Entry& entry = cache.find(key[0], key[1]);
+        if (entry.a != key[0] || entry.b != key[1]) {
+            merged.clear();
+            impl_->merge(p, n, merged);
+            if (merged.size() > PieceCache::kIds) {
+                flush();
+                ids.insert(ids.end(), merged.begin(), merged.end());
+                p += n;
+                continue;
+            }
+            entry = {key[0], key[1], {-1, -1, -1, -1}};
+            std::copy(merged.begin(), merged.end(), entry.ids);
+        }
+        static_assert(PieceCache::kIds == 4);
+        std::memcpy(buffer + buffered, entry.ids, sizeof(entry.ids));  // all four, whatever their number
+        buffered += 1u + (entry.ids[1] >= 0) + (entry.ids[2] >= 0) + (entry.ids[3] >= 0);
+        if (buffered >= kBuffer) flush();
         p += n;
     }
+    flush();
 }
 
 void Tokenizer::encode_with_special(std::string_view text, std::vector<int>& ids) const {
