@@ -9,12 +9,12 @@
 
 namespace fs = std::filesystem;
 
-// A random permutation of [0, n): where it takes i. Four Feistel rounds permute the numbers of 2 * half_bits bits,
-// fewer than 4n (but at least 64, for on smaller sets a Feistel cipher reaches few of the permutations); a result that
-// is not below n is permuted again until it is (cycle walking). The rounds are keyed by (seed, epoch, what).
+// A random permutation of [0, n): where it takes i. Four Feistel rounds permute the numbers of 2 * half_bits bits, of
+// which there are at most 4n; a result that is not below n is permuted again until it is (cycle walking). The rounds
+// are keyed by (seed, epoch, what).
 static int64_t permute(int64_t i, int64_t n, uint64_t seed, int64_t epoch, uint32_t what) {
     if (n == 1) return 0;
-    int half_bits = 3;
+    int half_bits = 1;
     while (half_bits < 31 && (int64_t{1} << (2 * half_bits)) < n) half_bits++;
     const uint32_t mask = (uint32_t{1} << half_bits) - 1;
     do {

@@ -135,16 +135,19 @@ void RunLog::print_step(const LogEntry& entry, int64_t max_steps) {
 void RunLog::progress(const std::string& what, int64_t done, int64_t total, double seconds_left) {
     if (!terminal_ || total <= 0) return;
     const double share = std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0);
-    constexpr int width = 24;
-    const int filled = static_cast<int>(share * width);
-    std::string line = what + " [" + std::string(static_cast<size_t>(filled), '#') +
-                       std::string(static_cast<size_t>(width - filled), '.') +
-                       strf("] %3d%% ", static_cast<int>(100 * share)) + human_count(done) + "/" + human_count(total);
+    std::string numbers = strf("%3d%% ", static_cast<int>(100 * share)) + human_count(done) + "/" + human_count(total);
     if (std::isfinite(seconds_left) && seconds_left >= 0 && done < total)
-        line += ", " + human_seconds(seconds_left) + " left";
+        numbers += ", " + human_seconds(seconds_left) + " left";
+    // A line that wraps could not be rewritten: on a narrow terminal first the bar shrinks, then the line is cut.
     winsize window{};
-    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1 && line.size() >= window.ws_col)
-        line.resize(window.ws_col - 1u);  // a line that wraps could not be rewritten
+    const size_t columns =
+        ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1 ? window.ws_col - 1u : 79u;
+    const size_t used = what.size() + numbers.size() + 4,
+                 bar = used < columns ? std::min<size_t>(columns - used, 24) : 0;
+    const size_t filled = static_cast<size_t>(share * static_cast<double>(bar));
+    std::string line = what + " ";
+    if (bar >= 4) line += "[" + std::string(filled, '#') + std::string(bar - filled, '.') + "] ";
+    line = (line + numbers).substr(0, columns);
     printf("\r\033[K%s", line.c_str());
     fflush(stdout);
     progress_shown_ = true;
@@ -342,7 +345,7 @@ std::string human_seconds(double seconds) {
 std::string human_count(int64_t n) {
     std::string digits = std::to_string(n);
     const int first = n < 0 ? 1 : 0;
-    for (int i = static_cast<int>(digits.size()) - 3; i > first; i -= 3) digits.insert(static_cast<size_t>(i), ",");
+    for (int i = static_cast<int>(digits.size()) - 3; i > first; i -= 3) digits.insert(static_cast<size_t>(i), 1, ',');
     return digits;
 }
 
