@@ -31,8 +31,15 @@ struct GemmVector {
     static constexpr int lanes = gemm_vector_bytes / static_cast<int>(sizeof(F)), columns = 2 * lanes;
     using index = std::conditional_t<sizeof(F) == 4, int32_t, int64_t>;
     typedef F type __attribute__((vector_size(gemm_vector_bytes), aligned(sizeof(F)), may_alias));
-    typedef index index_type __attribute__((vector_size(gemm_vector_bytes)));
+    typedef index index_type __attribute__((vector_size(gemm_vector_bytes), may_alias));
 };
+
+// Room for n elements in v, from a cache line's start on: a vector that straddles two lines takes two loads.
+template <typename F>
+inline F* cache_aligned(std::vector<F>& v, size_t n) {
+    if (v.size() < n + 64 / sizeof(F)) v.resize(n + 64 / sizeof(F));
+    return reinterpret_cast<F*>((reinterpret_cast<uintptr_t>(v.data()) + 63) / 64 * 64);
+}
 
 // Reads one vector of F from consecutive elements of S.
 template <typename F, typename S>
@@ -45,6 +52,25 @@ template <typename F, typename S>
     } else {
         static_assert(std::is_same_v<S, F>);
         return *reinterpret_cast<const V*>(from);
+    }
+}
+
+// A vector of indices for __builtin_shuffle, made by the compiler: element i is f(i).
+template <typename F, typename Function>
+consteval auto gemm_indices(Function f) {
+    struct { alignas(gemm_vector_bytes) typename GemmVector<F>::index value[GemmVector<F>::lanes]; } indices{};
+    for (int i = 0; i < GemmVector<F>::lanes; i++) indices.value[i] = f(i);
+    return indices;
+}
+
+// Sum of a vector's elements, halves added to halves.
+template <typename F, int half = GemmVector<F>::lanes / 2>
+[[gnu::always_inline]] inline F gemm_sum(typename GemmVector<F>::type x) {
+    if constexpr (half == 0) {
+        return x[0];
+    } else {
+        static constexpr auto other = gemm_indices<F>([](int i) { return i ^ half; });
+        return gemm_sum<F, half / 2>(x + __builtin_shuffle(x, *reinterpret_cast<const typename GemmVector<F>::index_type*>(&other)));
     }
 }
 
@@ -63,8 +89,9 @@ inline void gemm_copy(F* to, int64_t to_stride, const S* from, int64_t stride, b
         return;
     }
     // Squares of lanes x lanes by log2(lanes) perfect shuffles: each interleaves row i of the first half with row i of the second.
-    I low, high;
-    for (int i = 0; i < lanes; i++) low[i] = (i % 2) * lanes + i / 2, high[i] = low[i] + lanes / 2;
+    static constexpr auto low_half = gemm_indices<F>([](int i) { return (i % 2) * lanes + i / 2; });
+    static constexpr auto high_half = gemm_indices<F>([](int i) { return (i % 2) * lanes + i / 2 + lanes / 2; });
+    I low = *reinterpret_cast<const I*>(&low_half), high = *reinterpret_cast<const I*>(&high_half);
     int whole_rows = rows / lanes * lanes, whole_columns = columns / lanes * lanes;
     for (int c = 0; c < whole_columns; c += lanes)
         for (int r = 0; r < whole_rows; r += lanes) {
@@ -135,8 +162,7 @@ void gemm_tile(F* c, int64_t ldc, const SA* a, int64_t lda, bool a_transposed, c
     constexpr int columns = GemmVector<F>::columns;
     static thread_local std::vector<F> scratch;
     size_t a_size = static_cast<size_t>(M) * gemm_row_stride, b_size = gemm_depth * columns, edge_size = static_cast<size_t>(M) * columns;
-    if (scratch.size() < a_size + b_size + edge_size) scratch.resize(a_size + b_size + edge_size);
-    F *b_panel = scratch.data(), *a_rows = b_panel + b_size, *edge = a_rows + a_size;
+    F *b_panel = cache_aligned(scratch, b_size + a_size + edge_size), *a_rows = b_panel + b_size, *edge = a_rows + a_size;
     if (K == 0 && !accumulate)
         for (int m = 0; m < M; m++) std::fill(c + m * ldc, c + m * ldc + N, F(0));
     for (int k0 = 0; k0 < K; k0 += gemm_depth) {

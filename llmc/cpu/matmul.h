@@ -79,18 +79,88 @@ void matmul_portable(const Matmul<X, O>& args) {
         int m0 = static_cast<int>(block / across) * rows, n0 = static_cast<int>(block % across) * width;
         int M = std::min(rows, args.M - m0), N = std::min(width, args.N - n0);
         static thread_local std::vector<A> scratch;
-        if (scratch.size() < static_cast<size_t>(M) * N) scratch.resize(static_cast<size_t>(M) * N);
+        A* sum = cache_aligned(scratch, static_cast<size_t>(M) * N);
         const X* a = args.a + (args.a_transposed ? m0 : int64_t(m0) * args.K);
         const X* b = args.b + (args.b_transposed ? int64_t(n0) * args.K : n0);
-        gemm_tile(scratch.data(), N, a, args.a_transposed ? args.M : args.K, args.a_transposed, b, args.b_transposed ? args.K : args.N,
+        gemm_tile(sum, N, a, args.a_transposed ? args.M : args.K, args.a_transposed, b, args.b_transposed ? args.K : args.N,
                   args.b_transposed, M, N, args.K, false);
         for (int m = 0; m < M; m++)
-            finish_row(args, m0 + m, n0, N, scratch.data() + int64_t(m) * N);
+            finish_row(args, m0 + m, n0, N, sum + int64_t(m) * N);
+    });
+}
+
+// Few rows of a, as in decoding: memory is the limit, so each row of b (N,K) is read once, by all rows of a together, and rows
+// one after the other, which is what prefetchers follow.
+constexpr int matmul_few_rows = 4;
+
+// Elements 2 i and 2 i + 1 of a piece of 2 * lanes elements, as two vectors. In bf16 that takes a shift and a mask.
+template <typename A, typename X>
+[[gnu::always_inline]] inline void load_pairs(const X* from, typename GemmVector<A>::type& even, typename GemmVector<A>::type& odd) {
+    using V = typename GemmVector<A>::type;
+    if constexpr (std::is_same_v<X, bf16>) {
+        typedef uint32_t U __attribute__((vector_size(gemm_vector_bytes), aligned(2), may_alias));
+        U both = *reinterpret_cast<const U*>(from);
+        even = (V)(both << 16), odd = (V)(both & 0xffff0000u);
+    } else {
+        even = *reinterpret_cast<const V*>(from), odd = *reinterpret_cast<const V*>(from + GemmVector<A>::lanes);
+    }
+}
+
+// sum[m * sum_stride + n] = a_m . b_n for m < M, n < count; a (M,K) in A's type and in the order of load_pairs.
+template <int M, typename A, typename X>
+inline void dot_products(A* sum, int sum_stride, const A* a, const X* b, int count, int K) {
+    using V = typename GemmVector<A>::type;
+    constexpr int lanes = GemmVector<A>::lanes;
+    int whole = K / (2 * lanes) * 2 * lanes;
+    for (int n = 0; n < count; n++, b += K) {
+        V even[M] = {}, odd[M] = {};
+        for (int k = 0; k < whole; k += 2 * lanes) {
+            V w0, w1;
+            load_pairs<A>(b + k, w0, w1);
+#pragma GCC unroll 4
+            for (int m = 0; m < M; m++) {
+                even[m] += w0 * *reinterpret_cast<const V*>(a + m * K + k);
+                odd[m] += w1 * *reinterpret_cast<const V*>(a + m * K + k + lanes);
+            }
+        }
+#pragma GCC unroll 4
+        for (int m = 0; m < M; m++) {
+            A total = gemm_sum<A>(even[m] + odd[m]);
+            for (int k = whole; k < K; k++) total += A(b[k]) * a[m * K + k];
+            sum[m * sum_stride + n] = total;
+        }
+    }
+}
+
+template <typename X, typename O>
+void matmul_few(const Matmul<X, O>& args) {
+    using A = acc_t<X>;
+    constexpr int block = 64, piece = 2 * GemmVector<A>::lanes;
+    std::vector<A> storage;
+    A* a = cache_aligned(storage, static_cast<size_t>(args.M) * args.K);
+    std::copy(args.a, args.a + int64_t(args.M) * args.K, a);
+    if (std::is_same_v<X, bf16>)
+        for (int m = 0; m < args.M; m++)
+            for (int k = 0; k + piece <= args.K; k += piece)
+                for (int i = 0; i < piece; i++)
+                    a[m * args.K + k + i % 2 * piece / 2 + i / 2] = A(args.a[int64_t(m) * args.K + k + i]);
+    parallel_blocks(args.N, block, [=](int64_t begin, int64_t end) {
+        A sum[matmul_few_rows * block];
+        int count = static_cast<int>(end - begin);
+        const X* b = args.b + begin * args.K;
+        switch (args.M) {
+            case 1: dot_products<1>(sum, block, a, b, count, args.K); break;
+            case 2: dot_products<2>(sum, block, a, b, count, args.K); break;
+            case 3: dot_products<3>(sum, block, a, b, count, args.K); break;
+            default: dot_products<4>(sum, block, a, b, count, args.K);
+        }
+        for (int m = 0; m < args.M; m++) finish_row(args, m, static_cast<int>(begin), count, sum + m * block);
     });
 }
 
 template <typename X, typename O>
 void matmul(const Matmul<X, O>& args) {
+    if (args.M <= matmul_few_rows && args.b_transposed && !args.a_transposed) return matmul_few(args);
 #ifdef USE_ONEDNN
     if constexpr (!std::is_same_v<X, double>) {
         if (matmul_use_onednn() && matmul_onednn(args)) return;
