@@ -146,7 +146,7 @@ void RunLog::progress(const std::string& what, int64_t done, int64_t total, doub
                  bar = used < columns ? std::min<size_t>(columns - used, 24) : 0;
     const size_t filled = static_cast<size_t>(share * static_cast<double>(bar));
     std::string line = what + " ";
-    if (bar >= 4) line += "[" + std::string(filled, '#') + std::string(bar - filled, '.') + "] ";
+    if (bar >= 4) line.append("[").append(filled, '#').append(bar - filled, '.').append("] ");
     line = (line + numbers).substr(0, columns);
     printf("\r\033[K%s", line.c_str());
     fflush(stdout);
@@ -172,8 +172,7 @@ void RunLog::write_plot() const {
     write_whole(output_ + "/loss.svg", loss_plot_svg(entries_, name));
 }
 
-// ------------------------------------------------------------------------------------------------------------------------
-// plot
+// ------------------------------------------------------------------------------------------------------------- // plot
 
 using Points = std::vector<std::pair<double, double>>;  // (step, loss)
 
@@ -330,8 +329,7 @@ std::string loss_plot_svg(const std::vector<LogEntry>& entries, const std::strin
     return svg + "</svg>\n";
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// numbers
+// ---------------------------------------------------------------------------------------------------------- // numbers
 
 std::string human_seconds(double seconds) {
     if (!std::isfinite(seconds) || seconds > 1e15) return "?";

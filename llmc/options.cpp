@@ -192,7 +192,7 @@ static void assign(const Row& row, const std::string& text) {
     }
 }
 
-// ------------------------------------------------------------------------------------------------------------ llm.c's
+// ------------------------------------------------------------------------------------------------------------- llm.c's
 // spelling
 
 static bool looks_like_option(const std::string& s) {
@@ -242,8 +242,7 @@ std::vector<std::string> translate_llmc_arguments(const std::vector<std::string>
     return out;
 }
 
-// ------------------------------------------------------------------------------------------------------------------------
-// help
+// ------------------------------------------------------------------------------------------------------------- // help
 
 static std::string option_names(const Row& row) {
     std::string out = *row.flag ? std::string("-") + row.flag + (strlen(row.flag) == 1 ? ",  " : ", ") : "     ";
@@ -301,8 +300,7 @@ static void print_markdown(const std::vector<Row>& table) {
     }
 }
 
-// ------------------------------------------------------------------------------------------------------------------------
-// parser
+// ----------------------------------------------------------------------------------------------------------- // parser
 
 static size_t edit_distance(const std::string& a, const std::string& b) {
     std::vector<size_t> previous(b.size() + 1), current(b.size() + 1);
