@@ -76,7 +76,7 @@ struct BinHeader {
 
 BinHeader read_bin_header(const std::string& path, const MappedFile& file) {
     int32_t h[kBinHeaderInts] = {};
-    memcpy(h, file.data(), std::min(file.size(), sizeof h));
+    if (file.size() > 0) memcpy(h, file.data(), std::min(file.size(), sizeof h));
     if (file.size() < sizeof h || h[0] != kBinMagic) {
         const char* is = "it is no llm.c model file";
         if (file.size() >= 4 && (h[0] == 20240520 || h[0] == 20240801)) is = "it is a shard of tokens, not a model";
