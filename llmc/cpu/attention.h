@@ -11,6 +11,8 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "llmc/bf16.h"
@@ -40,40 +42,62 @@ constexpr int kQueries = 64;       // queries of a block, multiple of the lanes 
 constexpr int kKeys = 64;          // keys of a block
 constexpr int kDecodeQueries = 4;  // up to so many queries take the decoding path
 
-// Working memory of this thread, kept between calls; n elements, aligned for vectors.
-template <typename A>
-A* scratch(size_t n) {
-    thread_local std::vector<A> memory;
-    if (memory.size() < n + 64) memory.resize(n + 64);
-    return reinterpret_cast<A*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~uintptr_t{63});
+// What the tile products multiply: pairs of bf16 where the CPU has an instruction for them, else X converted.
+template <typename X>
+using operand_t = std::conditional_t<std::is_same_v<X, bf16> && kFastPairs, bf16_pair, acc_t<X>>;
+template <typename E>
+constexpr int kPack = std::is_same_v<E, bf16_pair> ? 2 : 1;
+template <typename E>
+constexpr int packed(int n) {
+    return (n + kPack<E> - 1) / kPack<E>;
 }
 
-// to (n,width) = scale * from (n,HS), columns beyond HS zero.
-template <typename A, typename X>
-void load_rows(A* to, int width, const X* from, int64_t from_row, int n, int HS, A scale) {
+// Working memory of this thread, kept between calls: n elements, aligned for vectors, one piece for each slot.
+template <typename E>
+E* scratch(int slot, size_t n) {
+    thread_local std::vector<E> memory[12];
+    if (memory[slot].size() < n + 64) memory[slot].resize(n + 64);
+    return reinterpret_cast<E*>((reinterpret_cast<uintptr_t>(memory[slot].data()) + 63) & ~uintptr_t{63});
+}
+
+// to (n,width) = from (n,HS), packed along the row; the rest of each row is zero.
+template <typename E, typename X>
+void pack_rows(E* to, int width, const X* from, int64_t from_row, int n, int HS) {
     for (int r = 0; r < n; r++, to += width, from += from_row) {
-        for (int d = 0; d < HS; d++) to[d] = static_cast<A>(from[d]) * scale;
-        for (int d = HS; d < width; d++) to[d] = 0;
+        if constexpr (kPack<E> == 2) {
+            std::memcpy(to, from, size_t(HS / 2) * sizeof(E));
+            if (HS % 2) to[HS / 2] = pair_of(from[HS - 1], 0.0f);
+        } else {
+            for (int d = 0; d < HS; d++) to[d] = static_cast<E>(from[d]);
+        }
+        for (int d = packed<E>(HS); d < width; d++) to[d] = 0;
     }
 }
 
-template <typename A, typename X>
-void store_row(X* to, const A* from, int HS, A scale) {
-    for (int d = 0; d < HS; d++) to[d] = static_cast<X>(from[d] * scale);
+// to (packed n,width) = from (n,HS), rows packed in pairs; the rest of each row is zero.
+template <typename E, typename X>
+void pack_columns(E* to, int width, const X* from, int64_t from_row, int n, int HS) {
+    if constexpr (kPack<E> == 1) return pack_rows(to, width, from, from_row, n, HS);
+    else
+        for (int r = 0; r < n; r += 2, to += width, from += 2 * from_row) {
+            const X* second = r + 1 < n ? from + from_row : nullptr;
+            for (int d = 0; d < HS; d++) to[d] = pair_of(from[d], second ? second[d] : X(0.0f));
+            for (int d = HS; d < width; d++) to[d] = 0;
+        }
 }
 
-// to (HS,kQueries) = the transpose of from (n,width), columns beyond n zero.
-template <typename A>
-void transpose_queries(A* to, const A* from, int width, int n, int HS) {
-    for (int d = 0; d < HS; d++) {
+// to (m,kQueries) = the transpose of from (n,m), columns beyond n zero.
+template <typename E>
+void transpose_queries(E* to, const E* from, int width, int n, int m) {
+    for (int d = 0; d < m; d++) {
         for (int i = 0; i < n; i++) to[d * kQueries + i] = from[i * width + d];
         for (int i = n; i < kQueries; i++) to[d * kQueries + i] = 0;
     }
 }
 
-// A block of n queries from position `position` on, and which keys each of them may see: first[i] <= j <= last[i].
+// A block of n queries from position `position` on, and which keys each may see: first[i] <= j <= last[i].
 // Tiles of scores are kept transposed, (keys, queries): a vector holds one key's scores with several queries, so that
-// maxima and sums over the keys need no shuffles, and the product with the values reads them as they are.
+// maxima and sums over the keys need no shuffles.
 struct QueryBlock {
     int n, position, first_key, end_key;
     int first[kQueries], last[kQueries];
@@ -90,54 +114,83 @@ struct QueryBlock {
 
 // The products of a tile of keys [key, key + keys) with a block of queries, without the part above the diagonal.
 
-// s (keys,queries) = rows (keys,HS) . columns (HS,queries)
-template <typename A>
-void score_product(A* s, const A* rows, const A* columns, const QueryBlock& block, int key, int keys, int width,
-                   int HS) {
+// s (keys,queries) = rows (keys,HS) . columns (HS,queries); k = packed HS
+template <typename A, typename E>
+void score_product(A* s, const E* rows, int width, const E* columns, const QueryBlock& block, int key, int keys,
+                   int k) {
     int n = pad_to_lanes<A>(block.n);
     for (int j = 0; j < keys; j += kTileRows) {
         int begin = std::max(0, key + j - block.position) / kLanes<A> * kLanes<A>;
         if (begin >= n) break;
         tile_product(s + j * kQueries + begin, kQueries, rows + j * width, width, 1, columns + begin, kQueries,
-                     std::min(kTileRows, keys - j), n - begin, HS, false);
+                     std::min(kTileRows, keys - j), n - begin, k, false);
     }
 }
 
-// out (queries,width) += p^T . rows (keys,width)
-template <typename A>
-void query_product(A* out, const A* p, const A* rows, const QueryBlock& block, int key, int keys, int width) {
+// out (queries,width) += p^T . values (keys,width); p (keys,queries) and values packed along the keys
+template <typename A, typename E>
+void query_product(A* out, const E* p, const E* values, const QueryBlock& block, int key, int keys, int width) {
     for (int i = 0; i < block.n; i += kTileRows) {
-        int m = std::min(kTileRows, block.n - i);
-        int visible = std::min(keys, block.position + i + m - key);
-        if (visible > 0) tile_product(out + i * width, width, p + i, 1, kQueries, rows, width, m, width, visible, true);
+        int m = std::min(kTileRows, block.n - i), visible = std::min(keys, block.position + i + m - key);
+        if (visible > 0)
+            tile_product(out + i * width, width, p + i, 1, kQueries, values, width, m, width, packed<E>(visible), true);
     }
 }
 
-// out (keys,width) += p . rows (queries,width)
-template <typename A>
-void key_product(A* out, const A* p, const A* rows, const QueryBlock& block, int key, int keys, int width) {
+// out (keys,width) += p . values (queries,width); p (keys,queries) and values packed along the queries
+template <typename A, typename E>
+void key_product(A* out, const E* p, const E* values, const QueryBlock& block, int key, int keys, int width) {
+    constexpr int row = kQueries / kPack<E>;
     for (int j = 0; j < keys; j += kTileRows) {
-        int begin = std::max(0, key + j - block.position);
-        if (begin >= block.n) break;
-        tile_product(out + j * width, width, p + j * kQueries + begin, kQueries, 1, rows + begin * width, width,
-                     std::min(kTileRows, keys - j), width, block.n - begin, true);
+        int begin = std::max(0, key + j - block.position) / kPack<E>, end = packed<E>(block.n);
+        if (begin >= end) break;
+        tile_product(out + j * width, width, p + j * row + begin, row, 1, values + begin * width, width,
+                     std::min(kTileRows, keys - j), width, end - begin, true);
     }
 }
 
-// scale (keys,kQueries): dropout's factors of a tile of probabilities.
+// A tile of p (keys,kQueries) as query_product reads it, in `to` or, where nothing is packed, p itself.
+template <typename E, typename A>
+const E* pack_along_keys(E* to, const A* p, int keys) {
+    if constexpr (kPack<E> == 1) return p;
+    else {
+        for (int j = 0; j < keys; j += 2) {
+            const A *first = p + j * kQueries, *second = first + kQueries;
+            E* pairs = to + j / 2 * kQueries;
+            if (j + 1 < keys)
+                for (int i = 0; i < kQueries; i++) pairs[i] = pair_of(bf16(first[i]), bf16(second[i]));
+            else
+                for (int i = 0; i < kQueries; i++) pairs[i] = pair_of(bf16(first[i]), bf16(0.0f));
+        }
+        return to;
+    }
+}
+
+// The same as key_product reads it.
+template <typename E, typename A>
+const E* pack_along_queries(E* to, const A* p, int keys) {
+    if constexpr (kPack<E> == 1) return p;
+    else {
+        for (int e = 0; e < keys * kQueries / 2; e++) to[e] = pair_of(bf16(p[2 * e]), bf16(p[2 * e + 1]));
+        return to;
+    }
+}
+
+// scale (keys,kQueries): dropout's factors of the visible part of a tile.
 inline void tile_dropout(float* scale, Dropout dropout, int b, int h, const QueryBlock& block, int key, int keys,
                          int T) {
     float row[kKeys];
     for (int i = 0; i < block.n; i++) {
-        dropout_scales(row, dropout, b, (int64_t(h) * T + block.position + i) * T + key, keys);
-        for (int j = 0; j < keys; j++) scale[j * kQueries + i] = row[j];
+        int visible = std::min(keys, block.position + i + 1 - key);
+        if (visible > 0) dropout_scales(row, dropout, b, (int64_t(h) * T + block.position + i) * T + key, visible);
+        for (int j = 0; j < visible; j++) scale[j * kQueries + i] = row[j];
     }
 }
 
-// Softmax over the keys seen so far: maximum m and sum l of each query; s becomes exp(s - m), and rescale the factor of
-// what was summed before. Masked scores are selected away and not only made small: fast_exp never returns 0.
+// Softmax over the keys seen so far: maximum m and sum l of each query; s becomes exp((s - m) * scale), and rescale the
+// factor of what was summed before. Masked scores are selected away and not only made small: fast_exp never returns 0.
 template <typename A>
-void online_softmax(A* s, A* m, A* l, A* rescale, const QueryBlock& block, int key, int keys) {
+void online_softmax(A* s, A* m, A* l, A* rescale, A scale, const QueryBlock& block, int key, int keys) {
     A top[kQueries];
     for (int i = 0; i < kQueries; i++) top[i] = m[i];
     for (int j = 0; j < keys; j++) {
@@ -149,7 +202,7 @@ void online_softmax(A* s, A* m, A* l, A* rescale, const QueryBlock& block, int k
         }
     }
     for (int i = 0; i < kQueries; i++) {
-        rescale[i] = fast_exp(m[i] - top[i]);
+        rescale[i] = fast_exp((m[i] - top[i]) * scale);
         l[i] *= rescale[i];
         m[i] = top[i];
     }
@@ -157,20 +210,25 @@ void online_softmax(A* s, A* m, A* l, A* rescale, const QueryBlock& block, int k
         A* row = s + j * kQueries;
         for (int i = 0; i < kQueries; i++) {
             bool seen = (block.first[i] <= key + j) & (key + j <= block.last[i]);
-            A p = fast_exp(row[i] - top[i]);
+            A p = fast_exp((row[i] - top[i]) * scale);
             row[i] = seen ? p : A(0);
             l[i] += row[i];
         }
     }
 }
 
-template <typename A, typename X>
-A dot(const A* a, const X* b, int n) {
+template <typename X, typename A>
+void store_row(X* to, const A* from, int HS, A scale) {
+    for (int d = 0; d < HS; d++) to[d] = static_cast<X>(from[d] * scale);
+}
+
+template <typename A, typename Y, typename X>
+A dot(const Y* a, const X* b, int n) {
     Vector<A> sums = {};
     int d = 0;
     for (; d + kLanes<A> <= n; d += kLanes<A>) sums += load_vector<A>(a + d) * load_vector<A>(b + d);
     A sum = sum_lanes<A>(sums);
-    for (; d < n; d++) sum += a[d] * A(b[d]);
+    for (; d < n; d++) sum += A(a[d]) * A(b[d]);
     return sum;
 }
 
@@ -181,7 +239,7 @@ void add_weighted(A* sum, const A* weights, const X* rows, int64_t row, int n, i
     for (; d + kLanes<A> <= HS; d += kLanes<A>) {
         Vector<A> x = load_vector<A>(sum + d);
         for (int j = 0; j < n; j++) x += weights[j] * load_vector<A>(rows + j * row + d);
-        *reinterpret_cast<Vector<A>*>(sum + d) = x;
+        store_vector<A>(sum + d, x);
     }
     for (; d < HS; d++)
         for (int j = 0; j < n; j++) sum[d] += weights[j] * A(rows[j * row + d]);
@@ -199,16 +257,17 @@ void decode(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const Att
     parallel_for_dynamic(int64_t(s.B) * chunks, [&](int64_t task) {
         const int b = int(task / chunks), key = int(task % chunks) * kKeys, n = std::min(kKeys, s.Tk - key);
         const X *keys = k + b * s.kv_batch + key * s.kv_row, *values = v + b * s.kv_batch + key * s.kv_row;
-        A *queries = scratch<A>(size_t(R) * (s.HS + kKeys)), *p = queries + R * s.HS,
-          *part = &parts[size_t(task) * R * width];
+        A *queries = scratch<A>(0, size_t(R) * s.HS), *p = scratch<A>(1, size_t(R) * kKeys);
+        A* part = &parts[size_t(task) * R * width];
         for (int t = 0; t < s.Tq; t++)
             for (int h = 0; h < s.NH; h++)
-                load_rows(queries + (h * s.Tq + t) * s.HS, s.HS, q + b * s.q_batch + t * s.q_row + h * s.HS, 0, 1, s.HS,
-                          1 / std::sqrt(A(s.HS)));
+                for (int d = 0; d < s.HS; d++)
+                    queries[(h * s.Tq + t) * s.HS + d] =
+                        A(q[b * s.q_batch + t * s.q_row + h * s.HS + d]) / std::sqrt(A(s.HS));
         for (int j = 0; j < n; j++)
             for (int kv_head = 0, r = 0; kv_head < s.NKV; kv_head++)
                 for (int end = r + readers; r < end; r++)
-                    p[r * kKeys + j] = dot(queries + r * s.HS, keys + j * s.kv_row + kv_head * s.HS, s.HS);
+                    p[r * kKeys + j] = dot<A>(queries + r * s.HS, keys + j * s.kv_row + kv_head * s.HS, s.HS);
         for (int r = 0; r < R; r++) {
             A *row = p + r * kKeys, top = A(-1e30), sum = 0;
             const int position = r % s.Tq + offset, last = position - key;
@@ -246,49 +305,50 @@ void decode(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const Att
 
 // out (B,Tq,NH*HS), lse (B,NH,Tq) or null (inference). doc_start (B,Tk) or null: first position that position i may
 // see.
-template <typename X>
+template <typename X, typename E = attention_detail::operand_t<X>>
 void attention_forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const AttentionShape& s,
                        const int* doc_start, Dropout dropout) {
     using namespace attention_detail;
     using A = acc_t<X>;
     CHECK(s.Tq <= s.Tk && s.NH % s.NKV == 0, "Tq=%d Tk=%d NH=%d NKV=%d", s.Tq, s.Tk, s.NH, s.NKV);
     if (s.Tq <= kDecodeQueries && !dropout.active()) return decode(out, lse, q, k, v, s, doc_start);
-    const int width = pad_to_lanes<A>(s.HS), group = s.NH / s.NKV, offset = s.Tk - s.Tq;
+    const int width = pad_to_lanes<A>(s.HS), k_width = packed<E>(s.HS), group = s.NH / s.NKV, offset = s.Tk - s.Tq;
     const A scale = 1 / std::sqrt(A(s.HS));
-    const size_t tile = size_t(kQueries) * std::max(width, kKeys);
     parallel_for_dynamic(int64_t(s.B) * s.NKV, [&](int64_t task) {
         const int b = int(task / s.NKV), kv_head = int(task % s.NKV);
         const int* starts = doc_start ? doc_start + int64_t(b) * s.Tk : nullptr;
-        A* keys = scratch<A>(2 * size_t(s.Tk) * width + 4 * tile);
-        A *values = keys + size_t(s.Tk) * width, *rows = values + size_t(s.Tk) * width;
-        A *columns = rows + tile, *p = columns + tile, *o = p + tile;
-        load_rows(keys, width, k + b * s.kv_batch + kv_head * s.HS, s.kv_row, s.Tk, s.HS, A(1));
-        load_rows(values, width, v + b * s.kv_batch + kv_head * s.HS, s.kv_row, s.Tk, s.HS, A(1));
-        float mask[kKeys * kQueries];
+        E *keys = scratch<E>(0, size_t(s.Tk) * k_width), *values = scratch<E>(1, size_t(packed<E>(s.Tk)) * width);
+        E *rows = scratch<E>(2, size_t(kQueries) * k_width), *columns = scratch<E>(3, size_t(k_width) * kQueries);
+        A *p = scratch<A>(4, kKeys * kQueries), *o = scratch<A>(5, size_t(kQueries) * width);
+        E* packed_p = scratch<E>(7, kKeys * kQueries);
+        float* mask = scratch<float>(6, kKeys * kQueries);
+        pack_rows(keys, k_width, k + b * s.kv_batch + kv_head * s.HS, s.kv_row, s.Tk, s.HS);
+        pack_columns(values, width, v + b * s.kv_batch + kv_head * s.HS, s.kv_row, s.Tk, s.HS);
         for (int h = kv_head * group; h < (kv_head + 1) * group; h++) {
             for (int t = 0; t < s.Tq; t += kQueries) {
                 QueryBlock block(std::min(kQueries, s.Tq - t), t + offset, starts);
-                load_rows(rows, width, q + b * s.q_batch + t * s.q_row + h * s.HS, s.q_row, block.n, s.HS, scale);
-                transpose_queries(columns, rows, width, block.n, s.HS);
+                pack_rows(rows, k_width, q + b * s.q_batch + t * s.q_row + h * s.HS, s.q_row, block.n, s.HS);
+                transpose_queries(columns, rows, k_width, block.n, k_width);
                 A m[kQueries], l[kQueries], rescale[kQueries];
                 std::fill_n(m, kQueries, A(-1e30));
                 std::fill_n(l, kQueries, A(0));
                 std::fill_n(o, block.n * width, A(0));
                 for (int key = block.first_key / kKeys * kKeys; key < block.end_key; key += kKeys) {
                     int n = std::min(kKeys, block.end_key - key);
-                    score_product(p, keys + size_t(key) * width, columns, block, key, n, width, s.HS);
-                    online_softmax(p, m, l, rescale, block, key, n);
+                    score_product(p, keys + size_t(key) * k_width, k_width, columns, block, key, n, k_width);
+                    online_softmax(p, m, l, rescale, scale, block, key, n);
                     if (dropout.active()) {
                         tile_dropout(mask, dropout, b, h, block, key, n, s.Tk);
                         for (int e = 0; e < n * kQueries; e++) p[e] *= mask[e];
                     }
                     for (int i = 0; i < block.n; i++)
                         for (int d = 0; d < width; d++) o[i * width + d] *= rescale[i];
-                    query_product(o, p, values + size_t(key) * width, block, key, n, width);
+                    query_product(o, pack_along_keys(packed_p, p, n), values + size_t(key) / kPack<E> * width, block,
+                                  key, n, width);
                 }
                 for (int i = 0; i < block.n; i++) {
                     store_row(out + b * s.out_batch + (t + i) * s.out_row + h * s.HS, o + i * width, s.HS, 1 / l[i]);
-                    if (lse) lse[(int64_t(b) * s.NH + h) * s.Tq + t + i] = m[i] + std::log(l[i]);
+                    if (lse) lse[(int64_t(b) * s.NH + h) * s.Tq + t + i] = m[i] * scale + std::log(l[i]);
                 }
             }
         }
@@ -296,47 +356,53 @@ void attention_forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v
 }
 
 // dq, dk, dv have the strides of q, k, v and are overwritten; dout those of out. Needs Tq == Tk.
-template <typename X>
+template <typename X, typename E = attention_detail::operand_t<X>>
 void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
                         const acc_t<X>* lse, const AttentionShape& s, const int* doc_start, Dropout dropout) {
     using namespace attention_detail;
     using A = acc_t<X>;
     CHECK(s.Tq == s.Tk && s.NH % s.NKV == 0, "Tq=%d Tk=%d NH=%d NKV=%d", s.Tq, s.Tk, s.NH, s.NKV);
-    const int width = pad_to_lanes<A>(s.HS), group = s.NH / s.NKV, T = s.Tk;
+    const int width = pad_to_lanes<A>(s.HS), k_width = packed<E>(s.HS), group = s.NH / s.NKV, T = s.Tk;
     const A scale = 1 / std::sqrt(A(s.HS));
-    const size_t tile = size_t(kQueries) * std::max(width, kKeys), head = size_t(T) * width;
     parallel_for_dynamic(int64_t(s.B) * s.NKV, [&](int64_t task) {
         const int b = int(task / s.NKV), kv_head = int(task % s.NKV);
-        const int* starts = doc_start ? doc_start + int64_t(b) * T : nullptr;
-        A* keys = scratch<A>(4 * head + 7 * tile);
-        A *values = keys + head, *dkeys = values + head, *dvalues = dkeys + head;
-        A *rows = dvalues + head, *columns = rows + tile, *drows = columns + tile, *dcolumns = drows + tile;
-        A *p = dcolumns + tile, *ds = p + tile, *dqueries = ds + tile;
         const int64_t kv_offset = b * s.kv_batch + kv_head * s.HS;
-        load_rows(keys, width, k + kv_offset, s.kv_row, T, s.HS, A(1));
-        load_rows(values, width, v + kv_offset, s.kv_row, T, s.HS, A(1));
-        std::fill_n(dkeys, 2 * head, A(0));
-        float mask[kKeys * kQueries];
+        const int* starts = doc_start ? doc_start + int64_t(b) * T : nullptr;
+        // rows: as score_product reads them; columns: packed the other way, as query_product and key_product do.
+        const size_t row_tile = size_t(kQueries) * k_width, column_tile = size_t(kQueries) * width;
+        E *key_rows = scratch<E>(0, 2 * size_t(T) * k_width), *value_rows = key_rows + size_t(T) * k_width;
+        E *key_columns = scratch<E>(1, size_t(packed<E>(T)) * width), *rows = scratch<E>(2, row_tile);
+        E *queries = scratch<E>(3, 2 * row_tile), *douts = queries + row_tile;
+        E *query_columns = scratch<E>(8, 2 * column_tile), *dout_columns = query_columns + column_tile;
+        A *p = scratch<A>(4, 2 * kKeys * kQueries), *ds = p + kKeys * kQueries, *dqueries = scratch<A>(5, column_tile);
+        A *dkeys = scratch<A>(9, 2 * size_t(T) * width), *dvalues = dkeys + size_t(T) * width;
+        E* packed_p = scratch<E>(7, kKeys * kQueries);
+        float* mask = scratch<float>(6, kKeys * kQueries);
+        pack_rows(key_rows, k_width, k + kv_offset, s.kv_row, T, s.HS);
+        pack_rows(value_rows, k_width, v + kv_offset, s.kv_row, T, s.HS);
+        pack_columns(key_columns, width, k + kv_offset, s.kv_row, T, s.HS);
+        std::fill_n(dkeys, 2 * size_t(T) * width, A(0));
         for (int h = kv_head * group; h < (kv_head + 1) * group; h++) {
             for (int t = 0; t < T; t += kQueries) {
                 QueryBlock block(std::min(kQueries, T - t), t, starts);
                 const int64_t q_offset = b * s.q_batch + t * s.q_row + h * s.HS;
                 const int64_t out_offset = b * s.out_batch + t * s.out_row + h * s.HS;
-                load_rows(rows, width, q + q_offset, s.q_row, block.n, s.HS, scale);
-                transpose_queries(columns, rows, width, block.n, s.HS);
-                load_rows(drows, width, dout + out_offset, s.out_row, block.n, s.HS, A(1));
-                transpose_queries(dcolumns, drows, width, block.n, s.HS);
+                pack_rows(rows, k_width, q + q_offset, s.q_row, block.n, s.HS);
+                transpose_queries(queries, rows, k_width, block.n, k_width);
+                pack_rows(rows, k_width, dout + out_offset, s.out_row, block.n, s.HS);
+                transpose_queries(douts, rows, k_width, block.n, k_width);
+                pack_columns(query_columns, width, q + q_offset, s.q_row, block.n, s.HS);
+                pack_columns(dout_columns, width, dout + out_offset, s.out_row, block.n, s.HS);
                 std::fill_n(dqueries, block.n * width, A(0));
                 A log_sum[kQueries] = {}, D[kQueries] = {};
                 for (int i = 0; i < block.n; i++) {
                     log_sum[i] = lse[(int64_t(b) * s.NH + h) * T + t + i];
-                    for (int d = 0; d < s.HS; d++)
-                        D[i] += drows[i * width + d] * A(out[out_offset + i * s.out_row + d]);
+                    D[i] = dot<A>(dout + out_offset + i * s.out_row, out + out_offset + i * s.out_row, s.HS);
                 }
                 for (int key = block.first_key / kKeys * kKeys; key < block.end_key; key += kKeys) {
-                    int n = std::min(kKeys, block.end_key - key);
-                    score_product(p, keys + size_t(key) * width, columns, block, key, n, width, s.HS);
-                    score_product(ds, values + size_t(key) * width, dcolumns, block, key, n, width, s.HS);
+                    const int n = std::min(kKeys, block.end_key - key);
+                    score_product(p, key_rows + size_t(key) * k_width, k_width, queries, block, key, n, k_width);
+                    score_product(ds, value_rows + size_t(key) * k_width, k_width, douts, block, key, n, k_width);
                     if (dropout.active()) tile_dropout(mask, dropout, b, h, block, key, n, T);
                     for (int j = 0; j < n; j++) {
                         A *p_row = p + j * kQueries, *ds_row = ds + j * kQueries;
@@ -345,7 +411,7 @@ void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X*
                             for (int i = 0; i < kQueries; i++) ds_row[i] *= mask_row[i];
                         for (int i = 0; i < kQueries; i++) {
                             bool seen = (block.first[i] <= key + j) & (key + j <= block.last[i]);
-                            A x = fast_exp(p_row[i] - log_sum[i]);
+                            A x = fast_exp(p_row[i] * scale - log_sum[i]);
                             A y = x * (ds_row[i] - D[i]);
                             p_row[i] = seen ? x : A(0);
                             ds_row[i] = seen ? y : A(0);
@@ -353,16 +419,20 @@ void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X*
                         if (dropout.active())
                             for (int i = 0; i < kQueries; i++) p_row[i] *= mask_row[i];
                     }
-                    key_product(dvalues + size_t(key) * width, p, drows, block, key, n, width);
-                    key_product(dkeys + size_t(key) * width, ds, rows, block, key, n, width);
-                    query_product(dqueries, ds, keys + size_t(key) * width, block, key, n, width);
+                    const size_t column = size_t(key) * width;
+                    key_product(dvalues + column, pack_along_queries(packed_p, p, n), dout_columns, block, key, n,
+                                width);
+                    key_product(dkeys + column, pack_along_queries(packed_p, ds, n), query_columns, block, key, n,
+                                width);
+                    query_product(dqueries, pack_along_keys(packed_p, ds, n), key_columns + column / kPack<E>, block,
+                                  key, n, width);
                 }
                 for (int i = 0; i < block.n; i++)
                     store_row(dq + q_offset + i * s.q_row, dqueries + i * width, s.HS, scale);
             }
         }
         for (int j = 0; j < T; j++) {
-            store_row(dk + kv_offset + j * s.kv_row, dkeys + size_t(j) * width, s.HS, A(1));
+            store_row(dk + kv_offset + j * s.kv_row, dkeys + size_t(j) * width, s.HS, scale);
             store_row(dv + kv_offset + j * s.kv_row, dvalues + size_t(j) * width, s.HS, A(1));
         }
     });

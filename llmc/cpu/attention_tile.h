@@ -5,13 +5,20 @@
 // Element (r,p) of a is a[r * a_row + p * a_k], so a transposed tile costs nothing: a's elements are broadcast one by
 // one. b and c are read in whole vectors: n is a multiple of the vector's lanes, and callers pad.
 //
+// Elements of a and b have c's type, or they are pairs of bf16, neighbours along k: then one instruction multiplies and
+// adds both (vdpbf16ps of AVX512_BF16), and k counts pairs.
+//
 // Limit: arithmetic. rows x columns vectors of c stay in registers over the loop over k; with 32 registers 6 x 4 of
 // them, so that 24 multiply-adds come with 10 loads.
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "llmc/bf16.h"
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64, kTileColumns = 4;
@@ -31,10 +38,10 @@ constexpr int pad_to_lanes(int n) {
     return (n + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
 }
 
-// A vector that may lie at any address and alias any other object.
 template <typename A, int BYTES = kVectorBytes>
 struct VectorOf {
-    typedef A type __attribute__((vector_size(BYTES), aligned(sizeof(A)), may_alias));
+    typedef A type __attribute__((vector_size(BYTES)));
+    typedef A in_memory __attribute__((vector_size(BYTES), aligned(sizeof(A)), may_alias));  // at any address
 };
 template <typename A>
 using Vector = typename VectorOf<A>::type;
@@ -42,13 +49,16 @@ using Vector = typename VectorOf<A>::type;
 // kLanes<A> elements from p on, of type A or bf16.
 template <typename A>
 inline Vector<A> load_vector(const A* p) {
-    return *reinterpret_cast<const Vector<A>*>(p);
+    return *reinterpret_cast<const typename VectorOf<A>::in_memory*>(p);
 }
 template <typename A>
 inline Vector<A> load_vector(const bf16* p) {
-    using Halves = VectorOf<uint16_t, kVectorBytes / 2>::type;
-    using Words = VectorOf<uint32_t>::type;
-    return (Vector<float>)(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words) << 16);
+    using Halves = VectorOf<uint16_t, kVectorBytes / 2>::in_memory;
+    return (Vector<float>)(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Vector<uint32_t>) << 16);
+}
+template <typename A>
+inline void store_vector(A* p, Vector<A> v) {
+    *reinterpret_cast<typename VectorOf<A>::in_memory*>(p) = v;
 }
 
 // Sum over the lanes, half by half.
@@ -66,54 +76,74 @@ inline A sum_lanes(typename VectorOf<A, BYTES>::type v) {
     }
 }
 
-template <typename A, int ROWS, int COLUMNS>
-inline void tile_registers(A* c, int64_t c_row, const A* a, int64_t a_row, int64_t a_k, const A* b, int64_t b_row,
+// Two bf16, the first in the low half.
+using bf16_pair = uint32_t;
+
+inline bf16_pair pair_of(bf16 first, bf16 second) { return first.bits | uint32_t{second.bits} << 16; }
+
+// sum + a * b
+template <typename A>
+[[gnu::always_inline]] inline Vector<A> multiply_add(Vector<A> sum, A a, Vector<A> b) {
+    return sum + a * b;
+}
+[[gnu::always_inline]] inline Vector<float> multiply_add_portable(Vector<float> sum, bf16_pair a, Vector<bf16_pair> b) {
+    sum += std::bit_cast<float>(a << 16) * (Vector<float>)(b << 16);
+    return sum + std::bit_cast<float>(a & 0xffff0000u) * (Vector<float>)(b & 0xffff0000u);
+}
+#ifdef __AVX512BF16__
+constexpr bool kFastPairs = true;
+[[gnu::always_inline]] inline Vector<float> multiply_add(Vector<float> sum, bf16_pair a, Vector<bf16_pair> b) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(static_cast<int>(a)), (__m512bh)b);
+}
+#else
+constexpr bool kFastPairs = false;
+[[gnu::always_inline]] inline Vector<float> multiply_add(Vector<float> sum, bf16_pair a, Vector<bf16_pair> b) {
+    return multiply_add_portable(sum, a, b);
+}
+#endif
+
+template <typename A, typename E, int ROWS, int COLUMNS>
+inline void tile_registers(A* c, int64_t c_row, const E* a, int64_t a_row, int64_t a_k, const E* b, int64_t b_row,
                            int k, bool accumulate) {
     constexpr int L = kLanes<A>;
     Vector<A> sum[ROWS][COLUMNS] = {};
     for (int p = 0; p < k; p++, a += a_k, b += b_row) {
-        Vector<A> bv[COLUMNS];
+        Vector<E> bv[COLUMNS];
 #pragma GCC unroll 8
-        for (int x = 0; x < COLUMNS; x++) bv[x] = load_vector<A>(b + x * L);
+        for (int x = 0; x < COLUMNS; x++) bv[x] = load_vector<E>(b + x * L);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) {
-            A ar = a[r * a_row];
+            E ar = a[r * a_row];
 #pragma GCC unroll 8
-            for (int x = 0; x < COLUMNS; x++) sum[r][x] += ar * bv[x];
+            for (int x = 0; x < COLUMNS; x++) sum[r][x] = multiply_add(sum[r][x], ar, bv[x]);
         }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++) {
 #pragma GCC unroll 8
         for (int x = 0; x < COLUMNS; x++) {
-            Vector<A>* out = reinterpret_cast<Vector<A>*>(c + r * c_row + x * L);
-            *out = accumulate ? *out + sum[r][x] : sum[r][x];
+            A* out = c + r * c_row + x * L;
+            store_vector<A>(out, accumulate ? load_vector<A>(out) + sum[r][x] : sum[r][x]);
         }
     }
 }
 
-template <typename A>
-void tile_product(A* c, int64_t c_row, const A* a, int64_t a_row, int64_t a_k, const A* b, int64_t b_row, int m, int n,
+template <typename A, typename E>
+void tile_product(A* c, int64_t c_row, const E* a, int64_t a_row, int64_t a_k, const E* b, int64_t b_row, int m, int n,
                   int k, bool accumulate) {
     constexpr int L = kLanes<A>;
     auto rows = [&]<int COLUMNS>(int column) {
         A* c0 = c + column;
-        const A *a0 = a, *b0 = b + column;
+        const E *a0 = a, *b0 = b + column;
         int r = 0;
         for (; r + kTileRows <= m; r += kTileRows, c0 += kTileRows * c_row, a0 += kTileRows * a_row)
-            tile_registers<A, kTileRows, COLUMNS>(c0, c_row, a0, a_row, a_k, b0, b_row, k, accumulate);
-        switch (m - r) {
-            case 5:
-                return tile_registers<A, 5, COLUMNS>(c0, c_row, a0, a_row, a_k, b0, b_row, k, accumulate);
-            case 4:
-                return tile_registers<A, 4, COLUMNS>(c0, c_row, a0, a_row, a_k, b0, b_row, k, accumulate);
-            case 3:
-                return tile_registers<A, 3, COLUMNS>(c0, c_row, a0, a_row, a_k, b0, b_row, k, accumulate);
-            case 2:
-                return tile_registers<A, 2, COLUMNS>(c0, c_row, a0, a_row, a_k, b0, b_row, k, accumulate);
-            case 1:
-                return tile_registers<A, 1, COLUMNS>(c0, c_row, a0, a_row, a_k, b0, b_row, k, accumulate);
+            tile_registers<A, E, kTileRows, COLUMNS>(c0, c_row, a0, a_row, a_k, b0, b_row, k, accumulate);
+        [&]<int... N>(std::integer_sequence<int, N...>) {  // the last m - r = 1 .. kTileRows - 1 rows
+            ((m - r == N + 1 ? tile_registers<A, E, N + 1, COLUMNS>(c0, c_row, a0, a_row, a_k, b0, b_row, k, accumulate)
+                             : void()),
+             ...);
         }
+        (std::make_integer_sequence<int, kTileRows - 1>());
     };
     int column = 0;
     for (; column + kTileColumns * L <= n; column += kTileColumns * L) rows.template operator()<kTileColumns>(column);
