@@ -172,7 +172,7 @@ void RunLog::write_plot() const {
     write_whole(output_ + "/loss.svg", loss_plot_svg(entries_, name));
 }
 
-// ------------------------------------------------------------------------------------------------------------- // plot
+// ---- plot ----------------------------------------------------------------------------------------------------------
 
 using Points = std::vector<std::pair<double, double>>;  // (step, loss)
 
@@ -329,7 +329,7 @@ std::string loss_plot_svg(const std::vector<LogEntry>& entries, const std::strin
     return svg + "</svg>\n";
 }
 
-// ---------------------------------------------------------------------------------------------------------- // numbers
+// ---- numbers -------------------------------------------------------------------------------------------------------
 
 std::string human_seconds(double seconds) {
     if (!std::isfinite(seconds) || seconds > 1e15) return "?";

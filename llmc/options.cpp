@@ -192,8 +192,7 @@ static void assign(const Row& row, const std::string& text) {
     }
 }
 
-// ------------------------------------------------------------------------------------------------------------- llm.c's
-// spelling
+// ---- llm.c's spelling ----------------------------------------------------------------------------------------------
 
 static bool looks_like_option(const std::string& s) {
     return s.size() > 1 && s[0] == '-' && !isdigit(s[1]) && s[1] != '.';
@@ -242,7 +241,7 @@ std::vector<std::string> translate_llmc_arguments(const std::vector<std::string>
     return out;
 }
 
-// ------------------------------------------------------------------------------------------------------------- // help
+// ---- help ----------------------------------------------------------------------------------------------------------
 
 static std::string option_names(const Row& row) {
     std::string out = *row.flag ? std::string("-") + row.flag + (strlen(row.flag) == 1 ? ",  " : ", ") : "     ";
@@ -300,7 +299,7 @@ static void print_markdown(const std::vector<Row>& table) {
     }
 }
 
-// ----------------------------------------------------------------------------------------------------------- // parser
+// ---- parser --------------------------------------------------------------------------------------------------------
 
 static size_t edit_distance(const std::string& a, const std::string& b) {
     std::vector<size_t> previous(b.size() + 1), current(b.size() + 1);
@@ -430,8 +429,7 @@ bool parse_options(int argc, const char* const* argv, const ProgramInfo& program
     return true;
 }
 
-// ------------------------------------------------------------------------------------------------------- what a resume
-// obeys
+// ---- what a resume obeys -------------------------------------------------------------------------------------------
 
 std::string arithmetic_options_json(const Options& options) {
     Options copy = options;
