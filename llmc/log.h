@@ -22,7 +22,7 @@ class RunLog {
     ~RunLog();
     RunLog(const RunLog&) = delete;
     void write(const LogEntry& entry);  // appends and flushes
-    // The human line of a training step: step 3/100 | loss 4.123456 | norm 1.2345 | lr 3.00e-04 | 123 ms | 4,567 tok/s
+    // Human line: step 3/100 | loss 4.123456 | norm 1.2345 | lr 3.00e-04 | 123.45 ms | 4,567 tok/s
     void print_step(const LogEntry& entry, int64_t max_steps);
     // On a terminal: one line rewritten in place, with a bar and the time left. Elsewhere: nothing.
     void progress(const std::string& what, int64_t done, int64_t total, double seconds_left);
