@@ -265,11 +265,9 @@ const ByteAlphabet& alphabet() {
 
 std::string read_file(const std::string& path) {
     std::ifstream in(path, std::ios::binary);
-    std::ostringstream out;
-    if (!in || !fs::is_regular_file(path) || !(out << in.rdbuf()))
-        throw Error(strf("%s: cannot read the vocabulary file%s%s", path.c_str(), in ? "" : ": ",
-                         in ? "" : std::strerror(errno)));
-    return out.str();
+    std::string text{std::istreambuf_iterator<char>(in), {}};
+    if (!in || !fs::is_regular_file(path)) throw Error(strf("%s: cannot read the vocabulary file", path.c_str()));
+    return text;
 }
 
 void write_file(const std::string& path, const std::string& text) {  // whole or not at all
