@@ -26,7 +26,10 @@ std::vector<X> random_vector(int64_t n, unsigned seed, double scale = 1.0) {
     return v;
 }
 
-template <typename X> constexpr double tolerance = std::is_same_v<X, double> ? 1e-13 : std::is_same_v<X, float> ? 2e-6 : 6e-3;
+template <typename X>
+constexpr double tolerance = std::is_same_v<X, double>  ? 1e-13
+                             : std::is_same_v<X, float> ? 2e-6
+                                                        : 6e-3;
 
 // |got - want| / |want| over the whole tensor
 template <typename X>
@@ -39,9 +42,13 @@ double relative_error(const std::vector<X>& got, const std::vector<double>& want
     return std::sqrt(difference / (norm + 1e-300));
 }
 
-template <typename X> double at(const std::vector<X>& v, int64_t i) { return static_cast<double>(static_cast<acc_t<X>>(v[static_cast<size_t>(i)])); }
+template <typename X>
+double at(const std::vector<X>& v, int64_t i) {
+    return static_cast<double>(static_cast<acc_t<X>>(v[static_cast<size_t>(i)]));
+}
 
-template <typename X> struct LayersOf : testing::Test {};
+template <typename X>
+struct LayersOf : testing::Test {};
 using Types = testing::Types<float, bf16, double>;
 TYPED_TEST_SUITE(LayersOf, Types);
 
@@ -53,9 +60,10 @@ double gelu_gradient_reference(double x) {
 
 template <typename X, typename O>
 void check_matmul(int M, int N, int K, bool ta, bool tb, bool accumulate, bool bias, Epilogue epilogue, bool with_aux) {
-    SCOPED_TRACE(strf("M=%d N=%d K=%d ta=%d tb=%d accumulate=%d bias=%d epilogue=%d aux=%d", M, N, K, ta, tb, accumulate, bias,
-                      static_cast<int>(epilogue), with_aux));
-    auto a = random_vector<X>(int64_t(M) * K, 1), b = random_vector<X>(int64_t(K) * N, 2), bias_values = random_vector<X>(N, 3);
+    SCOPED_TRACE(strf("M=%d N=%d K=%d ta=%d tb=%d accumulate=%d bias=%d epilogue=%d aux=%d", M, N, K, ta, tb,
+                      accumulate, bias, static_cast<int>(epilogue), with_aux));
+    auto a = random_vector<X>(int64_t(M) * K, 1), b = random_vector<X>(int64_t(K) * N, 2),
+         bias_values = random_vector<X>(N, 3);
     auto aux = random_vector<X>(int64_t(M) * N, 5);
     auto out = random_vector<O>(int64_t(M) * N, 4);
     std::vector<double> want(out.size()), want_aux(out.size());
@@ -63,7 +71,9 @@ void check_matmul(int M, int N, int K, bool ta, bool tb, bool accumulate, bool b
         for (int n = 0; n < N; n++) {
             int64_t i = int64_t(m) * N + n;
             double sum = accumulate ? at(out, i) : 0.0;
-            for (int k = 0; k < K; k++) sum += at(a, ta ? int64_t(k) * M + m : int64_t(m) * K + k) * at(b, tb ? int64_t(n) * K + k : int64_t(k) * N + n);
+            for (int k = 0; k < K; k++)
+                sum += at(a, ta ? int64_t(k) * M + m : int64_t(m) * K + k) *
+                       at(b, tb ? int64_t(n) * K + k : int64_t(k) * N + n);
             if (bias) sum += at(bias_values, n);
             want_aux[static_cast<size_t>(i)] = sum;
             if (epilogue == Epilogue::gelu) sum = gelu_reference(sum);
@@ -76,7 +86,9 @@ void check_matmul(int M, int N, int K, bool ta, bool tb, bool accumulate, bool b
     args.aux = with_aux ? aux.data() : nullptr;
     matmul(args);
     EXPECT_LT(relative_error(out, want), tolerance<X>);
-    if (epilogue == Epilogue::gelu && with_aux) { EXPECT_LT(relative_error(aux, want_aux), tolerance<X>); }
+    if (epilogue == Epilogue::gelu && with_aux) {
+        EXPECT_LT(relative_error(aux, want_aux), tolerance<X>);
+    }
 }
 
 TYPED_TEST(LayersOf, matmul_equals_naive_loops) {
@@ -84,7 +96,8 @@ TYPED_TEST(LayersOf, matmul_equals_naive_loops) {
     for (bool onednn : {true, false}) {
         SCOPED_TRACE(onednn ? "oneDNN" : "portable");
         matmul_use_onednn() = onednn;
-        const std::array<int, 3> sizes[] = {{1, 1, 1}, {1, 37, 65}, {2, 130, 48}, {5, 64, 7}, {8, 33, 129}, {9, 31, 17}, {67, 45, 300}, {130, 259, 70}, {33, 530, 515}};
+        const std::array<int, 3> sizes[] = {{1, 1, 1},   {1, 37, 65},   {2, 130, 48},   {5, 64, 7},    {8, 33, 129},
+                                            {9, 31, 17}, {67, 45, 300}, {130, 259, 70}, {33, 530, 515}};
         for (auto [M, N, K] : sizes)
             for (int transposes = 0; transposes < 4; transposes++) {
                 bool ta = transposes & 1, tb = transposes & 2;

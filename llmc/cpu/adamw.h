@@ -1,11 +1,12 @@
-// AdamW.                                                     (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101)
+// AdamW.                                                     (Loshchilov & Hutter 2019,
+// https://arxiv.org/abs/1711.05101)
 //
 //   g = grad * clip_scale;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //   p = p - lr * (m / beta1_correction / (sqrt(v / beta2_correction) + eps) + weight_decay * p)
 //
-// p is the fp32 master where there is one; the storage type is then rounded from it, to nearest or (bf16 only) stochastically:
-// up with the probability that keeps the mean, by the low 16 bits of philox(seed; i/4 low, i/4 high, step, stream << 24)[i % 4]
-// for element i of the arena.
+// p is the fp32 master where there is one; the storage type is then rounded from it, to nearest or (bf16 only)
+// stochastically: up with the probability that keeps the mean, by the low 16 bits of philox(seed; i/4 low, i/4 high,
+// step, stream << 24)[i % 4] for element i of the arena.
 //
 // Limit: memory, 28 bytes for each fp32 parameter.
 #pragma once
@@ -16,20 +17,24 @@
 #include "llmc/cpu/parallel.h"
 #include "llmc/step_state.h"
 
-struct AdamWOptions { float beta1, beta2, epsilon, weight_decay; bool stochastic_rounding; };
+struct AdamWOptions {
+    float beta1, beta2, epsilon, weight_decay;
+    bool stochastic_rounding;
+};
 
-// x plus random low bits, cut: x's upper neighbour with probability (x - lower) / (upper - lower). Infinity and NaN stay.
-inline bf16 round_stochastically(float x, uint32_t random) {
+// x plus random low bits, cut: x's upper neighbour with probability (x - lower) / (upper - lower). Infinity and NaN
+// stay. Returns the bits.
+inline uint16_t round_stochastically(float x, uint32_t random) {
     uint32_t u = std::bit_cast<uint32_t>(x);
     bool finite = (u & 0x7f800000) != 0x7f800000;
-    return std::bit_cast<bf16>(static_cast<uint16_t>((finite ? u + (random & 0xffff) : u | ((u & 0xffff) ? 0x400000 : 0)) >> 16));
+    return static_cast<uint16_t>((finite ? u + (random & 0xffff) : u | ((u & 0xffff) ? 0x400000 : 0)) >> 16);
 }
 
-// One parameter tensor of n elements; master may be null. first_index: index of element 0 in the arena, for the random numbers.
-// Does nothing if state->skip.
+// One parameter tensor of n elements; master may be null. first_index: index of element 0 in the arena, for the random
+// numbers. Does nothing if state->skip.
 template <typename X>
-void adamw_update(X* p, acc_t<X>* master, acc_t<X>* m, acc_t<X>* v, const grad_t<X>* grad, int64_t n, int64_t first_index,
-                  const AdamWOptions& options, const StepState* state) {
+void adamw_update(X* p, acc_t<X>* master, acc_t<X>* m, acc_t<X>* v, const grad_t<X>* grad, int64_t n,
+                  int64_t first_index, const AdamWOptions& options, const StepState* state) {
     using A = acc_t<X>;
     if (state->skip) return;
     A beta1 = A(options.beta1), beta2 = A(options.beta2), epsilon = A(options.epsilon), decay = A(options.weight_decay);
@@ -52,16 +57,22 @@ void adamw_update(X* p, acc_t<X>* master, acc_t<X>* m, acc_t<X>* v, const grad_t
         for (int64_t i = 0; i < count; i++) to[i] = update(begin + i, to[i]);
         if constexpr (std::is_same_v<X, bf16>) {
             if (options.stochastic_rounding) {
-                for (int64_t i = 0; i < count; i++) {
-                    uint64_t e = static_cast<uint64_t>(first_index + begin + i);
-                    Philox4 r = philox(state->seed, static_cast<uint32_t>(e / 4), static_cast<uint32_t>(e / 4 >> 32), state->step,
-                                       static_cast<uint32_t>(Stream::stochastic_rounding) << 24);
-                    p[begin + i] = round_stochastically(to[i], r.v[e % 4]);
+                constexpr int lanes = 16;
+                int64_t e0 = first_index + begin;
+                for (int64_t e = e0 / (4 * lanes) * (4 * lanes); e < e0 + count; e += 4 * lanes) {
+                    uint32_t words[4 * lanes];
+                    uint64_t group = static_cast<uint64_t>(e) / 4;
+                    philox_block<lanes>(words, state->seed, static_cast<uint32_t>(group),
+                                        static_cast<uint32_t>(group >> 32), state->step,
+                                        static_cast<uint32_t>(Stream::stochastic_rounding) << 24);
+                    int64_t first = std::max<int64_t>(e0 - e, 0), last = std::min<int64_t>(e0 + count - e, 4 * lanes);
+                    for (int64_t i = first; i < last; i++)
+                        p[begin + (e - e0) + i].bits = round_stochastically(to[e - e0 + i], words[i]);
                 }
                 return;
             }
         }
 #pragma omp simd
-        for (int64_t i = 0; i < count; i++) p[begin + i] = X(to[i]);
+        for (int64_t i = 0; i < count; i++) store(p[begin + i], to[i]);
     });
 }

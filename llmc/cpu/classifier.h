@@ -1,13 +1,14 @@
 // Softmax and cross entropy, fused: loss and the gradient of the logits in one visit.
 //
 //   loss[i] = -log softmax(logits[i])[targets[i]]                 logits (N,Vp), of which V columns count; losses (N)
-//   dlogits[i] = (softmax(logits[i]) - onehot(targets[i])) * weights[i] * normaliser        in place of logits; columns >= V: 0
+//   dlogits[i] = (softmax(logits[i]) - onehot(targets[i])) * weights[i] * normaliser        in place of logits; columns
+//   >= V: 0
 //
-// A target of -1 (ignored) has weight 0 and loss 0. weights (N) may be null: 1. normaliser = 1 / sum of all weights of the step,
-// known before. losses are not multiplied by weight or normaliser.
+// A target of -1 (ignored) has weight 0 and loss 0. weights (N) may be null: 1. normaliser = 1 / sum of all weights of
+// the step, known before. losses are not multiplied by weight or normaliser.
 //
-// Two visits to a row, which stays in the L2 cache: maximum and sum of exponentials together, a piece of the row at a time
-// (the sum is rescaled where a piece raises the maximum), then the gradient.
+// Two visits to a row, which stays in the L2 cache: maximum and sum of exponentials together, a piece of the row at a
+// time (the sum is rescaled where a piece raises the maximum), then the gradient.
 #pragma once
 #include <algorithm>
 
@@ -34,8 +35,8 @@ inline void softmax_statistics(const X* x, int V, acc_t<X>* max, acc_t<X>* sum) 
 }
 
 template <typename X>
-void fused_classifier(X* logits, acc_t<X>* losses, const int* targets, const acc_t<X>* weights, acc_t<X> normaliser, int N, int V, int Vp,
-                      bool write_dlogits) {
+void fused_classifier(X* logits, acc_t<X>* losses, const int* targets, const acc_t<X>* weights, acc_t<X> normaliser,
+                      int N, int V, int Vp, bool write_dlogits) {
     using A = acc_t<X>;
     parallel_for(N, [=](int64_t i) {
         X* row = logits + i * Vp;
@@ -52,8 +53,8 @@ void fused_classifier(X* logits, acc_t<X>* losses, const int* targets, const acc
         if (!write_dlogits) return;
         A weight = (weights ? weights[i] : A(1)) * normaliser, scale = weight / sum;
 #pragma omp simd
-        for (int v = 0; v < V; v++) row[v] = X(fast_exp(A(row[v]) - max) * scale);
-        row[target] = X(fast_exp(at_target) * scale - weight);
+        for (int v = 0; v < V; v++) store(row[v], fast_exp(A(row[v]) - max) * scale);
+        store(row[target], fast_exp(at_target) * scale - weight);
         std::fill(row + V, row + Vp, X(0));
     });
 }

@@ -2,8 +2,8 @@
 //
 //   out[b,t,:] = dropout(wte[tokens[b,t],:] + wpe[positions[b,t],:])        out (B,T,C), wte (V,C), wpe (maxT,C)
 //
-// positions (B,T) may be null: then 0..T-1. Backward scatters without races: each thread owns columns of dwte and dwpe, and adds
-// the rows of dout in their order, so its result does not depend on the number of threads.
+// positions (B,T) may be null: then 0..T-1. Backward scatters without races: each thread owns columns of dwte and dwpe,
+// and adds the rows of dout in their order, so its result does not depend on the number of threads.
 #pragma once
 #include "llmc/bf16.h"
 #include "llmc/cpu/dropout.h"
@@ -17,15 +17,15 @@ void encoder_forward(X* out, const int* tokens, const int* positions, const X* w
         const X* position = wpe + (positions ? positions[row] : t) * C;
         X* to = out + row * C;
 #pragma omp simd
-        for (int c = 0; c < C; c++) to[c] = X(acc_t<X>(token[c]) + acc_t<X>(position[c]));
+        for (int c = 0; c < C; c++) store(to[c], acc_t<X>(token[c]) + acc_t<X>(position[c]));
         if (dropout.active()) dropout_row(to, to, C, dropout, static_cast<int>(b), t * C);
     });
 }
 
 // dwte (V,C) += , dwpe (maxT,C) +=
 template <typename X>
-void encoder_backward(grad_t<X>* dwte, grad_t<X>* dwpe, const X* dout, const int* tokens, const int* positions, int B, int T, int C,
-                      Dropout dropout) {
+void encoder_backward(grad_t<X>* dwte, grad_t<X>* dwpe, const X* dout, const int* tokens, const int* positions, int B,
+                      int T, int C, Dropout dropout) {
     using A = acc_t<X>;
     constexpr int granule = 64;  // columns: cache lines stay whole, and so do Philox blocks
     int columns = std::min(1024, ((C + thread_count() - 1) / thread_count() + granule - 1) / granule * granule);

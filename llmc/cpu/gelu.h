@@ -1,4 +1,5 @@
-// GELU, tanh approximation (GPT-2's "gelu_new").                      (Hendrycks & Gimpel 2016, https://arxiv.org/abs/1606.08415)
+// GELU, tanh approximation (GPT-2's "gelu_new").                      (Hendrycks & Gimpel 2016,
+// https://arxiv.org/abs/1606.08415)
 //
 //   y = 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3)
 //     = x s, s = 1 / (1 + exp(-2u))                    the same, without the cancellation of 1 + tanh at negative x
@@ -26,7 +27,7 @@ template <typename X>
 void gelu_forward(X* y, const X* x, int64_t n) {
     parallel_blocks(n, 4096, [=](int64_t begin, int64_t end) {
 #pragma omp simd
-        for (int64_t i = begin; i < end; i++) y[i] = X(gelu(acc_t<X>(x[i])));
+        for (int64_t i = begin; i < end; i++) store(y[i], gelu(acc_t<X>(x[i])));
     });
 }
 
@@ -35,6 +36,6 @@ template <typename X>
 void gelu_backward(X* dx, const X* x, const X* dy, int64_t n) {
     parallel_blocks(n, 4096, [=](int64_t begin, int64_t end) {
 #pragma omp simd
-        for (int64_t i = begin; i < end; i++) dx[i] = X(acc_t<X>(dy[i]) * gelu_gradient(acc_t<X>(x[i])));
+        for (int64_t i = begin; i < end; i++) store(dx[i], acc_t<X>(dy[i]) * gelu_gradient(acc_t<X>(x[i])));
     });
 }

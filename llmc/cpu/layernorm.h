@@ -1,4 +1,5 @@
-// Layer normalisation, and the same fused with the residual add before it.  (Ba et al. 2016, https://arxiv.org/abs/1607.06450)
+// Layer normalisation, and the same fused with the residual add before it.  (Ba et al. 2016,
+// https://arxiv.org/abs/1607.06450)
 //
 //   r = a + dropout(b)                 r, a, b, y (N,C), N = B*T rows
 //   y = (r - mean) * rstd * w + bias   mean, rstd (N), kept for the backward pass; eps 1e-5
@@ -12,15 +13,11 @@
 template <typename X>
 inline void layernorm_row(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, const X* w, const X* bias, int C) {
     using A = acc_t<X>;
-    A sum = 0, squares = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int c = 0; c < C; c++) sum += A(x[c]);
-    A m = sum / A(C);
-#pragma omp simd reduction(+ : squares)
-    for (int c = 0; c < C; c++) squares += (A(x[c]) - m) * (A(x[c]) - m);
-    A s = A(1) / std::sqrt(squares / A(C) + A(1e-5));
+    A m = vector_sum<A>(C, [=](int64_t c) { return A(x[c]); }) / A(C);
+    A variance = vector_sum<A>(C, [=](int64_t c) { return (A(x[c]) - m) * (A(x[c]) - m); }) / A(C);
+    A s = A(1) / std::sqrt(variance + A(1e-5));
 #pragma omp simd
-    for (int c = 0; c < C; c++) y[c] = X((A(x[c]) - m) * s * A(w[c]) + A(bias[c]));
+    for (int c = 0; c < C; c++) store(y[c], (A(x[c]) - m) * s * A(w[c]) + A(bias[c]));
     *mean = m, *rstd = s;
 }
 
@@ -31,8 +28,8 @@ void layernorm_forward(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, const X
 
 // r may be a. rows_per_sample = T: row n belongs to sample n / T, element (n % T) * C + c of it.
 template <typename X>
-void residual_layernorm_forward(X* r, X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* a, const X* b, const X* w, const X* bias,
-                                int N, int C, int rows_per_sample, Dropout dropout) {
+void residual_layernorm_forward(X* r, X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* a, const X* b, const X* w,
+                                const X* bias, int N, int C, int rows_per_sample, Dropout dropout) {
     using A = acc_t<X>;
     parallel_for(N, [=](int64_t n) {
         X* sum = r + n * C;
@@ -44,11 +41,11 @@ void residual_layernorm_forward(X* r, X* y, acc_t<X>* mean, acc_t<X>* rstd, cons
                 int m = std::min(chunk, C - c0);
                 dropout_scales(scale, dropout, static_cast<int>(n / rows_per_sample), n % rows_per_sample * C + c0, m);
 #pragma omp simd
-                for (int c = 0; c < m; c++) sum[c0 + c] = X(A(ra[c0 + c]) + A(rb[c0 + c]) * A(scale[c]));
+                for (int c = 0; c < m; c++) store(sum[c0 + c], A(ra[c0 + c]) + A(rb[c0 + c]) * A(scale[c]));
             }
         } else {
 #pragma omp simd
-            for (int c = 0; c < C; c++) sum[c] = X(A(ra[c]) + A(rb[c]));
+            for (int c = 0; c < C; c++) store(sum[c], A(ra[c]) + A(rb[c]));
         }
         layernorm_row(y + n * C, mean + n, rstd + n, sum, w, bias, C);
     });
@@ -56,8 +53,8 @@ void residual_layernorm_forward(X* r, X* y, acc_t<X>* mean, acc_t<X>* rstd, cons
 
 // dx += gradient through the norm (dx already holds what came down the residual stream); dw (C) +=, db (C) +=.
 //   g = dy * w;  dx += rstd * (g - mean_c(g) - xhat * mean_c(g * xhat))      xhat = (x - mean) * rstd
-// Rows are summed in blocks whose number depends on N alone, and the blocks in their order: the same bits for any number of
-// threads.
+// Rows are summed in blocks whose number depends on N alone, and the blocks in their order: the same bits for any
+// number of threads.
 template <typename X>
 void layernorm_backward(X* dx, grad_t<X>* dw, grad_t<X>* db, const X* dy, const X* x, const X* w, const acc_t<X>* mean,
                         const acc_t<X>* rstd, int N, int C) {
@@ -69,18 +66,14 @@ void layernorm_backward(X* dx, grad_t<X>* dw, grad_t<X>* db, const X* dy, const 
         for (int64_t n = begin; n < end; n++) {
             const X *dyn = dy + n * C, *xn = x + n * C;
             X* dxn = dx + n * C;
-            A m = mean[n], s = rstd[n], sum_g = 0, sum_gx = 0;
-#pragma omp simd reduction(+ : sum_g, sum_gx)
-            for (int c = 0; c < C; c++) {
-                A d = A(dyn[c]), xhat = (A(xn[c]) - m) * s, g = d * A(w[c]);
-                sum_g += g, sum_gx += g * xhat;
-                pw[c] += d * xhat, pb[c] += d;
-            }
-            A mean_g = sum_g / A(C), mean_gx = sum_gx / A(C);
+            A m = mean[n], s = rstd[n];
+            A mean_g = vector_sum<A>(C, [=](int64_t c) { return A(dyn[c]) * A(w[c]); }) / A(C);
+            A mean_gx = vector_sum<A>(C, [=](int64_t c) { return A(dyn[c]) * A(w[c]) * (A(xn[c]) - m); }) * s / A(C);
 #pragma omp simd
             for (int c = 0; c < C; c++) {
-                A xhat = (A(xn[c]) - m) * s;
-                dxn[c] = X(A(dxn[c]) + s * (A(dyn[c]) * A(w[c]) - mean_g - xhat * mean_gx));
+                A d = A(dyn[c]), xhat = (A(xn[c]) - m) * s;
+                store(dxn[c], A(dxn[c]) + s * (d * A(w[c]) - mean_g - xhat * mean_gx));
+                pw[c] += d * xhat, pb[c] += d;
             }
         }
     });

@@ -1,18 +1,33 @@
-// exp that the compiler can vectorise: no branches, no table, no call into libm.
+// Arithmetic that the compiler can vectorise.
 //
-// exp(x) = 2^n * e^r, n = round(x / ln 2), |r| <= ln(2)/2; e^r by a polynomial of degree 6 (minimax). Double goes to libm: it
-// is there for gradient checks, not for speed.
+// exp: no branches, no table, no call into libm.
+//
+// exp(x) = 2^n * e^r, n = round(x / ln 2), |r| <= ln(2)/2; e^r by a polynomial of degree 6 (minimax). Double goes to
+// libm: it is there for gradient checks, not for speed.
 #pragma once
 #include <bit>
 #include <cmath>
 #include <cstdint>
 
+#include "llmc/bf16.h"
+
+// to = value, rounded. Assigning the bits and not the struct lets GCC vectorise the loop around it.
+template <typename X>
+inline void store(X& to, acc_t<X> value) {
+    if constexpr (std::is_same_v<X, bf16>) to.bits = bf16(value).bits;
+    else to = value;
+}
+
 // Saturates: 1.2e-38 below -87.3 (which no sum of ours can see) and 2.4e38 above 88.37. NaN stays NaN.
 inline float fast_exp(float x) {
-    x = x < -87.33f ? -87.33f : (x > 88.37f ? 88.37f : x);
-    float shifted = x * 1.44269504f + 12582912.0f;           // 1.5 * 2^23: the sum's low mantissa bits are n
+    // Clamped by bit masks: from "x < a ? a : x" GCC makes paths of their own for the constants, each with its own
+    // divisions.
+    int32_t below = -(x < -87.33f), above = -(x > 88.37f);
+    x = std::bit_cast<float>((std::bit_cast<int32_t>(x) & ~(below | above)) |
+                             (std::bit_cast<int32_t>(-87.33f) & below) | (std::bit_cast<int32_t>(88.37f) & above));
+    float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's low mantissa bits are n
     float n = shifted - 12582912.0f;
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;     // ln 2 in two parts, so that r keeps all its bits
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts, so that r keeps all its bits
     float p = 1.3888889e-3f;
     p = p * r + 8.3333333e-3f;
     p = p * r + 4.1666667e-2f;
@@ -27,3 +42,15 @@ inline double fast_exp(double x) { return std::exp(x); }
 
 inline float fast_tanh(float x) { return 1.0f - 2.0f / (fast_exp(2.0f * x) + 1.0f); }
 inline double fast_tanh(double x) { return std::tanh(x); }
+
+// Sum of f(i) over [0, n), in four chains of vector additions: one chain would wait for itself.
+template <typename A, typename F>
+inline A vector_sum(int64_t n, F f) {
+    int64_t quarter = n / 4;
+    A s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3)
+    for (int64_t i = 0; i < quarter; i++)
+        s0 += f(i), s1 += f(i + quarter), s2 += f(i + 2 * quarter), s3 += f(i + 3 * quarter);
+    for (int64_t i = 4 * quarter; i < n; i++) s0 += f(i);
+    return (s0 + s1) + (s2 + s3);
+}

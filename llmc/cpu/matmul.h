@@ -2,9 +2,9 @@
 //
 //   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue; row-major
 //
-// One argument struct, so that what later needs more (scales for FP8, slices for tensor parallelism) adds a field and not a
-// function. Products go to oneDNN where the build has it (matmul_onednn.cpp: AMX, AVX-512 or AVX2, whatever the CPU offers) and
-// else, and always in double, to the portable tiles below.
+// One argument struct, so that what later needs more (scales for FP8, slices for tensor parallelism) adds a field and
+// not a function. Products go to oneDNN where the build has it (matmul_onednn.cpp: AMX, AVX-512 or AVX2, whatever the
+// CPU offers) and else, and always in double, to the portable tiles below.
 #pragma once
 #include "llmc/bf16.h"
 #include "llmc/cpu/gelu.h"
@@ -19,12 +19,12 @@ struct Matmul {
     const X* a;
     const X* b;
     int M, N, K;
-    bool a_transposed = false;         // a is stored (K,M)
-    bool b_transposed = false;         // b is stored (N,K)
-    bool accumulate = false;           // out +=
-    const X* bias = nullptr;           // (N)
+    bool a_transposed = false;  // a is stored (K,M)
+    bool b_transposed = false;  // b is stored (N,K)
+    bool accumulate = false;    // out +=
+    const X* bias = nullptr;    // (N)
     Epilogue epilogue = Epilogue::none;
-    X* aux = nullptr;                  // (M,N) gelu: receives the value before GELU; gelu_backward: holds it, out *= gelu'(aux)
+    X* aux = nullptr;  // (M,N) gelu: receives the value before GELU; gelu_backward: holds it, out *= gelu'(aux)
 };
 
 // Off: the portable tiles even where oneDNN is built in, for tests and benchmarks.
@@ -52,27 +52,27 @@ inline void finish_row(const Matmul<X, O>& args, int m, int n0, int count, acc_t
         for (int n = 0; n < count; n++) sum[n] += A(out[n]);
     if (args.epilogue == Epilogue::gelu) {
         if (args.aux)  // y is a function of what the backward pass will see
-            for (int n = 0; n < count; n++) args.aux[at + n] = X(sum[n]), sum[n] = A(X(sum[n]));
+            for (int n = 0; n < count; n++) store(args.aux[at + n], sum[n]), sum[n] = A(args.aux[at + n]);
         for (int n = 0; n < count; n++) sum[n] = gelu(sum[n]);
     }
     if (args.epilogue == Epilogue::gelu_backward)
         for (int n = 0; n < count; n++) sum[n] *= gelu_gradient(A(args.aux[at + n]));
-    for (int n = 0; n < count; n++) out[n] = O(sum[n]);
+    for (int n = 0; n < count; n++) store(out[n], static_cast<acc_t<O>>(sum[n]));
 }
 
-// Blocks of out, each on one thread: the products of the block into scratch in A's type, then bias, epilogue and the store. The
-// order of the sums depends on K alone, so the blocks may follow the number of threads without changing the result.
+// Blocks of out, each on one thread: the products of the block into scratch in A's type, then bias, epilogue and the
+// store. The order of the sums depends on K alone, so the blocks may follow the number of threads without changing the
+// result.
 template <typename X, typename O>
 void matmul_portable(const Matmul<X, O>& args) {
     using A = acc_t<X>;
     constexpr int columns = GemmVector<A>::columns;
     auto count = [](int n, int block) { return (n + block - 1) / block; };
     int rows = std::min(args.M, 32 * gemm_rows), width = std::min(args.N, 16 * columns);
-    while (count(args.M, rows) * count(args.N, width) < 4 * thread_count() && (rows > 4 * gemm_rows || width > columns)) {
-        if (width > columns && width >= rows)
-            width = count(width / 2, columns) * columns;
-        else
-            rows = count(rows / 2, gemm_rows) * gemm_rows;
+    while (count(args.M, rows) * count(args.N, width) < 4 * thread_count() &&
+           (rows > 4 * gemm_rows || width > columns)) {
+        if (width > columns && width >= rows) width = count(width / 2, columns) * columns;
+        else rows = count(rows / 2, gemm_rows) * gemm_rows;
     }
     int across = count(args.N, width);
     parallel_for_dynamic(int64_t(count(args.M, rows)) * across, [=](int64_t block) {
@@ -82,20 +82,20 @@ void matmul_portable(const Matmul<X, O>& args) {
         A* sum = cache_aligned(scratch, static_cast<size_t>(M) * N);
         const X* a = args.a + (args.a_transposed ? m0 : int64_t(m0) * args.K);
         const X* b = args.b + (args.b_transposed ? int64_t(n0) * args.K : n0);
-        gemm_tile(sum, N, a, args.a_transposed ? args.M : args.K, args.a_transposed, b, args.b_transposed ? args.K : args.N,
-                  args.b_transposed, M, N, args.K, false);
-        for (int m = 0; m < M; m++)
-            finish_row(args, m0 + m, n0, N, sum + int64_t(m) * N);
+        gemm_tile(sum, N, a, args.a_transposed ? args.M : args.K, args.a_transposed, b,
+                  args.b_transposed ? args.K : args.N, args.b_transposed, M, N, args.K, false);
+        for (int m = 0; m < M; m++) finish_row(args, m0 + m, n0, N, sum + int64_t(m) * N);
     });
 }
 
-// Few rows of a, as in decoding: memory is the limit, so each row of b (N,K) is read once, by all rows of a together, and rows
-// one after the other, which is what prefetchers follow.
+// Few rows of a, as in decoding: memory is the limit, so each row of b (N,K) is read once, by all rows of a together,
+// and rows one after the other, which is what prefetchers follow.
 constexpr int matmul_few_rows = 4;
 
 // Elements 2 i and 2 i + 1 of a piece of 2 * lanes elements, as two vectors. In bf16 that takes a shift and a mask.
 template <typename A, typename X>
-[[gnu::always_inline]] inline void load_pairs(const X* from, typename GemmVector<A>::type& even, typename GemmVector<A>::type& odd) {
+[[gnu::always_inline]] inline void load_pairs(const X* from, typename GemmVector<A>::type& even,
+                                              typename GemmVector<A>::type& odd) {
     using V = typename GemmVector<A>::type;
     if constexpr (std::is_same_v<X, bf16>) {
         typedef uint32_t U __attribute__((vector_size(gemm_vector_bytes), aligned(2), may_alias));
@@ -149,10 +149,17 @@ void matmul_few(const Matmul<X, O>& args) {
         int count = static_cast<int>(end - begin);
         const X* b = args.b + begin * args.K;
         switch (args.M) {
-            case 1: dot_products<1>(sum, block, a, b, count, args.K); break;
-            case 2: dot_products<2>(sum, block, a, b, count, args.K); break;
-            case 3: dot_products<3>(sum, block, a, b, count, args.K); break;
-            default: dot_products<4>(sum, block, a, b, count, args.K);
+            case 1:
+                dot_products<1>(sum, block, a, b, count, args.K);
+                break;
+            case 2:
+                dot_products<2>(sum, block, a, b, count, args.K);
+                break;
+            case 3:
+                dot_products<3>(sum, block, a, b, count, args.K);
+                break;
+            default:
+                dot_products<4>(sum, block, a, b, count, args.K);
         }
         for (int m = 0; m < args.M; m++) finish_row(args, m, static_cast<int>(begin), count, sum + m * block);
     });
@@ -169,8 +176,8 @@ void matmul(const Matmul<X, O>& args) {
     matmul_portable(args);
 }
 
-// Linear layer: y (N,OC) = x (N,C) . w (OC,C)^T + bias (OC). With pre_gelu: y = GELU of that, and the value before goes to pre_gelu (may be y's
-// own sum if it is not wanted: pass null and gelu = true).
+// Linear layer: y (N,OC) = x (N,C) . w (OC,C)^T + bias (OC). With pre_gelu: y = GELU of that, and the value before goes
+// to pre_gelu (may be y's own sum if it is not wanted: pass null and gelu = true).
 template <typename X>
 void matmul_forward(X* y, X* pre_gelu, const X* x, const X* w, const X* bias, int N, int C, int OC, bool gelu = false) {
     Matmul<X> args{.out = y, .a = x, .b = w, .M = N, .N = OC, .K = C};
@@ -181,8 +188,8 @@ void matmul_forward(X* y, X* pre_gelu, const X* x, const X* w, const X* bias, in
     matmul(args);
 }
 
-// dbias (OC) += column sums of dy (N,OC). Each thread owns columns; rows are summed in blocks of 64 (less rounding than one long
-// sum), in an order that does not depend on the number of threads.
+// dbias (OC) += column sums of dy (N,OC). Each thread owns columns; rows are summed in blocks of 64 (less rounding than
+// one long sum), in an order that does not depend on the number of threads.
 template <typename X>
 void bias_backward(grad_t<X>* dbias, const X* dy, int N, int OC) {
     using A = acc_t<X>;
@@ -208,8 +215,8 @@ void bias_backward(grad_t<X>* dbias, const X* dy, int N, int OC) {
 // dx (N,C) = dy . w, and if pre_gelu: dx *= gelu'(pre_gelu), the gradient through the GELU whose output x was;
 // dw (OC,C) += dy^T . x; dbias (OC) += column sums of dy. dx, dw, dbias may each be null.
 template <typename X>
-void matmul_backward(X* dx, grad_t<X>* dw, grad_t<X>* dbias, const X* dy, const X* x, const X* w, const X* pre_gelu, int N, int C,
-                     int OC) {
+void matmul_backward(X* dx, grad_t<X>* dw, grad_t<X>* dbias, const X* dy, const X* x, const X* w, const X* pre_gelu,
+                     int N, int C, int OC) {
     if (dx) {
         Matmul<X> args{.out = dx, .a = dy, .b = w, .M = N, .N = C, .K = OC};
         args.epilogue = pre_gelu ? Epilogue::gelu_backward : Epilogue::none;

@@ -18,7 +18,8 @@ namespace {
 using dnnl::memory;
 using tag = memory::format_tag;
 
-template <typename X> constexpr memory::data_type data_type = std::is_same_v<X, float> ? memory::data_type::f32 : memory::data_type::bf16;
+template <typename X>
+constexpr memory::data_type data_type = std::is_same_v<X, float> ? memory::data_type::f32 : memory::data_type::bf16;
 
 dnnl::engine& engine() {
     static dnnl::engine engine(dnnl::engine::kind::cpu, 0);
@@ -51,7 +52,8 @@ dnnl::matmul::primitive_desc describe(const Matmul<X, O>& p, bool fused_gelu) {
 #else
     if (fused_gelu) post_ops.append_eltwise(1.0f, dnnl::algorithm::eltwise_gelu_tanh, 0.0f, 0.0f);
     attributes.set_post_ops(post_ops);
-    return dnnl::matmul::primitive_desc(p.bias ? dnnl::matmul::desc(a, b, bias, out) : dnnl::matmul::desc(a, b, out), attributes, engine());
+    return dnnl::matmul::primitive_desc(p.bias ? dnnl::matmul::desc(a, b, bias, out) : dnnl::matmul::desc(a, b, out),
+                                        attributes, engine());
 #endif
 }
 
@@ -67,10 +69,12 @@ Product make_product(const Matmul<X, O>& p, bool fused_gelu) {
     try {
         auto description = describe(p, fused_gelu);
         // The reference implementation is a plain loop, far slower than ours.
-        if (std::is_same_v<X, bf16> && std::string(description.impl_info_str()).find("ref") != std::string::npos) return not_supported();
+        if (std::is_same_v<X, bf16> && std::string(description.impl_info_str()).find("ref") != std::string::npos)
+            return not_supported();
         auto wrap = [](const memory::desc& d) { return memory(d, engine(), DNNL_MEMORY_NONE); };
         product.primitive = dnnl::matmul(description);
-        product.a = wrap(description.src_desc()), product.b = wrap(description.weights_desc()), product.out = wrap(description.dst_desc());
+        product.a = wrap(description.src_desc()), product.b = wrap(description.weights_desc()),
+        product.out = wrap(description.dst_desc());
         if (p.bias) product.bias = wrap(description.bias_desc());
         product.scratchpad = memory(description.scratchpad_desc(), engine());
     } catch (const dnnl::error& e) {
@@ -90,7 +94,8 @@ bool run(const Matmul<X, O>& p) {
     bool fused_gelu = p.epilogue == Epilogue::gelu && !p.aux;
     bool separate_gelu = p.epilogue == Epilogue::gelu && p.aux;
     try {
-        Key key{p.M, p.N, p.K, p.a_transposed, p.b_transposed, p.accumulate, p.bias != nullptr, fused_gelu, false, false};
+        Key key{p.M,        p.N,   p.K,  p.a_transposed, p.b_transposed, p.accumulate, p.bias != nullptr,
+                fused_gelu, false, false};
         auto found = products.find(key);
         if (found == products.end()) found = products.emplace(key, make_product(p, fused_gelu)).first;
         Product& product = found->second;
@@ -99,11 +104,11 @@ bool run(const Matmul<X, O>& p) {
         product.a.set_data_handle(const_cast<X*>(p.a));
         product.b.set_data_handle(const_cast<X*>(p.b));
         if (p.bias) product.bias.set_data_handle(const_cast<X*>(p.bias));
-        if constexpr (std::is_same_v<X, O>)
-            product.out.set_data_handle(separate_gelu ? p.aux : p.out);
-        else
-            product.out.set_data_handle(p.out);
-        std::unordered_map<int, memory> arguments = {{DNNL_ARG_SRC, product.a}, {DNNL_ARG_WEIGHTS, product.b}, {DNNL_ARG_DST, product.out},
+        if constexpr (std::is_same_v<X, O>) product.out.set_data_handle(separate_gelu ? p.aux : p.out);
+        else product.out.set_data_handle(p.out);
+        std::unordered_map<int, memory> arguments = {{DNNL_ARG_SRC, product.a},
+                                                     {DNNL_ARG_WEIGHTS, product.b},
+                                                     {DNNL_ARG_DST, product.out},
                                                      {DNNL_ARG_SCRATCHPAD, product.scratchpad}};
         if (p.bias) arguments.insert({DNNL_ARG_BIAS, product.bias});
         product.primitive.execute(stream, arguments);
