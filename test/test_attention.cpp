@@ -49,7 +49,8 @@ struct Results {
 
 constexpr double kUntouched = -77;
 
-template <typename X>
+// E: what the tile products multiply.
+template <typename X, typename E = attention_detail::operand_t<X>>
 Results run(const Problem& p, bool backward = true) {
     auto from = [](const auto& x) { return Doubles(x.begin(), x.end()); };
     std::vector<X> q, k, v, dout;
@@ -60,10 +61,10 @@ Results run(const Problem& p, bool backward = true) {
     X blank = X(acc_t<X>(kUntouched));
     std::vector<X> out(dout.size(), blank), dq(q.size(), blank), dk(k.size(), blank), dv(v.size(), blank);
     std::vector<acc_t<X>> lse(size_t(p.s.B) * p.s.NH * p.s.Tq);
-    attention_forward(out.data(), lse.data(), q.data(), k.data(), v.data(), p.s, p.starts(), p.dropout);
+    attention_forward<X, E>(out.data(), lse.data(), q.data(), k.data(), v.data(), p.s, p.starts(), p.dropout);
     if (backward)
-        attention_backward(dq.data(), dk.data(), dv.data(), dout.data(), q.data(), k.data(), v.data(), out.data(),
-                           lse.data(), p.s, p.starts(), p.dropout);
+        attention_backward<X, E>(dq.data(), dk.data(), dv.data(), dout.data(), q.data(), k.data(), v.data(), out.data(),
+                                 lse.data(), p.s, p.starts(), p.dropout);
     return {from(out), from(lse), from(dq), from(dk), from(dv)};
 }
 
@@ -164,7 +165,9 @@ void expect_all_types(const Problem& p, const char* name, double bf16_tolerance 
     Results want = naive(p, backward);
     expect_close(run<double>(p, backward), want, 1e-13, backward);
     expect_close(run<float>(p, backward), want, 2e-6, backward);
-    expect_close(run<bf16>(p, backward), want, bf16_tolerance, backward);
+    // Both ways of multiplying bf16, whichever this CPU would choose.
+    expect_close(run<bf16, float>(p, backward), want, bf16_tolerance, backward);
+    expect_close(run<bf16, bf16_pair>(p, backward), want, bf16_tolerance, backward);
 }
 
 TEST(Attention, MatchesDefinitionAtOddSizes) {
@@ -211,6 +214,23 @@ TEST(Attention, PackedQkv) {
             ASSERT_EQ(dqkv[size_t(row * 3 * C + C + c)], want.dk[size_t(row * C + c)]);
             ASSERT_EQ(dqkv[size_t(row * 3 * C + 2 * C + c)], want.dv[size_t(row * C + c)]);
         }
+}
+
+TEST(Attention, PairProductsAgreeWithPortableOnes) {
+    constexpr int n = kLanes<float>;
+    std::mt19937 random(3);
+    std::normal_distribution<float> normal;
+    Vector<float> sum;
+    Vector<bf16_pair> b;
+    bf16_pair a = pair_of(bf16(normal(random)), bf16(normal(random)));
+    for (int i = 0; i < n; i++) sum[i] = normal(random), b[i] = pair_of(bf16(normal(random)), bf16(normal(random)));
+    Vector<float> fast = multiply_add(sum, a, b), portable = multiply_add_portable(sum, a, b);
+    for (int i = 0; i < n; i++) {
+        float want = sum[i] + std::bit_cast<float>(a << 16) * std::bit_cast<float>(b[i] << 16) +
+                     std::bit_cast<float>(a & 0xffff0000u) * std::bit_cast<float>(b[i] & 0xffff0000u);
+        EXPECT_NEAR(fast[i], want, 1e-6);
+        EXPECT_NEAR(portable[i], want, 1e-6);
+    }
 }
 
 // The directional derivative of f = sum(out * dout) along a random direction of each input, by central differences.
