@@ -13,10 +13,9 @@ struct NamedSize {
 };
 
 // GPT-2 (Radford et al. 2019, table 2) by depth: d12, d24, d36, d48 are the published ones; the others follow llm.c.
-// GPT-3 (Brown et al. 2020, table 2.1) by name, and by channels as in llm.c. The paper's table has three sizes that
-// cannot be: 1.3b with 24 heads of 128, which is not 2048 channels (16 heads here), 13b with 5140 channels, which 40
-// heads of 128 do not give (5120 here), and 350m and 760m, which are as printed. Attention here is dense in every
-// layer.
+// GPT-3 (Brown et al. 2020, table 2.1) by name, and by channels as in llm.c. Two rows of the paper's table cannot be as
+// printed: 1.3b with 24 heads of 128, which is not 2048 channels (16 heads here), and 13b with 40 heads of 128, which
+// is not 5140 channels (5120 here). Attention is dense in every layer; in GPT-3 it alternates with banded.
 constexpr NamedSize kSizes[] = {
     {"d6", 6, 384, 6, 1024},
     {"d12", 12, 768, 12, 1024},

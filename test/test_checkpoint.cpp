@@ -430,3 +430,27 @@ TEST(Checkpoint, AKillAtAnyMomentLeavesAWholeCheckpoint) {
     delete_old_checkpoints(dir.path, 1, 0);
     EXPECT_EQ(names_in(dir.path), std::vector<std::string>{strf("step_%08d", last + 1)});
 }
+
+// A checkpoint that is half deleted is none: it has another name before the first of its files goes.
+TEST(Checkpoint, AKillWhileDeletingLeavesNoHalf) {
+    TemporaryDirectory dir;
+    const size_t files = 2000;
+    for (int round = 0; round < 4; round++) {
+        pretend(dir.path, 1);
+        pretend(dir.path, 2);
+        for (size_t i = 1; i < files; i++) put(dir / "step_00000001/" + std::to_string(i), "");
+        pid_t child = fork();
+        if (child == 0) {
+            delete_old_checkpoints(dir.path, 1, 0);
+            _exit(0);
+        }
+        // until the directory is gone from its place, or has lost files
+        while (fs::exists(dir / "step_00000001/1") && fs::exists(dir / strf("step_00000001/%zu", files - 1)))
+            usleep(100);
+        kill(child, SIGKILL);
+        waitpid(child, nullptr, 0);
+        for (const std::string& path : list_checkpoints(dir.path))
+            EXPECT_EQ(names_in(path).size(), path == dir / "step_00000002" ? 1 : files);
+        delete_old_checkpoints(dir.path, 1, 0);
+    }
+}
