@@ -148,6 +148,5 @@ int64_t parameter_count(const ModelConfig& m) {
 }
 
 double flops_per_token(const ModelConfig& m, int seq_len) {
-    double N = static_cast<double>(parameter_count(m) - static_cast<int64_t>(m.T) * m.C);
-    return 6 * N + 12.0 * m.L * m.C * seq_len;
+    return 6 * static_cast<double>(parameter_count(m)) + 12.0 * m.L * m.C * seq_len;
 }

@@ -28,7 +28,6 @@ void check_model_config(const ModelConfig& config, const std::string& where);
 
 // Parameters of the model without padding: V*C + T*C + L*(12*C*C + 13*C) + 2*C.
 int64_t parameter_count(const ModelConfig& config);
-// FLOPs of training on one token at sequence length T (PaLM, Chowdhery et al. 2022, appendix B): 6*N + 12*L*C*T, where
-// N is the parameters that take part in matrix products: all but the T*C position embeddings (wte does, as the LM
-// head).
+// FLOPs of training on one token at sequence length T (PaLM, Chowdhery et al. 2022, appendix B): 6*N + 12*L*C*T,
+// N = parameter_count(): the count that most reports use.
 double flops_per_token(const ModelConfig& config, int seq_len);

@@ -117,6 +117,7 @@ int run_command(Run run) {
 
 template <template <typename> class Model, typename Half>
 int run_program(int argc, char** argv, const ProgramInfo& program) {
+    std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is then a failed write, with a message, like a full disk
     try {
         Options options;
         if (!parse_options(argc, argv, program, &options)) return 0;

@@ -117,6 +117,6 @@ TEST(Config, Counts) {
     ModelConfig gpt2{12, 12, 768, 1024, 50257};
     EXPECT_EQ(parameter_count(gpt2), 124439808);  // as transformers counts GPT2LMHeadModel
     EXPECT_EQ(gpt2.Vp(), 50304);
-    EXPECT_DOUBLE_EQ(flops_per_token(gpt2, 1024), 6.0 * (124439808 - 1024 * 768) + 12.0 * 12 * 768 * 1024);
+    EXPECT_DOUBLE_EQ(flops_per_token(gpt2, 1024), 6.0 * 124439808 + 12.0 * 12 * 768 * 1024);
     EXPECT_EQ(parameter_count({1, 1, 2, 3, 5}), 5 * 2 + 3 * 2 + 12 * 4 + 13 * 2 + 4);
 }
