@@ -549,7 +549,8 @@ void encode(const Options& options) {
         throw Error(strf("%s/%s is there already; give --force to replace the shards, or another -o",
                          options.output.c_str(), old[0].c_str()));
     const bool copy = !same_file(vocab, options.output);
-    if (copy && !options.force && Tokenizer::present(options.output))
+    if (copy && !options.force && Tokenizer::present(options.output) &&
+        !Tokenizer::load(options.output).same(tokenizer))
         throw Error(strf("%s has a vocabulary of its own; leave --vocab out to use it, or give --force to replace it",
                          options.output.c_str()));
 

@@ -418,6 +418,10 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
+bool Tokenizer::same(const Tokenizer& other) const {
+    return impl_->tokens == other.impl_->tokens && impl_->merges == other.impl_->merges;
+}
+
 int Tokenizer::vocab_size() const { return static_cast<int>(impl_->tokens.size()); }
 int Tokenizer::end_of_text() const { return impl_->end_of_text; }
 

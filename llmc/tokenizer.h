@@ -23,9 +23,10 @@ class Tokenizer {
     Tokenizer& operator=(Tokenizer&&) noexcept;
     ~Tokenizer();
 
-    int vocab_size() const;                // largest id + 1
-    int end_of_text() const;               // id of <|endoftext|>
-    std::string_view bytes(int id) const;  // of one token; empty for an id that has none
+    bool same(const Tokenizer& other) const;  // same tokens, ids and merges
+    int vocab_size() const;                   // largest id + 1
+    int end_of_text() const;                  // id of <|endoftext|>
+    std::string_view bytes(int id) const;     // of one token; empty for an id that has none
     // Appends the ids of `text` as ordinary text ("<|endoftext|>" in it is eleven characters, not the special token).
     // Thread-safe; each thread keeps a cache of pieces of its own.
     void encode(std::string_view text, std::vector<int>& ids) const;
