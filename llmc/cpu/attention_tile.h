@@ -76,6 +76,17 @@ inline A sum_lanes(typename VectorOf<A, BYTES>::type v) {
     }
 }
 
+// a . b, n elements each, of type A or bf16.
+template <typename A, typename Y, typename X>
+A dot(const Y* a, const X* b, int n) {
+    Vector<A> sums = {};
+    int d = 0;
+    for (; d + kLanes<A> <= n; d += kLanes<A>) sums += load_vector<A>(a + d) * load_vector<A>(b + d);
+    A sum = sum_lanes<A>(sums);
+    for (; d < n; d++) sum += A(a[d]) * A(b[d]);
+    return sum;
+}
+
 // Two bf16, the first in the low half.
 using bf16_pair = uint32_t;
 

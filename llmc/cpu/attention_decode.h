@@ -1,0 +1,97 @@
+// Attention of a few queries to many keys: decoding with a KV cache.
+//
+// Limit: memory. One pass over keys and values where they lie. A task takes kKeys keys with all their heads, so that it
+// reads whole rows of the cache; its partial softmax is joined with the others' in the order of the keys (Dao et al.
+// 2023, "Flash-Decoding for long-context inference").
+#pragma once
+#include <cmath>
+
+#include "llmc/cpu/attention_block.h"
+#include "llmc/cpu/math.h"
+#include "llmc/cpu/parallel.h"
+
+// Query i of sequence b, head h starts at q + b * q_batch + i * q_row + h * HS; keys and values alike, with head
+// h * NKV / NH.
+struct AttentionShape {
+    int B, Tq, Tk, NH, NKV, HS;      // Tq < Tk: the queries are the last Tq positions (decoding with a KV cache)
+    int64_t q_row, kv_row, out_row;  // elements from one position to the next
+    int64_t q_batch, kv_batch, out_batch;
+};
+
+// Shape of a packed qkv (B,T,3C) with q = qkv, k = qkv + C, v = qkv + 2C, out (B,T,C).
+inline AttentionShape packed_qkv_shape(int B, int T, int C, int NH) {
+    int64_t row = 3ll * C;
+    return {B, T, T, NH, NH, C / NH, row, row, C, T * row, T * row, int64_t(T) * C};
+}
+
+namespace attention_detail {
+
+constexpr int kDecodeQueries = 4;  // up to so many queries come here
+
+// sum (HS) += sum_j weights[j] rows[j], j in [0, n)
+template <typename A, typename X>
+void add_weighted(A* sum, const A* weights, const X* rows, int64_t row, int n, int HS) {
+    int d = 0;
+    for (; d + kLanes<A> <= HS; d += kLanes<A>) {
+        Vector<A> x = load_vector<A>(sum + d);
+        for (int j = 0; j < n; j++) x += weights[j] * load_vector<A>(rows + j * row + d);
+        store_vector<A>(sum + d, x);
+    }
+    for (; d < HS; d++)
+        for (int j = 0; j < n; j++) sum[d] += weights[j] * A(rows[j * row + d]);
+}
+
+template <typename X>
+void decode(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const AttentionShape& s, const int* doc_start) {
+    using A = acc_t<X>;
+    const int R = s.NH * s.Tq, offset = s.Tk - s.Tq, readers = R / s.NKV, chunks = (s.Tk + kKeys - 1) / kKeys;
+    const size_t width = size_t(s.HS) + 2;  // of a partial result: sum of p v (HS), maximum, sum of p
+    std::vector<A> parts(size_t(s.B) * chunks * R * width);
+    parallel_for_dynamic(int64_t(s.B) * chunks, [&](int64_t task) {
+        const int b = int(task / chunks), key = int(task % chunks) * kKeys, n = std::min(kKeys, s.Tk - key);
+        const X *keys = k + b * s.kv_batch + key * s.kv_row, *values = v + b * s.kv_batch + key * s.kv_row;
+        A *queries = scratch<A>(0, size_t(R) * s.HS), *p = scratch<A>(1, size_t(R) * kKeys);
+        A* part = &parts[size_t(task) * R * width];
+        for (int t = 0; t < s.Tq; t++)
+            for (int h = 0; h < s.NH; h++)
+                for (int d = 0; d < s.HS; d++)
+                    queries[(h * s.Tq + t) * s.HS + d] =
+                        A(q[b * s.q_batch + t * s.q_row + h * s.HS + d]) / std::sqrt(A(s.HS));
+        for (int j = 0; j < n; j++)
+            for (int kv_head = 0, r = 0; kv_head < s.NKV; kv_head++)
+                for (int end = r + readers; r < end; r++)
+                    p[r * kKeys + j] = dot<A>(queries + r * s.HS, keys + j * s.kv_row + kv_head * s.HS, s.HS);
+        for (int r = 0; r < R; r++) {
+            A *row = p + r * kKeys, top = A(-1e30), sum = 0;
+            const int position = r % s.Tq + offset, last = position - key;
+            const int first = doc_start ? std::min(doc_start[int64_t(b) * s.Tk + position], position) - key : 0;
+            for (int j = 0; j < n; j++) top = ((first <= j) & (j <= last) & (row[j] > top)) ? row[j] : top;
+            for (int j = 0; j < n; j++) {
+                A x = fast_exp(row[j] - top);
+                row[j] = ((first <= j) & (j <= last)) ? x : A(0);
+            }
+            for (int j = 0; j < n; j++) sum += row[j];
+            part[r * width + s.HS] = top, part[r * width + s.HS + 1] = sum;
+        }
+        for (int j = 0; j < n; j += 8)
+            for (int kv_head = 0, r = 0; kv_head < s.NKV; kv_head++)
+                for (int end = r + readers; r < end; r++)
+                    add_weighted(part + r * width, p + r * kKeys + j, values + j * s.kv_row + kv_head * s.HS, s.kv_row,
+                                 std::min(8, n - j), s.HS);
+    });
+    for (int64_t i = 0; i < int64_t(s.B) * R; i++) {
+        const int b = int(i / R), h = int(i % R / s.Tq), t = int(i % s.Tq);
+        A *first = &parts[(size_t(b) * chunks * R + i % R) * width], *end = first + size_t(chunks) * R * width;
+        A top = A(-1e30), sum = 0;
+        for (A* part = first; part < end; part += R * width) top = std::max(top, part[s.HS]);
+        for (A* part = first; part < end; part += R * width) {
+            A weight = fast_exp(part[s.HS] - top);
+            sum += weight * part[s.HS + 1];
+            for (int d = 0; d < s.HS; d++) first[d] = (part == first ? A(0) : first[d]) + weight * part[d];
+        }
+        store_row(out + b * s.out_batch + t * s.out_row + h * s.HS, first, s.HS, 1 / sum);
+        if (lse) lse[i] = top + std::log(sum);
+    }
+}
+
+}  // namespace attention_detail
