@@ -273,6 +273,8 @@ void expect_same_bits_for_any_threads() {
     Problem p(2, 200, 200, 3, 3, 64);
     p.add_dropout(0.1f);
     Problem decode(1, 1, 700, 4, 2, 64);
+    Problem one_head(1, 300, 300, 1, 1, 16);  // fewer heads than threads: they are split
+    expect_close(run<double>(one_head), naive(one_head), 1e-13);
     int threads = omp_get_max_threads();
     omp_set_num_threads(1);
     Results one = run<X>(p), one_decode = run<X>(decode, false);
@@ -285,6 +287,7 @@ void expect_same_bits_for_any_threads() {
         EXPECT_EQ(one.dk, many.dk);
         EXPECT_EQ(one.dv, many.dv);
         EXPECT_EQ(one_decode.out, run<X>(decode, false).out);
+        expect_close(run<double>(one_head), naive(one_head), 1e-13);
     }
     omp_set_num_threads(threads);
 #else
