@@ -23,15 +23,14 @@ namespace attention_detail {
 
 // Softmax over the keys seen so far: maximum m and sum l of each query; s becomes exp((s - m) * scale), and rescale the
 // factor of what was summed before. Masked scores are selected away and not only made small: fast_exp never returns 0.
-template <typename A>
+template <bool MASKED, typename A>
 void online_softmax(A* s, A* m, A* l, A* rescale, A scale, const QueryBlock& block, int key, int keys) {
     A top[kQueries];
     for (int i = 0; i < kQueries; i++) top[i] = m[i];
     for (int j = 0; j < keys; j++) {
         const A* row = s + j * kQueries;
         for (int i = 0; i < kQueries; i++) {
-            bool seen = (block.first[i] <= key + j) & (key + j <= block.last[i]);
-            A x = seen ? row[i] : A(-1e30);
+            A x = !MASKED || block.sees(i, key + j) ? row[i] : A(-1e30);
             top[i] = x > top[i] ? x : top[i];
         }
     }
@@ -43,11 +42,29 @@ void online_softmax(A* s, A* m, A* l, A* rescale, A scale, const QueryBlock& blo
     for (int j = 0; j < keys; j++) {
         A* row = s + j * kQueries;
         for (int i = 0; i < kQueries; i++) {
-            bool seen = (block.first[i] <= key + j) & (key + j <= block.last[i]);
             A p = fast_exp((row[i] - top[i]) * scale);
-            row[i] = seen ? p : A(0);
+            row[i] = !MASKED || block.sees(i, key + j) ? p : A(0);
             l[i] += row[i];
         }
+    }
+}
+
+// Scores s become dropout(p), their gradient before the softmax, dp = dout . v, becomes ds. dropped: dropout's factors
+// or null.
+template <bool MASKED, typename A>
+void softmax_backward(A* s, A* dp, const A* log_sum, const A* D, A scale, const float* dropped, const QueryBlock& block,
+                      int key, int keys) {
+    for (int j = 0; j < keys; j++, s += kQueries, dp += kQueries) {
+        if (dropped)
+            for (int i = 0; i < kQueries; i++) dp[i] *= dropped[j * kQueries + i];
+        for (int i = 0; i < kQueries; i++) {
+            bool seen = !MASKED || block.sees(i, key + j);
+            A p = fast_exp(s[i] * scale - log_sum[i]), ds = p * (dp[i] - D[i]);
+            s[i] = seen ? p : A(0);
+            dp[i] = seen ? ds : A(0);
+        }
+        if (dropped)
+            for (int i = 0; i < kQueries; i++) s[i] *= dropped[j * kQueries + i];
     }
 }
 
@@ -90,7 +107,8 @@ void attention_forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v
                 for (int key = block.first_key / kKeys * kKeys; key < block.end_key; key += kKeys) {
                     int n = std::min(kKeys, block.end_key - key);
                     score_product(p, keys + size_t(key) * k_width, k_width, columns, block, key, n, k_width);
-                    online_softmax(p, m, l, rescale, scale, block, key, n);
+                    if (block.sees_all(key, n)) online_softmax<false>(p, m, l, rescale, scale, block, key, n);
+                    else online_softmax<true>(p, m, l, rescale, scale, block, key, n);
                     if (dropout.active()) {
                         tile_dropout(mask, dropout, b, h, block, key, n, s.Tk);
                         for (int e = 0; e < n * kQueries; e++) p[e] *= mask[e];
@@ -158,21 +176,10 @@ void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X*
                     score_product(p, key_rows + size_t(key) * k_width, k_width, queries, block, key, n, k_width);
                     score_product(ds, value_rows + size_t(key) * k_width, k_width, douts, block, key, n, k_width);
                     if (dropout.active()) tile_dropout(mask, dropout, b, h, block, key, n, T);
-                    for (int j = 0; j < n; j++) {
-                        A *p_row = p + j * kQueries, *ds_row = ds + j * kQueries;
-                        const float* mask_row = mask + j * kQueries;
-                        if (dropout.active())
-                            for (int i = 0; i < kQueries; i++) ds_row[i] *= mask_row[i];
-                        for (int i = 0; i < kQueries; i++) {
-                            bool seen = (block.first[i] <= key + j) & (key + j <= block.last[i]);
-                            A x = fast_exp(p_row[i] * scale - log_sum[i]);
-                            A y = x * (ds_row[i] - D[i]);
-                            p_row[i] = seen ? x : A(0);
-                            ds_row[i] = seen ? y : A(0);
-                        }
-                        if (dropout.active())
-                            for (int i = 0; i < kQueries; i++) p_row[i] *= mask_row[i];
-                    }
+                    const float* dropped = dropout.active() ? mask : nullptr;
+                    if (block.sees_all(key, n))
+                        softmax_backward<false>(p, ds, log_sum, D, scale, dropped, block, key, n);
+                    else softmax_backward<true>(p, ds, log_sum, D, scale, dropped, block, key, n);
                     const size_t column = size_t(key) * width;
                     key_product(dvalues + column, pack_along_queries(packed_p, p, n), dout_columns, block, key, n,
                                 width);

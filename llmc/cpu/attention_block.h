@@ -71,7 +71,7 @@ void transpose_queries(E* to, const E* from, int width, int n, int m) {
 // Tiles of scores are kept transposed, (keys, queries): a vector holds one key's scores with several queries, so that
 // maxima and sums over the keys need no shuffles.
 struct QueryBlock {
-    int n, position, first_key, end_key;
+    int n, position, first_key, end_key, latest_first = 0;
     int first[kQueries], last[kQueries];
 
     QueryBlock(int count, int begin, const int* doc_start)
@@ -80,8 +80,12 @@ struct QueryBlock {
             last[i] = i < n ? position + i : -1;
             first[i] = i >= n ? 1 << 30 : (doc_start ? std::min(doc_start[position + i], position + i) : 0);
             first_key = std::min(first_key, first[i]);
+            latest_first = std::max(latest_first, first[i]);
         }
     }
+    bool sees(int i, int key) const { return (first[i] <= key) & (key <= last[i]); }
+    // Every query sees every key of [key, key + keys): nothing to mask. False if there are fewer than kQueries.
+    bool sees_all(int key, int keys) const { return latest_first <= key && key + keys - 1 <= position; }
 };
 
 // The products of a tile of keys [key, key + keys) with a block of queries, without the part above the diagonal.
