@@ -47,6 +47,9 @@ struct Options {
 };
 
 volatile sig_atomic_t interrupted = 0;
+void throw_if_interrupted() {
+    if (interrupted) throw Error("interrupted; nothing was written", 130);
+}
 
 string with_commas(int64_t n) {
     string digits = std::to_string(n);
@@ -174,7 +177,10 @@ class Reader {
         while (!end_ && size < wanted_) {
             pending_.resize(wanted_);
             const ssize_t n = ::read(fd_, pending_.data() + size, wanted_ - size);
-            if (n < 0 && errno == EINTR && !interrupted) continue;
+            if (n < 0 && errno == EINTR) {
+                throw_if_interrupted();
+                continue;
+            }
             if (n < 0) throw Error(strf("%s: cannot read: %s", name_.c_str(), std::strerror(errno)));
             end_ = n == 0;
             size += static_cast<size_t>(n);
@@ -301,7 +307,7 @@ void ordered_pipeline(int threads, Produce produce, Work work, Consume consume) 
                 int64_t number;
                 {
                     std::lock_guard lock(produce_mutex);
-                    if (interrupted) throw Error("interrupted");
+                    throw_if_interrupted();
                     if (at_end || !produce(item)) {
                         at_end = true;
                         return;

@@ -130,7 +130,7 @@ def main():
         from tokenizers import models, pre_tokenizers, trainers
         from transformers import GPT2TokenizerFast
         ours = os.path.join(folder, "trained")
-        subprocess.run([args.tokenize, "train", "--vocab-size", "2048", "-o", ours, args.text], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([args.tokenize, "train", "--no-special", "--vocab-size", "2048", "-o", ours, args.text], check=True, stdout=subprocess.DEVNULL)
         theirs = tokenizers.Tokenizer(models.BPE())
         theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         theirs.train_from_iterator([text], trainers.BpeTrainer(vocab_size=2047, show_progress=False,
