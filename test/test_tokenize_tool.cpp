@@ -211,8 +211,7 @@ TEST_F(TokenizeTool, ValidationSplit) {
         both.first.insert(both.first.end(), both.second.begin(), both.second.end());
         return both.first;
     };
-    for (const char* options :
-         {"", "--shard-tokens 101 ", "--shard-tokens 700 "}) {  // the cut is at a document
+    for (const char* options : {"", "--shard-tokens 101 ", "--shard-tokens 700 "}) {  // the cut is at a document
         const auto both = parts(string(options) + "--val-fraction 0.1 stories.txt");
         EXPECT_EQ(joined(both), whole) << options;
         EXPECT_EQ(both.second[0], end);
@@ -324,9 +323,10 @@ TEST_F(TokenizeTool, FullDiskLeavesNothing) {
 
 TEST_F(TokenizeTool, InterruptedRunLeavesNothing) {
     make_vocabulary();
-    const CommandResult result = run_shell("(while :; do echo hello the cat and the dog; done) | timeout -s INT 0.5 '" +
-                                               tool_ + "' encode --vocab v -o out -",
-                                           dir_.path);
+    const CommandResult result =
+        run_shell("(while :; do echo hello the cat and the dog; done) | timeout --foreground -s INT 0.5 '" + tool_ +
+                      "' encode --vocab v -o out -",
+                  dir_.path);
     EXPECT_EQ(result.err, "tokenize: error: interrupted; nothing was written\n");
     EXPECT_FALSE(fs::exists(dir_ / "out"));
 }
