@@ -163,15 +163,19 @@ class PairTable {
         size_t size = 16;
         while (size < 2 * n) size *= 2;
         slots_.assign(size, Slot{});
+        present_.assign(kFilterBits / 64, 0);
         mask_ = size - 1;
     }
     bool insert(int left, int right, int rank, int result) {  // false if the pair is there
         Slot& slot = slots_[place(key(left, right))];
         if (slot.key == key(left, right)) return false;
         slot = {key(left, right), rank, result};
+        present_[filter(key(left, right)) / 64] |= uint64_t{1} << filter(key(left, right)) % 64;
         return true;
     }
     const Slot* find(int left, int right) const {
+        const size_t bit = filter(key(left, right));
+        if (!(present_[bit / 64] >> bit % 64 & 1)) return nullptr;
         const Slot& slot = slots_[place(key(left, right))];
         return slot.key == key(left, right) ? &slot : nullptr;
     }
@@ -186,7 +190,10 @@ class PairTable {
         while (slots_[i].key != k && slots_[i].key != ~uint64_t{0}) i = (i + 1) & mask_;
         return i;
     }
+    static constexpr size_t kFilterBits = 1 << 19;
+    static size_t filter(uint64_t k) { return ((k ^ k >> 29) * 0x9E3779B97F4A7C15ull) >> 45; }
     std::vector<Slot> slots_;
+    std::vector<uint64_t> present_;
     size_t mask_ = 0;
 };
 
