@@ -140,7 +140,8 @@ $(B)/flags: ;
 
 # ---- tests and benchmarks ----------------------------------------------------------------------------------------------
 .PHONY: test test_asan check_programs bench_cpu bench_tokenizer
-test: check_programs  ## everything that runs without a GPU; last line: N passed, N failed[, N skipped]
+test:  ## everything that runs without a GPU; last line: N passed, N failed[, N skipped]
+	@$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) check_programs
 	@TRAIN_GPT2=$(CURDIR)/$(BIN)train_gpt2 TOKENIZE=$(CURDIR)/$(BIN)tokenize bash dev/run_tests.sh $(B)/test/run_tests
 check_programs: $(PROGRAMS) $(B)/test/run_tests
 

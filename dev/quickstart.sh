@@ -37,7 +37,7 @@ if nvidia-smi -L >"$work/gpus" 2>/dev/null && grep -q GPU "$work/gpus"; then
         program=train_gpt2cu
     fi
 fi
-make -j "$(nproc)" $program tokenize
+make --no-print-directory -j "$(nproc)" $program tokenize
 
 step "3. Text to tokens (data/text.sh)"
 bash data/text.sh ${text:+"$text"} | tee "$work/data"

@@ -41,9 +41,10 @@ run_shard() {
     local binary=$1 base=$work/$2 status how current
     while [ -s "$base.todo" ]; do
         status=0
-        # the braces swallow the shell's own message about a process that died
-        { timeout -k 10 "$limit" "$binary" --gtest_color=no --gtest_filter="$(paste -sd : "$base.todo")" >"$base.log" 2>&1; } \
-            2>/dev/null || status=$?
+        # The braces swallow the shell's own message about a process that died. A shell's background processes ignore Ctrl-C,
+        # which programs under test should not inherit.
+        { timeout -k 10 "$limit" env --default-signal=INT,QUIT "$binary" --gtest_color=no \
+            --gtest_filter="$(paste -sd : "$base.todo")" >"$base.log" 2>&1; } 2>/dev/null || status=$?
         read_log "$base.log" >"$base.now"
         grep -v '^R ' "$base.now" >>"$base.results" || true
         current=$(sed -n 's/^R //p' "$base.now")
