@@ -59,8 +59,7 @@ string with_commas(int64_t n) {
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// ------------------------------------------------------------------------------------------------------- reading the
-// text
+// ---- reading the text --------------------------------------------------------------------------------------
 
 // What one thread works on: text with the places where documents begin, or whole lines of JSON.
 struct Chunk {
@@ -287,8 +286,7 @@ void for_each_document(const Chunk& chunk, const string& field, Begin begin, Tex
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// threads
+// ---- threads -----------------------------------------------------------------------------------------------
 
 // Runs produce(Item&) -> bool, one thread at a time; work(Item&), all at once; consume(Item&), one at a time in the
 // order of production. The first exception ends everything and is thrown here.
@@ -364,8 +362,7 @@ class Progress {
     Clock::time_point start_ = Clock::now(), last_ = start_;
 };
 
-// ------------------------------------------------------------------------------------------------------- where output
-// goes
+// ---- where output goes -------------------------------------------------------------------------------------
 
 // A directory beside the output for what is being written; it goes away with its contents if the run fails.
 class Staging {
@@ -447,8 +444,7 @@ class SplitWriter {
     std::vector<string> names_;
 };
 
-// --------------------------------------------------------------------------------------------------------------
-// commands
+// ---- commands ----------------------------------------------------------------------------------------------
 
 struct EncodedChunk : Chunk {
     std::vector<int> ids;
@@ -723,7 +719,7 @@ int run(int argc, char** argv) {
                 CLI::ignore_case))
             ->default_str("endoftext");
         command->add_flag("--no-special", options.no_special,
-                          "<|endoftext|> in a text is eleven characters; --split-documents none");
+                          "<|endoftext|> in a text is ordinary text; --split-documents none");
         command->add_option("--threads", options.threads, "Threads (default: all)")->check(CLI::Range(1, 1024));
         command->add_option("--chunk-bytes", options.chunk_bytes, "Bytes of text handed to a thread at a time")
             ->check(CLI::Range(size_t{1}, size_t{1} << 30))

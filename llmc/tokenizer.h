@@ -1,5 +1,5 @@
-// GPT-2's tokenizer: byte-level byte-pair encoding.                      (Radford et al. 2019, section 2.2; Sennrich et
-// al. 2016)
+// GPT-2's tokenizer: byte-level byte-pair encoding.             (Radford et al. 2019, section 2.2; Sennrich et al.
+// 2016)
 //
 // Text is split into pieces by GPT-2's pattern (contractions, letters, numbers, other symbols, spaces), each piece
 // becomes bytes, and the pairs of neighbours with the lowest rank in the merge list are joined until none is left. Any
@@ -27,7 +27,7 @@ class Tokenizer {
     int vocab_size() const;                   // largest id + 1
     int end_of_text() const;                  // id of <|endoftext|>
     std::string_view bytes(int id) const;     // of one token; empty for an id that has none
-    // Appends the ids of `text` as ordinary text ("<|endoftext|>" in it is eleven characters, not the special token).
+    // Appends the ids of `text` as ordinary text ("<|endoftext|>" in it is thirteen characters, not the special token).
     // Thread-safe; each thread keeps a cache of pieces of its own.
     void encode(std::string_view text, std::vector<int>& ids) const;
     // The same, but "<|endoftext|>" becomes the special token: for prompts that a person types.
