@@ -82,7 +82,8 @@ Bandwidth bandwidth() {
     double bytes = static_cast<double>(n) * 4;
     double read = best_seconds([&] {
         sink = parallel_sum(n, 1 << 16, [&](int64_t begin, int64_t end) {
-            return double(vector_sum<float>(end - begin, [&](int64_t i) { return from[begin + i]; }));
+            const float* p = from + begin;
+            return double(vector_sum<float>(end - begin, [p](int64_t i) { return p[i]; }));
         });
     });
     double copy = best_seconds([&] {
@@ -426,6 +427,9 @@ void print_machine() {
         if (value == dnnl::get_effective_cpu_isa()) isa = name;
     printf("oneDNN %d.%d.%d, %s\n", v->major, v->minor, v->patch, isa.c_str());
 #endif
+    double load = 0;
+    if (getloadavg(&load, 1) == 1 && load > 0.5)
+        printf("load average %.1f: other programs are running, and these timings suffer from them\n", load);
     Bandwidth memory = bandwidth();
     printf("memory: read %.1f GB/s, copy %.1f GB/s (read + write)\n", memory.read * 1e-9, memory.copy * 1e-9);
     fflush(stdout);
