@@ -670,15 +670,17 @@ void bench(const Options& options) {
         text.append(std::istreambuf_iterator<char>(in), {});
     }
     const double bytes = static_cast<double>(text.size());
-    double first = 0, best = 0;
+    double first = 0, best = 0;  // with an empty cache of pieces, and with a full one
+    const Tokenizer other = Tokenizer::from_merges({});
     std::vector<int> ids(text.size());  // memory that is there, as in a long run
     for (int repeat = 0; repeat < 10; ++repeat) {
-        ids.clear();
-        const auto start = Clock::now();
-        tokenizer.encode(text, ids);
-        const double speed = bytes / seconds_since(start);
-        if (repeat == 0) first = speed;
-        best = std::max(best, speed);
+        other.encode("another tokenizer in this thread empties the cache", ids);
+        for (double* speed : {&first, &best}) {
+            ids.clear();
+            const auto start = Clock::now();
+            tokenizer.encode(text, ids);
+            *speed = std::max(*speed, bytes / seconds_since(start));
+        }
     }
     const auto start = Clock::now();
     std::vector<std::thread> threads;
