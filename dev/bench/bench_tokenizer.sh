@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Speed of GPT-2's encoding, ours and tiktoken's, on one thread, measured in one run.
+# Speed of GPT-2's encoding, ours and tiktoken's, on one thread, measured in one run: best of ten, by the thread's CPU time.
 #
 #   dev/bench/bench_tokenizer.sh [TEXT] [VOCAB_DIR]        PYTHON: a Python with tiktoken (python3)
 #
