@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the build and the tests need. Runs again at no cost: with everything there, it says so and ends.
 #
-#   dev/setup.sh [--yes] [PACKAGE...]      PACKAGE: more Debian packages to fetch in the same way
+#   dev/setup.sh [--yes] [PACKAGE...]      PACKAGE: only these, fetched in the same way
 #
 # As root, or where sudo asks for no password: apt-get install (asks before, on a terminal without --yes).
 # Else: the libraries are unpacked into .deps/, where the Makefile looks first; nothing outside this directory changes.
@@ -49,8 +49,9 @@ is_there() {
 }
 list_missing() {
     missing=()
-    local package
-    for package in "${commands[@]}" "${libraries[@]}" ${more[@]+"${more[@]}"}; do
+    local package wanted=("${commands[@]}" "${libraries[@]}")
+    [ ${#more[@]} -eq 0 ] || wanted=("${more[@]}")
+    for package in "${wanted[@]}"; do
         is_there "$package" || missing+=("$package")
     done
 }
