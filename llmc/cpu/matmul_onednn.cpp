@@ -27,10 +27,9 @@ dnnl::engine& engine() {
     return engine;
 }
 
-// Whether to copy b into the layout that oneDNN likes best, for this one product. With AVX-512 the copy costs 5% at
-// M = 640 and wins 3 to 15% at M = 4096 (AMX: more); at K = 50304 (dx of the LM head) plain layouts are 10 to 25%
-// slower.
-bool worth_packing(int M, int K) { return M >= 2048 || K >= 16384; }
+// Whether to copy b into the layout that oneDNN likes best, for this one product. With AVX-512 that wins 3 to 15% at
+// M = 4096 (AMX: more) and 7 to 25% where b's rows are long strides apart, as in dx; else it costs up to 5%.
+bool worth_packing(int M, int K, bool b_transposed) { return M >= 2048 || (M >= 512 && K >= 2048 && !b_transposed); }
 
 struct Product {
     bool supported = false;
@@ -77,7 +76,7 @@ Product make_product(const Matmul<X, O>& p, bool fused_gelu) {
         return product;
     };
     try {
-        auto description = describe(p, worth_packing(p.M, p.K), fused_gelu);
+        auto description = describe(p, worth_packing(p.M, p.K, p.b_transposed), fused_gelu);
         // The reference implementation is a plain loop, far slower than ours.
         if (std::is_same_v<X, bf16> && std::string(description.impl_info_str()).find("ref") != std::string::npos)
             return not_supported();
