@@ -22,7 +22,7 @@
 #include <thread>
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
-#include "llmc/bpe_trainer.h"
+#include "data/bpe_trainer.h"
 #include "llmc/error.h"
 #include "llmc/shards.h"
 #include "llmc/tokenizer.h"

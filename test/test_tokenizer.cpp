@@ -7,7 +7,7 @@
 #include <random>
 #include <thread>
 #include <nlohmann/json.hpp>
-#include "llmc/bpe_trainer.h"
+#include "data/bpe_trainer.h"
 #include "llmc/error.h"
 #include "llmc/tokenizer.h"
 #include "llmc/unicode_table.h"

@@ -1,4 +1,4 @@
-#include "llmc/bpe_trainer.h"
+#include "data/bpe_trainer.h"
 
 #include <algorithm>
 #include <array>
