@@ -13,7 +13,6 @@ limit=${TEST_TIMEOUT:-600}
 # Two threads even in small tests, so that races can show; they sleep while they wait, because other tests need the cores.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 export UBSAN_OPTIONS=print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}
-export LSAN_OPTIONS=suppressions=$PWD/dev/lsan.supp:print_suppressions=0${LSAN_OPTIONS:+:$LSAN_OPTIONS}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
