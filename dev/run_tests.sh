@@ -61,6 +61,7 @@ run_shard() {
         elif [ $status -gt 1 ] || { [ $status -eq 1 ] && ! grep -q '^F ' "$base.now"; }; then
             # all tests ended, and then the process failed: a leak report, say, or a crash in a destructor
             echo "F $(basename "$binary") at its end ($how)" >>"$base.results"
+            tail -n 40 "$base.log" >>"$base.output"
             break
         fi
         sed 's/^. //; s/\t.*//' "$base.now" >"$base.done"
