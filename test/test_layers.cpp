@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <random>
 
 #include "llmc/cpu/adamw.h"
@@ -59,30 +60,44 @@ double gelu_gradient_reference(double x) {
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * std::sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
 }
 
+// Operands as they are stored, and their product by plain loops.
+template <typename X>
+struct Product {
+    int M, N, K;
+    bool ta, tb;
+    std::vector<X> a = random_vector<X>(int64_t(M) * K, 1), b = random_vector<X>(int64_t(K) * N, 2);
+    std::vector<double> sum{};
+
+    void multiply() {
+        std::vector<double> x(a.size()), y(b.size());  // x (M,K), y (N,K)
+        for (int m = 0; m < M; m++)
+            for (int k = 0; k < K; k++) x[size_t(m * K + k)] = at(a, ta ? k * M + m : m * K + k);
+        for (int n = 0; n < N; n++)
+            for (int k = 0; k < K; k++) y[size_t(n * K + k)] = at(b, tb ? n * K + k : k * N + n);
+        for (int m = 0; m < M; m++)
+            for (int n = 0; n < N; n++)
+                sum.push_back(std::inner_product(&x[size_t(m * K)], &x[size_t(m * K)] + K, &y[size_t(n * K)], 0.0));
+    }
+};
+
 template <typename X, typename O>
-void check_matmul(int M, int N, int K, bool ta, bool tb, bool accumulate, bool bias, Epilogue epilogue, bool with_aux) {
-    SCOPED_TRACE(strf("M=%d N=%d K=%d ta=%d tb=%d accumulate=%d bias=%d epilogue=%d aux=%d", M, N, K, ta, tb,
+void check_matmul(const Product<X>& p, bool accumulate, bool bias, Epilogue epilogue, bool with_aux) {
+    SCOPED_TRACE(strf("M=%d N=%d K=%d ta=%d tb=%d accumulate=%d bias=%d epilogue=%d aux=%d", p.M, p.N, p.K, p.ta, p.tb,
                       accumulate, bias, static_cast<int>(epilogue), with_aux));
-    auto a = random_vector<X>(int64_t(M) * K, 1), b = random_vector<X>(int64_t(K) * N, 2),
-         bias_values = random_vector<X>(N, 3);
-    auto aux = random_vector<X>(int64_t(M) * N, 5);
-    auto out = random_vector<O>(int64_t(M) * N, 4);
-    std::vector<double> want(out.size()), want_aux(out.size());
-    for (int m = 0; m < M; m++)
-        for (int n = 0; n < N; n++) {
-            int64_t i = int64_t(m) * N + n;
-            double sum = accumulate ? at(out, i) : 0.0;
-            for (int k = 0; k < K; k++)
-                sum += at(a, ta ? int64_t(k) * M + m : int64_t(m) * K + k) *
-                       at(b, tb ? int64_t(n) * K + k : int64_t(k) * N + n);
-            if (bias) sum += at(bias_values, n);
-            want_aux[static_cast<size_t>(i)] = sum;
-            if (epilogue == Epilogue::gelu) sum = gelu_reference(sum);
-            if (epilogue == Epilogue::gelu_backward) sum *= gelu_gradient_reference(at(aux, i));
-            want[static_cast<size_t>(i)] = sum;
-        }
-    Matmul<X, O> args{.out = out.data(), .a = a.data(), .b = b.data(), .M = M, .N = N, .K = K};
-    args.a_transposed = ta, args.b_transposed = tb, args.accumulate = accumulate, args.epilogue = epilogue;
+    auto bias_values = random_vector<X>(p.N, 3), aux = random_vector<X>(int64_t(p.M) * p.N, 5);
+    auto out = random_vector<O>(int64_t(p.M) * p.N, 4);
+    std::vector<double> want = p.sum, want_aux;
+    for (size_t i = 0; i < want.size(); i++) {
+        if (accumulate) want[i] += at(out, int64_t(i));
+        if (bias) want[i] += at(bias_values, int64_t(i) % p.N);
+    }
+    want_aux = want;
+    for (size_t i = 0; i < want.size(); i++) {
+        if (epilogue == Epilogue::gelu) want[i] = gelu_reference(want[i]);
+        if (epilogue == Epilogue::gelu_backward) want[i] *= gelu_gradient_reference(at(aux, int64_t(i)));
+    }
+    Matmul<X, O> args{.out = out.data(), .a = p.a.data(), .b = p.b.data(), .M = p.M, .N = p.N, .K = p.K};
+    args.a_transposed = p.ta, args.b_transposed = p.tb, args.accumulate = accumulate, args.epilogue = epilogue;
     args.bias = bias ? bias_values.data() : nullptr;
     args.aux = with_aux ? aux.data() : nullptr;
     matmul(args);
@@ -94,23 +109,26 @@ void check_matmul(int M, int N, int K, bool ta, bool tb, bool accumulate, bool b
 
 TYPED_TEST(LayersOf, matmul_equals_naive_loops) {
     using X = TypeParam;
-    for (bool onednn : {true, false}) {
-        SCOPED_TRACE(onednn ? "oneDNN" : "portable");
-        matmul_use_onednn() = onednn;
-        const std::array<int, 3> sizes[] = {{1, 1, 1},   {1, 37, 65},   {2, 130, 48},   {5, 64, 7},     {8, 33, 129},
-                                            {9, 31, 17}, {67, 45, 300}, {130, 259, 70}, {33, 530, 515}, {515, 9, 2050}};
-        for (auto [M, N, K] : sizes)
-            for (int transposes = 0; transposes < 4; transposes++) {
-                bool ta = transposes & 1, tb = transposes & 2;
-                check_matmul<X, X>(M, N, K, ta, tb, false, false, Epilogue::none, false);
-                check_matmul<X, X>(M, N, K, ta, tb, false, true, Epilogue::gelu, true);
-                check_matmul<X, X>(M, N, K, ta, tb, false, true, Epilogue::gelu, false);
-                check_matmul<X, X>(M, N, K, ta, tb, false, false, Epilogue::gelu_backward, true);
-                check_matmul<X, acc_t<X>>(M, N, K, ta, tb, true, false, Epilogue::none, false);
-                check_matmul<X, acc_t<X>>(M, N, K, ta, tb, true, true, Epilogue::none, false);
+    // From one element to beyond every block; the last two are packed for oneDNN.
+    const std::array<int, 3> sizes[] = {{1, 1, 1},      {1, 37, 65},    {2, 130, 48},  {3, 64, 7},
+                                        {4, 33, 129},   {9, 31, 17},    {67, 45, 300}, {130, 259, 7},
+                                        {17, 530, 515}, {515, 9, 2050}, {2050, 17, 5}};
+    for (auto [M, N, K] : sizes)
+        for (int transposes = 0; transposes < 4; transposes++) {
+            Product<X> p{M, N, K, (transposes & 1) != 0, (transposes & 2) != 0};
+            p.multiply();
+            for (bool onednn : {true, false}) {
+                SCOPED_TRACE(onednn ? "oneDNN" : "portable");
+                matmul_use_onednn() = onednn;
+                check_matmul<X, X>(p, false, false, Epilogue::none, false);
+                check_matmul<X, X>(p, false, true, Epilogue::gelu, true);
+                check_matmul<X, X>(p, false, true, Epilogue::gelu, false);
+                check_matmul<X, X>(p, false, false, Epilogue::gelu_backward, true);
+                check_matmul<X, acc_t<X>>(p, true, false, Epilogue::none, false);
+                check_matmul<X, acc_t<X>>(p, true, true, Epilogue::none, false);
             }
-        matmul_use_onednn() = true;
-    }
+            matmul_use_onednn() = true;
+        }
 }
 
 TYPED_TEST(LayersOf, gemm_tile_equals_naive_loops) {
