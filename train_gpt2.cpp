@@ -190,135 +190,9 @@ class GPT2 {
         *state = state_;
     }
 
-    // Loss of each token, without gradients or dropout. losses (B,T); target -1: not counted, 0. B <= StepOptions::B, T
-    // <= StepOptions::T.
-    void token_losses(float* losses, const int* inputs, const int* targets, int B, int T) {
-        forward(inputs, B, T, 0, false);
-        lm_head_and_loss(targets, B * T, false);
-        std::copy_n(acts_.losses, int64_t(B) * T, losses);
-    }
+    // ---- forward ----
 
-    // Sampling: feeds n more tokens and returns the logits (V) after the last one. `reset` forgets what was fed before.
-    // At most m.T tokens in all.
-    const float* decode(const int* tokens, int n, bool reset) {
-        if (cache_.capacity == 0) allocate_cache();
-        if (reset) cache_.length = 0;
-        CHECK(n > 0 && cache_.length + n <= cache_.capacity, "n=%d length=%d", n, cache_.length);
-        for (int done = 0; done < n;) {
-            int now = std::min(n - done, decode_chunk());
-            std::vector<int> positions(static_cast<size_t>(now));
-            for (int i = 0; i < now; i++) positions[static_cast<size_t>(i)] = cache_.length + i;
-            run_blocks(decode_acts_, tokens + done, positions.data(), 1, now, 0, false, &cache_);
-            cache_.length += now, done += now;
-            if (done < n) continue;
-            const X* last = decode_acts_.h[static_cast<size_t>(m_.L)].ln1 + int64_t(now - 1) * m_.C;
-            matmul_forward<X>(decode_acts_.logits, nullptr, last, w_.wte, nullptr, 1, m_.C, m_.Vp());
-        }
-        decode_logits_.resize(static_cast<size_t>(m_.V));
-        std::copy_n(decode_acts_.logits, m_.V, decode_logits_.data());
-        return decode_logits_.data();
-    }
-
-    // How files reach the weights and the optimizer.
-    ModelTensors tensors() {
-        ModelTensors t{table_, std::is_same_v<X, bf16>, master_ != nullptr, {}, {}};
-        t.read = [this](Buffer buffer, int64_t offset, int64_t n, float* out) {
-            if (buffer == Buffer::weights) std::copy_n(weights_ + offset, n, out);
-            else std::copy_n(optimizer_buffer(buffer) + offset, n, out);
-        };
-        t.write = [this](Buffer buffer, int64_t offset, int64_t n, const float* in) {
-            if (buffer == Buffer::weights) std::copy_n(in, n, weights_ + offset);
-            else std::copy_n(in, n, optimizer_buffer(buffer) + offset);
-        };
-        return t;
-    }
-
-    // After a loss or a norm that is not finite: the first tensor, in the order of computation, that holds such a
-    // value.
-    std::string first_non_finite() const {
-        auto bad = [](const auto* x, int64_t n) {
-            return !std::all_of(x, x + n, [](auto v) { return std::isfinite(static_cast<double>(v)); });
-        };
-        for (const Parameter& p : table_)
-            if (bad(weights_ + p.offset, p.size())) return "weight " + p.name;
-        int64_t NC = rows() * m_.C;
-        for (int l = 0; l < m_.L; l++) {
-            const BlockActivations<X>& a = acts_.h[static_cast<size_t>(l)];
-            std::string block = "transformer.h." + std::to_string(l);
-            if (bad(a.input, NC)) return "input of " + block;
-            if (o_.recompute < 3 && bad(a.atty, NC)) return "attention of " + block;
-            if (o_.recompute < 3 && bad(a.fch, 4 * NC)) return "MLP of " + block;
-        }
-        if (bad(acts_.h[static_cast<size_t>(m_.L)].input, NC)) return "input of transformer.ln_f";
-        if (bad(acts_.losses, rows())) return "logits";
-        for (auto p = table_.rbegin(); p != table_.rend(); ++p)  // backwards, as gradients are made
-            if (o_.training && bad(grads_ + p->offset, p->size())) return "gradient of " + p->name;
-        return "none any more";
-    }
-
-    // Bytes of each arena, for the memory plan; `options.B` as planned. Nothing is allocated.
-    struct MemoryPlan {
-        size_t parameters, gradients, optimizer, activations;
-        size_t total() const { return parameters + gradients + optimizer + activations; }
-    };
-    static MemoryPlan memory_plan(const ModelConfig& config, const StepOptions& options) {
-        GPT2 model(config, options, PlanOnly{});
-        return {model.parameters_.bytes(), model.gradients_.bytes(), model.optimizer_.bytes(),
-                model.acts_.arena.bytes() + model.scratch_memory_.bytes()};
-    }
-
-    static double available_memory() { return available_host_memory(); }
-    double peak_flops() const { return 0; }  // not known for a CPU: no utilisation in the log
-
-    const ModelConfig& config() const { return m_; }
-    G* gradients() { return grads_; }
-    const std::vector<Parameter>& table() const { return table_; }
-
-    // Logits (N,Vp) of a whole forward pass: for tests, at sizes where they fit.
-    std::vector<X> all_logits(const int* inputs, int B, int T) {
-        forward(inputs, B, T, 0, false);
-        std::vector<X> logits(static_cast<size_t>(int64_t(B) * T * m_.Vp()));
-        matmul_forward<X>(logits.data(), nullptr, acts_.h[static_cast<size_t>(m_.L)].ln1, w_.wte, nullptr, B * T, m_.C,
-                          m_.Vp());
-        return logits;
-    }
-
-  private:
-    struct PlanOnly {};
-    GPT2(const ModelConfig& config, const StepOptions& options, PlanOnly)
-        : m_(config),
-          o_(options),
-          table_(parameter_table(config)),
-          size_(arena_size(table_)),
-          acts_(config, rows(), options.training, options.recompute),
-          decode_acts_(config, 1, false, 0) {
-        plan();
-    }
-
-    int64_t rows() const { return int64_t(o_.B) * o_.T; }
-    int decode_chunk() const { return std::min(m_.T, 128); }
-
-    void plan() {
-        bool master = std::is_same_v<X, bf16> && o_.master_weights && o_.training;
-        parameters_.add(&weights_, size_);
-        gradients_.add(&grads_, o_.training ? size_ : 0);
-        if (master) optimizer_.add(&master_, size_);
-        optimizer_.add(&m1_, o_.training ? size_ : 0);
-        optimizer_.add(&m2_, o_.training ? size_ : 0);
-        if (!o_.training) return;
-        scratch_memory_.add(&scratch_.dresidual, rows() * m_.C);
-        scratch_memory_.add(&scratch_.dbranch, rows() * m_.C);
-        scratch_memory_.add(&scratch_.dwide, rows() * 4 * m_.C);
-    }
-
-    Dropout dropout(int site, int first_sample, bool training) const {
-        return training && o_.dropout > 0
-                   ? Dropout{o_.dropout, static_cast<uint32_t>(site), static_cast<uint32_t>(first_sample), &state_}
-                   : Dropout{};
-    }
-
-    // ----------------------------------------------------------------------------------------------------------------
-    // forward Tokens (B,T) to the normalised residual stream after the last block, acts.h[L].ln1.
+    // Tokens (B,T) to the normalised residual stream after the last block, acts.h[L].ln1.
     void forward(const int* tokens, int B, int T, int first_sample, bool training) {
         run_blocks(acts_, tokens, nullptr, B, T, first_sample, training, nullptr);
     }
@@ -390,8 +264,9 @@ class GPT2 {
         return sum;
     }
 
-    // ---------------------------------------------------------------------------------------------------------------
-    // backward From dbranch (gradient of the last layernorm's output) to all gradients of weights, which are added to.
+    // ---- backward ----
+
+    // From dbranch (gradient of the last layernorm's output) to all gradients of weights, which are added to.
     void backward(const int* tokens, int B, int T, int first_sample) {
         int N = B * T, C = m_.C;
         const BlockActivations<X>& last = acts_.h[static_cast<size_t>(m_.L)];
@@ -440,8 +315,8 @@ class GPT2 {
         return scratch_.dbranch;
     }
 
-    // -----------------------------------------------------------------------------------------------------------------
-    // update
+    // ---- update ----
+
     void update() {
         for (const Parameter& p : table_) {
             if (!p.trainable) continue;
@@ -453,8 +328,146 @@ class GPT2 {
         }
     }
 
-    // ----------------------------------------------------------------------------------------------------------------
-    // helpers
+    // ---- evaluation and sampling ----
+
+    // Loss of each token, without gradients or dropout. losses (B,T); target -1: not counted, 0. B <= StepOptions::B, T
+    // <= StepOptions::T.
+    void token_losses(float* losses, const int* inputs, const int* targets, int B, int T) {
+        forward(inputs, B, T, 0, false);
+        lm_head_and_loss(targets, B * T, false);
+        std::copy_n(acts_.losses, int64_t(B) * T, losses);
+    }
+
+    // Sampling: feeds n more tokens and returns the logits (V) after the last one. `reset` forgets what was fed before.
+    // At most m.T tokens in all.
+    const float* decode(const int* tokens, int n, bool reset) {
+        if (cache_.capacity == 0) allocate_cache();
+        if (reset) cache_.length = 0;
+        CHECK(n > 0 && cache_.length + n <= cache_.capacity, "n=%d length=%d", n, cache_.length);
+        for (int done = 0; done < n;) {
+            int now = std::min(n - done, decode_chunk());
+            std::vector<int> positions(static_cast<size_t>(now));
+            for (int i = 0; i < now; i++) positions[static_cast<size_t>(i)] = cache_.length + i;
+            run_blocks(decode_acts_, tokens + done, positions.data(), 1, now, 0, false, &cache_);
+            cache_.length += now, done += now;
+            if (done < n) continue;
+            const X* last = decode_acts_.h[static_cast<size_t>(m_.L)].ln1 + int64_t(now - 1) * m_.C;
+            matmul_forward<X>(decode_acts_.logits, nullptr, last, w_.wte, nullptr, 1, m_.C, m_.Vp());
+        }
+        decode_logits_.resize(static_cast<size_t>(m_.V));
+        std::copy_n(decode_acts_.logits, m_.V, decode_logits_.data());
+        return decode_logits_.data();
+    }
+
+    // ---- files and diagnosis ----
+
+    // How files reach the weights and the optimizer.
+    ModelTensors tensors() {
+        ModelTensors t{table_, std::is_same_v<X, bf16>, master_ != nullptr, {}, {}};
+        t.read = [this](Buffer buffer, int64_t offset, int64_t n, float* out) {
+            if (buffer == Buffer::weights) std::copy_n(weights_ + offset, n, out);
+            else std::copy_n(optimizer_buffer(buffer) + offset, n, out);
+        };
+        t.write = [this](Buffer buffer, int64_t offset, int64_t n, const float* in) {
+            if (buffer == Buffer::weights) std::copy_n(in, n, weights_ + offset);
+            else std::copy_n(in, n, optimizer_buffer(buffer) + offset);
+        };
+        return t;
+    }
+
+    // After a loss or a norm that is not finite: the first tensor, in the order of computation, that holds such a
+    // value.
+    std::string first_non_finite() const {
+        auto bad = [](const auto* x, int64_t n) {
+            return !std::all_of(x, x + n, [](auto v) { return std::isfinite(static_cast<double>(v)); });
+        };
+        for (const Parameter& p : table_)
+            if (bad(weights_ + p.offset, p.size())) return "weight " + p.name;
+        int64_t NC = rows() * m_.C;
+        for (int l = 0; l < m_.L; l++) {
+            const BlockActivations<X>& a = acts_.h[static_cast<size_t>(l)];
+            std::string block = "transformer.h." + std::to_string(l);
+            if (bad(a.input, NC)) return "input of " + block;
+            if (o_.recompute < 3 && bad(a.atty, NC)) return "attention of " + block;
+            if (o_.recompute < 3 && bad(a.fch, 4 * NC)) return "MLP of " + block;
+        }
+        if (bad(acts_.h[static_cast<size_t>(m_.L)].input, NC)) return "input of transformer.ln_f";
+        if (bad(acts_.losses, rows())) return "logits";
+        for (auto p = table_.rbegin(); p != table_.rend(); ++p)  // backwards, as gradients are made
+            if (o_.training && bad(grads_ + p->offset, p->size())) return "gradient of " + p->name;
+        return "none any more";
+    }
+
+    // Bytes of each arena, for the memory plan; `options.B` as planned. Nothing is allocated.
+    struct MemoryPlan {
+        size_t parameters, gradients, optimizer, activations;
+        size_t total() const { return parameters + gradients + optimizer + activations; }
+    };
+    static MemoryPlan memory_plan(const ModelConfig& config, const StepOptions& options) {
+        GPT2 model(config, options, PlanOnly{});
+        return {model.parameters_.bytes(), model.gradients_.bytes(), model.optimizer_.bytes(),
+                model.acts_.arena.bytes() + model.scratch_memory_.bytes()};
+    }
+
+    static double available_memory() { return available_host_memory(); }
+    double peak_flops() const { return 0; }  // not known for a CPU: no utilisation in the log
+
+    const ModelConfig& config() const { return m_; }
+    X* weights() { return weights_; }
+    void set_weight(int64_t i, float x) {
+        weights_[i] = X(x);
+        if (master_) master_[i] = x;
+    }
+    G* gradients() { return grads_; }
+    int64_t arena_elements() const { return size_; }
+    Activations<X>& activations() { return acts_; }
+    const std::vector<Parameter>& table() const { return table_; }
+
+    // Logits (N,Vp) of a whole forward pass: for tests, at sizes where they fit.
+    std::vector<X> all_logits(const int* inputs, int B, int T) {
+        forward(inputs, B, T, 0, false);
+        std::vector<X> logits(static_cast<size_t>(int64_t(B) * T * m_.Vp()));
+        matmul_forward<X>(logits.data(), nullptr, acts_.h[static_cast<size_t>(m_.L)].ln1, w_.wte, nullptr, B * T, m_.C,
+                          m_.Vp());
+        return logits;
+    }
+
+  private:
+    struct PlanOnly {};
+    GPT2(const ModelConfig& config, const StepOptions& options, PlanOnly)
+        : m_(config),
+          o_(options),
+          table_(parameter_table(config)),
+          size_(arena_size(table_)),
+          acts_(config, rows(), options.training, options.recompute),
+          decode_acts_(config, 1, false, 0) {
+        plan();
+    }
+
+    int64_t rows() const { return int64_t(o_.B) * o_.T; }
+    int decode_chunk() const { return std::min(m_.T, 128); }
+
+    void plan() {
+        bool master = std::is_same_v<X, bf16> && o_.master_weights && o_.training;
+        parameters_.add(&weights_, size_);
+        gradients_.add(&grads_, o_.training ? size_ : 0);
+        if (master) optimizer_.add(&master_, size_);
+        optimizer_.add(&m1_, o_.training ? size_ : 0);
+        optimizer_.add(&m2_, o_.training ? size_ : 0);
+        if (!o_.training) return;
+        scratch_memory_.add(&scratch_.dresidual, rows() * m_.C);
+        scratch_memory_.add(&scratch_.dbranch, rows() * m_.C);
+        scratch_memory_.add(&scratch_.dwide, rows() * 4 * m_.C);
+    }
+
+    Dropout dropout(int site, int first_sample, bool training) const {
+        return training && o_.dropout > 0
+                   ? Dropout{o_.dropout, static_cast<uint32_t>(site), static_cast<uint32_t>(first_sample), &state_}
+                   : Dropout{};
+    }
+
+    // ---- helpers ----
+
     struct Norm {
         const X *w, *b;
     };
@@ -466,10 +479,6 @@ class GPT2 {
         A* data = buffer == Buffer::master ? master_ : buffer == Buffer::m ? m1_ : m2_;
         CHECK(data, "this model has no such buffer (%d)", static_cast<int>(buffer));
         return data;
-    }
-    void set_weight(int64_t i, float x) {
-        weights_[i] = X(x);
-        if (master_) master_[i] = x;
     }
     void allocate_cache() {
         cache_.k.resize(static_cast<size_t>(m_.L)), cache_.v.resize(static_cast<size_t>(m_.L));

@@ -3,29 +3,13 @@
 #include <gtest/gtest.h>
 #include <cstring>
 #include <memory>
-#include "llmc/cpu/adamw.h"
-#include "llmc/cpu/arena.h"
-#include "llmc/cpu/attention.h"
-#include "llmc/cpu/classifier.h"
-#include "llmc/cpu/encoder.h"
-#include "llmc/cpu/gelu.h"
-#include "llmc/cpu/global_norm.h"
-#include "llmc/cpu/layernorm.h"
-#include "llmc/cpu/matmul.h"
-#include "llmc/dataloader.h"
-#include "llmc/model_files.h"
-#include "llmc/program.h"
 #include "llmc/safetensors.h"
-#include "llmc/step_state.h"
 #include "test/finite_difference.h"
 
 #ifndef TESTING
 #define TESTING
 #endif
-#define private \
-    public  // finite differences need the double loss and the double weights, which the program has no use for
 #include "train_gpt2.cpp"
-#undef private
 
 namespace {
 
@@ -89,11 +73,11 @@ StepState step_state(const Batch& batch, int step, float learning_rate) {
 
 template <typename X>
 Doubles gradients_of(GPT2<X>& model) {
-    return widen(model.gradients(), model.size_);
+    return widen(model.gradients(), model.arena_elements());
 }
 template <typename X>
 Doubles weights_of(GPT2<X>& model) {
-    return widen(model.weights_, model.size_);
+    return widen(model.weights(), model.arena_elements());
 }
 
 // Relative error by norm of each tensor of two arenas; the largest.
@@ -223,7 +207,7 @@ void check_model_gradients(const ModelConfig& config, StepOptions options, Batch
     Doubles gradients = gradients_of(*model);
     for (const Parameter& p : model->table()) {
         Doubles gradient(gradients.begin() + p.offset, gradients.begin() + p.offset + p.size());
-        EXPECT_LT(gradient_error(model->weights_ + p.offset, gradient, loss, all_up_to, 6), 1e-7) << p.name;
+        EXPECT_LT(gradient_error(model->weights() + p.offset, gradient, loss, all_up_to, 6), 1e-7) << p.name;
         for (int64_t i = p.size(); i < p.padded_size(); i++)
             ASSERT_EQ(gradients[size(p.offset + i)], 0) << "padding of " << p.name;
     }
@@ -312,8 +296,8 @@ TEST(ModelLmHead, ChunksOfRowsGiveTheSameGradients) {
         StepOptions options;
         options.B = 2, options.T = 19;
         auto model = random_model<double>({1, 3, 30, 19, 131}, options);
-        ASSERT_GE(model->acts_.chunk, 38);
-        model->acts_.chunk = chunk;
+        ASSERT_GE(model->activations().chunk, 38);
+        model->activations().chunk = chunk;
         StepState state = step_state(batch, 0, 0.0f);
         model->step(batch, &state);
         if (whole.empty()) whole = gradients_of(*model);
