@@ -56,7 +56,7 @@ double median(std::vector<double> v) {
 
 void mark(const char* what, double value, double limit, bool at_most, const char* unit = "") {
     bool pass = at_most ? value <= limit : value >= limit;
-    printf("  %-4s %s: %.3g%s (mark: %s %.3g%s)\n", pass ? "PASS" : "over", what, value, unit,
+    printf("  %-4s %s: %.4g%s (mark: %s %.3g%s)\n", pass ? "PASS" : "over", what, value, unit,
            at_most ? "at most" : "at least", limit, unit);
     fflush(stdout);
 }

@@ -31,6 +31,8 @@ dnnl::engine& engine() {
 // M = 4096 (AMX: more) and 7 to 25% where b's rows are long strides apart, as in dx; else it costs up to 5%.
 bool worth_packing(int M, int K, bool b_transposed) { return M >= 2048 || (M >= 512 && K >= 2048 && !b_transposed); }
 
+bool said_unsupported = false;
+
 struct Product {
     bool supported = false;
     dnnl::matmul primitive;
@@ -70,9 +72,9 @@ template <typename X, typename O>
 Product make_product(const Matmul<X, O>& p, bool fused_gelu) {
     Product product;
     auto not_supported = [&] {
-        static bool said = false;
-        if (!said) fprintf(stderr, "oneDNN has no bf16 matrix product for this CPU: bf16 is computed in fp32\n");
-        said = true;
+        if (!said_unsupported)
+            fprintf(stderr, "oneDNN has no bf16 matrix product for this CPU: bf16 is computed in fp32\n");
+        said_unsupported = true;
         return product;
     };
     try {
