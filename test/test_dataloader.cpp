@@ -71,7 +71,9 @@ TEST_F(DataLoaderTest, EveryEpochIsAPermutationOfAllWindows) {
             ASSERT_EQ(loader.samples_per_epoch(), static_cast<int64_t>(all.size()));
             for (int64_t epoch = 0; epoch < 5; epoch++) {
                 auto places = order(loader, epoch * loader.samples_per_epoch(), loader.samples_per_epoch());
-                if (!shuffle) { EXPECT_EQ(places, all); }
+                if (!shuffle) {
+                    EXPECT_EQ(places, all);
+                }
                 std::sort(places.begin(), places.end());
                 EXPECT_EQ(places, all) << "epoch " << epoch;
             }
