@@ -3,6 +3,7 @@
 // Model is GPT2<X> of train_gpt2.cpp or train_gpt2.cu; it offers step(), token_losses(), decode(), tensors(),
 // init_weights(), memory_plan(), first_non_finite().
 #pragma once
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <csignal>
@@ -136,23 +137,26 @@ class Trainer {
         if (run.source.kind != ModelSource::Kind::size) load_weights(run.source, model.tensors());
     }
 
-    // --time-limit: times a few steps and a validation, fixes the number of steps so that the whole run takes about
-    // that long, and begins anew. Recorded as --max-steps, so that a resume does not time again.
+    // --time-limit: times steps for about a second and a validation, fixes the number of steps so that the whole run
+    // takes about that long, and begins anew. Recorded as --max-steps, so that a resume does not time again.
     void fit_time_limit() {
-        double begin = seconds_now(), step_seconds = 1e30, validation_seconds = 0;
-        for (int i = 0; i < 4; i++) {
+        double begin = seconds_now(), validation_seconds = 0;
+        std::vector<double> steps;
+        while (steps.size() < 4 || seconds_now() - begin < std::min(1.5, 0.05 * o.time_limit)) {
             double t = seconds_now();
             StepState s = step_state(0);
             model.step(train_data.load(0, static_cast<int>(run.sequences)), &s);
-            if (i > 0) step_seconds = std::min(step_seconds, seconds_now() - t);  // the first one meets cold memory
+            steps.push_back(seconds_now() - t);
         }
+        std::nth_element(steps.begin(), steps.begin() + static_cast<std::ptrdiff_t>(steps.size() / 2), steps.end());
+        double step_seconds = steps[steps.size() / 2];  // the median: the first ones meet cold memory
         if (val_data && o.val_every > 0) {
             double t = seconds_now();
             mean_loss(*val_data, o.val_batches);
             validation_seconds = (seconds_now() - t) / static_cast<double>(o.val_every);  // per step
         }
         double left = o.time_limit - (seconds_now() - begin);
-        o.max_steps = std::max<int64_t>(10, static_cast<int64_t>(left / (1.05 * step_seconds + validation_seconds)));
+        o.max_steps = std::max<int64_t>(10, static_cast<int64_t>(left / (step_seconds + validation_seconds)));
         initial_weights();
         log.print(strf("timing: %.0f ms a step; %lld steps fit into %s", 1e3 * step_seconds,
                        static_cast<long long>(o.max_steps), human_seconds(o.time_limit).c_str()));
