@@ -93,9 +93,10 @@ struct Activations {
         arena.allocate();
         for (auto& share : shared) share();
     }
-    // At most about 128 MB of fp32 logits; a rule of the shape alone, because chunks decide the order of sums.
+    // At most 52 Mi logits (208 MiB in fp32), 1024 rows of GPT-2's vocabulary: each chunk reads and writes the gradient
+    // of wte once more. A rule of the shape alone, because chunks decide the order of sums.
     static int64_t lm_head_chunk(const ModelConfig& m) {
-        return std::max<int64_t>(64, (int64_t(32) << 20) / m.Vp() / 64 * 64);
+        return std::max<int64_t>(64, (int64_t(52) << 20) / m.Vp() / 64 * 64);
     }
 
   private:
@@ -169,17 +170,18 @@ class GPT2 {
     // the values of this step and returns with its results.
     void step(const Batch& batch, StepState* state) {
         state_ = *state;
-        std::memset(grads_, 0, sizeof(G) * static_cast<size_t>(size_));
+        clear_gradients();
         double loss = 0;
         for (int first = 0; first < batch.sequences; first += o_.B) {
-            int B =
-                std::min(o_.B, batch.sequences -
-                                   first);  // the last micro-batch may be smaller; the normaliser is the whole step's
+            // The last micro-batch may be smaller; the loss normaliser is that of the whole step.
+            int B = std::min(o_.B, batch.sequences - first);
+            matrix_gradients_add_ = first > 0;
             int64_t begin = int64_t(first) * batch.T;
             forward(&batch.inputs[begin], B, batch.T, first, true);
             loss += lm_head_and_loss(&batch.targets[begin], B * batch.T, true);
             backward(&batch.inputs[begin], B, batch.T, first);
         }
+        matrix_gradients_add_ = true;
         state_.loss = static_cast<float>(loss * state_.loss_normaliser);
         state_.grad_norm = static_cast<float>(std::sqrt(global_norm_squared(grads_, size_)));
         state_.clip_scale =
@@ -188,6 +190,13 @@ class GPT2 {
         state_.skip = !(state_.loss <= state_.skip_loss_above && state_.grad_norm <= state_.skip_norm_above);
         update();
         *state = state_;
+    }
+
+    // Gradients add up over micro-steps. Those of the matrices, nearly all of them, are not cleared: the first
+    // micro-step overwrites them, which saves writing and reading the arena once.
+    void clear_gradients() {
+        for (const Parameter& p : table_)
+            if (!p.transposed_in_file && &p != &table_[0]) std::fill_n(grads_ + p.offset, p.padded_size(), G(0));
     }
 
     // ---- forward ----
@@ -257,7 +266,7 @@ class GPT2 {
                                 Vp, training);
             if (training)
                 matmul_backward<X>(scratch_.dbranch + r * C, dw_.wte, nullptr, acts_.logits, x + r * C, w_.wte, nullptr,
-                                   n, C, Vp);
+                                   n, C, Vp, matrix_gradients_add_ || r > 0);
         }
         double sum = 0;
         for (int i = 0; i < N; i++) sum += static_cast<double>(acts_.losses[i]);
@@ -292,17 +301,20 @@ class GPT2 {
 
         // MLP
         const X* dmlp = dropout_backward(dresidual, B, T, 4 * l + 2, first_sample);
-        matmul_backward<X>(dwide, dw.fcprojw, dw.fcprojb, dmlp, a.fch_gelu, w.fcprojw, a.fch, N, 4 * C, C);
+        matmul_backward<X>(dwide, dw.fcprojw, dw.fcprojb, dmlp, a.fch_gelu, w.fcprojw, a.fch, N, 4 * C, C,
+                           matrix_gradients_add_);
         if (o_.recompute == 2) layernorm_forward(a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, w.ln2w, w.ln2b, N, C);
-        matmul_backward<X>(dbranch, dw.fcw, dw.fcb, dwide, a.ln2, w.fcw, nullptr, N, C, 4 * C);
+        matmul_backward<X>(dbranch, dw.fcw, dw.fcb, dwide, a.ln2, w.fcw, nullptr, N, C, 4 * C, matrix_gradients_add_);
         layernorm_backward(dresidual, dw.ln2w, dw.ln2b, dbranch, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd, N, C);
         // Attention
         const X* dattproj = dropout_backward(dresidual, B, T, 4 * l + 1, first_sample);
         X* datty = a.fch_gelu;  // no longer needed; (N,4C) has room for (N,C)
-        matmul_backward<X>(datty, dw.attprojw, dw.attprojb, dattproj, a.atty, w.attprojw, nullptr, N, C, C);
+        matmul_backward<X>(datty, dw.attprojw, dw.attprojb, dattproj, a.atty, w.attprojw, nullptr, N, C, C,
+                           matrix_gradients_add_);
         attention_backward(dwide, dwide + C, dwide + 2 * C, datty, a.qkv, a.qkv + C, a.qkv + 2 * C, a.atty, a.lse,
                            packed_qkv_shape(B, T, C, m_.NH), nullptr, dropout(4 * l, first_sample, true));
-        matmul_backward<X>(dbranch, dw.qkvw, dw.qkvb, dwide, a.ln1, w.qkvw, nullptr, N, C, 3 * C);
+        matmul_backward<X>(dbranch, dw.qkvw, dw.qkvb, dwide, a.ln1, w.qkvw, nullptr, N, C, 3 * C,
+                           matrix_gradients_add_);
         layernorm_backward(dresidual, dw.ln1w, dw.ln1b, dbranch, a.input, w.ln1w, a.ln1_mean, a.ln1_rstd, N, C);
     }
 
@@ -506,6 +518,7 @@ class GPT2 {
     KVCache<X> cache_;
     std::vector<float> decode_logits_;
     StepState state_;
+    bool matrix_gradients_add_ = true;  // false in the first micro-step
 };
 
 #ifndef TESTING

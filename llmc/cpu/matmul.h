@@ -213,10 +213,11 @@ void bias_backward(grad_t<X>* dbias, const X* dy, int N, int OC) {
 }
 
 // dx (N,C) = dy . w, and if pre_gelu: dx *= gelu'(pre_gelu), the gradient through the GELU whose output x was;
-// dw (OC,C) += dy^T . x; dbias (OC) += column sums of dy. dx, dw, dbias may each be null.
+// dw (OC,C) += dy^T . x, or = where dw_accumulate is false; dbias (OC) += column sums of dy. dx, dw, dbias may each be
+// null.
 template <typename X>
 void matmul_backward(X* dx, grad_t<X>* dw, grad_t<X>* dbias, const X* dy, const X* x, const X* w, const X* pre_gelu,
-                     int N, int C, int OC) {
+                     int N, int C, int OC, bool dw_accumulate = true) {
     if (dx) {
         Matmul<X> args{.out = dx, .a = dy, .b = w, .M = N, .N = C, .K = OC};
         args.epilogue = pre_gelu ? Epilogue::gelu_backward : Epilogue::none;
@@ -225,7 +226,8 @@ void matmul_backward(X* dx, grad_t<X>* dw, grad_t<X>* dbias, const X* dy, const 
     }
     if (dw) {
         Matmul<X, grad_t<X>> args{.out = dw, .a = dy, .b = x, .M = OC, .N = C, .K = N};
-        args.a_transposed = args.accumulate = true;
+        args.a_transposed = true;
+        args.accumulate = dw_accumulate;
         matmul(args);
     }
     if (dbias) bias_backward(dbias, dy, N, OC);
