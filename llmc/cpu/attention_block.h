@@ -6,7 +6,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "llmc/cpu/attention_tile.h"
+#include "llmc/cpu/tile.h"
 #include "llmc/cpu/dropout.h"
 
 namespace attention_detail {

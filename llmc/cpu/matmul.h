@@ -66,13 +66,13 @@ inline void finish_row(const Matmul<X, O>& args, int m, int n0, int count, acc_t
 template <typename X, typename O>
 void matmul_portable(const Matmul<X, O>& args) {
     using A = acc_t<X>;
-    constexpr int columns = GemmVector<A>::columns;
+    constexpr int columns = kTileColumns * kLanes<A>;
     auto count = [](int n, int block) { return (n + block - 1) / block; };
-    int rows = std::min(args.M, 32 * gemm_rows), width = std::min(args.N, 16 * columns);
+    int rows = std::min(args.M, 72 * kTileRows), width = std::min(args.N, 8 * columns);
     while (count(args.M, rows) * count(args.N, width) < 4 * thread_count() &&
-           (rows > 4 * gemm_rows || width > columns)) {
+           (rows > 8 * kTileRows || width > columns)) {
         if (width > columns && width >= rows) width = count(width / 2, columns) * columns;
-        else rows = count(rows / 2, gemm_rows) * gemm_rows;
+        else rows = count(rows / 2, kTileRows) * kTileRows;
     }
     int across = count(args.N, width);
     parallel_for_dynamic(int64_t(count(args.M, rows)) * across, [=](int64_t block) {
@@ -94,38 +94,34 @@ constexpr int matmul_few_rows = 4;
 
 // Elements 2 i and 2 i + 1 of a piece of 2 * lanes elements, as two vectors. In bf16 that takes a shift and a mask.
 template <typename A, typename X>
-[[gnu::always_inline]] inline void load_pairs(const X* from, typename GemmVector<A>::type& even,
-                                              typename GemmVector<A>::type& odd) {
-    using V = typename GemmVector<A>::type;
+[[gnu::always_inline]] inline void load_pairs(const X* from, Vector<A>& even, Vector<A>& odd) {
     if constexpr (std::is_same_v<X, bf16>) {
-        typedef uint32_t U __attribute__((vector_size(gemm_vector_bytes), aligned(2), may_alias));
-        U both = *reinterpret_cast<const U*>(from);
-        even = (V)(both << 16), odd = (V)(both & 0xffff0000u);
+        Vector<bf16_pair> both = load_vector<bf16_pair>(reinterpret_cast<const bf16_pair*>(from));
+        even = (Vector<A>)(both << 16), odd = (Vector<A>)(both & 0xffff0000u);
     } else {
-        even = *reinterpret_cast<const V*>(from), odd = *reinterpret_cast<const V*>(from + GemmVector<A>::lanes);
+        even = load_vector<A>(from), odd = load_vector<A>(from + kLanes<A>);
     }
 }
 
 // sum[m * sum_stride + n] = a_m . b_n for m < M, n < count; a (M,K) in A's type and in the order of load_pairs.
 template <int M, typename A, typename X>
 inline void dot_products(A* sum, int sum_stride, const A* a, const X* b, int count, int K) {
-    using V = typename GemmVector<A>::type;
-    constexpr int lanes = GemmVector<A>::lanes;
+    constexpr int lanes = kLanes<A>;
     int whole = K / (2 * lanes) * 2 * lanes;
     for (int n = 0; n < count; n++, b += K) {
-        V even[M] = {}, odd[M] = {};
+        Vector<A> even[M] = {}, odd[M] = {};
         for (int k = 0; k < whole; k += 2 * lanes) {
-            V w0, w1;
+            Vector<A> w0, w1;
             load_pairs<A>(b + k, w0, w1);
 #pragma GCC unroll 4
             for (int m = 0; m < M; m++) {
-                even[m] += w0 * *reinterpret_cast<const V*>(a + m * K + k);
-                odd[m] += w1 * *reinterpret_cast<const V*>(a + m * K + k + lanes);
+                even[m] += w0 * load_vector<A>(a + m * K + k);
+                odd[m] += w1 * load_vector<A>(a + m * K + k + lanes);
             }
         }
 #pragma GCC unroll 4
         for (int m = 0; m < M; m++) {
-            A total = gemm_sum<A>(even[m] + odd[m]);
+            A total = sum_lanes<A>(even[m] + odd[m]);
             for (int k = whole; k < K; k++) total += A(b[k]) * a[m * K + k];
             sum[m * sum_stride + n] = total;
         }
@@ -135,7 +131,7 @@ inline void dot_products(A* sum, int sum_stride, const A* a, const X* b, int cou
 template <typename X, typename O>
 void matmul_few(const Matmul<X, O>& args) {
     using A = acc_t<X>;
-    constexpr int block = 64, piece = 2 * GemmVector<A>::lanes;
+    constexpr int block = 64, piece = 2 * kLanes<A>;
     std::vector<A> storage;
     A* a = cache_aligned(storage, static_cast<size_t>(args.M) * args.K);
     std::copy(args.a, args.a + int64_t(args.M) * args.K, a);

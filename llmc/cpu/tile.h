@@ -1,4 +1,5 @@
-// Products of small tiles that lie in a cache, for the blocks of attention: one thread, row-major, no packing.
+// Vectors, and products of small tiles that lie in a cache: what gemm.h and attention are made of. One thread,
+// row-major.
 //
 //   c (m,n) = [accumulate ? c : 0] + a (m,k) . b (k,n)
 //
@@ -14,6 +15,7 @@
 #include <cstdint>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "llmc/bf16.h"
 #ifdef __AVX512BF16__
@@ -45,6 +47,13 @@ struct VectorOf {
 };
 template <typename A>
 using Vector = typename VectorOf<A>::type;
+
+// Room for n elements in v, from a cache line's start on: a vector that straddles two lines takes two loads.
+template <typename A>
+inline A* cache_aligned(std::vector<A>& v, size_t n) {
+    if (v.size() < n + 64 / sizeof(A)) v.resize(n + 64 / sizeof(A));
+    return reinterpret_cast<A*>((reinterpret_cast<uintptr_t>(v.data()) + 63) / 64 * 64);
+}
 
 // kLanes<A> elements from p on, of type A or bf16.
 template <typename A>
