@@ -24,6 +24,7 @@
 #include <nlohmann/json.hpp>
 #include "data/bpe_trainer.h"
 #include "llmc/error.h"
+#include "llmc/files.h"
 #include "llmc/shards.h"
 #include "llmc/tokenizer.h"
 
@@ -798,6 +799,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    open_standard_streams();
     try {
         return run(argc, argv);
     } catch (const Error& e) {

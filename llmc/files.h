@@ -47,5 +47,9 @@ class FileWriter {
 // Writes a small file to disk (fsync); returns its CRC-32C as hex digits.
 std::string write_file(const std::string& path, const std::string& contents);
 
+// At the start of main: standard streams that are closed become ones that cannot be read or written. Else a file that
+// is opened later takes the place of one, and messages end up in it.
+void open_standard_streams();
+
 // Makes renames and new names in a directory survive a crash. Error names the directory.
 void sync_directory(const std::string& path);

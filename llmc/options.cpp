@@ -26,7 +26,8 @@ struct Limits {
     double low = -std::numeric_limits<double>::infinity(), high = std::numeric_limits<double>::infinity();
     const char* text = "";
 };
-static constexpr Limits any{}, one_up{1, HUGE_VAL, "at least 1"}, zero_up{0, HUGE_VAL, "0 or more"},
+static constexpr Limits any{}, one_up{1, HUGE_VAL, "at least 1"},
+    batch_tokens{-1, 2147483647, "-1 or more, below 2^31"}, zero_up{0, HUGE_VAL, "0 or more"},
     minus_one_up{-1, HUGE_VAL, "-1 or more"}, positive{5e-324, HUGE_VAL, "above 0"}, zero_to_one{0, 1, "0 to 1"},
     below_one{0, 1 - 0x1p-53, "at least 0 and below 1"}, above_zero_to_one{5e-324, 1, "above 0, at most 1"},
     zero_to_three{0, 3, "0, 1, 2 or 3"}, fusion{-1, 2, "-1, 0, 1 or 2"};
@@ -70,7 +71,7 @@ static std::vector<Row> option_table(Options& o, const ProgramInfo& program) {
 
         {batch, TRAINING | EVAL, true, "b", "micro-batch-size", "B", &o.micro_batch_size, one_up, "the largest that fits", "sequences per rank and forward pass"},
         {batch, TRAINING | EVAL, true, "t", "seq-len", "T", &o.seq_len, one_up, "the model's T", "tokens per sequence"},
-        {batch, TRAINING, true, "d", "total-batch-size", "TOKENS", &o.total_batch_size, minus_one_up, strf("B * T if -b is given, else %lld", static_cast<long long>(program.default_total_batch)), "tokens per step, all ranks and micro-steps together; a multiple of T"},
+        {batch, TRAINING, true, "d", "total-batch-size", "TOKENS", &o.total_batch_size, batch_tokens, strf("B * T if -b is given, else %lld", static_cast<long long>(program.default_total_batch)), "tokens per step, all ranks and micro-steps together; a multiple of T"},
         {batch, TRAINING, true, "x", "max-steps", "N", &o.max_steps, minus_one_up, "-1: one epoch", "steps to train"},
         {batch, TRAINING, false, "", "time-limit", "SECONDS", &o.time_limit, zero_up, "0: none", "fix the number of steps, after timing a few, so that training takes about this long"},
 

@@ -2,11 +2,13 @@
 #pragma once
 #include <unistd.h>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
 #include <new>
 #include "llmc/bf16.h"
+#include "llmc/files.h"
 #include "llmc/trainer.h"
 
 template <class Model>
@@ -38,7 +40,8 @@ int sample_command(Run run) {
         answer(o.prompt);
     } else if (o.was_given("prompt-file")) {
         std::ifstream file(o.prompt_file, std::ios::binary);
-        if (!file) throw Error("--prompt-file: cannot read " + o.prompt_file);
+        if (!file || std::filesystem::is_directory(o.prompt_file))
+            throw Error("--prompt-file: cannot read " + o.prompt_file);
         answer({std::istreambuf_iterator<char>(file), {}});
     } else if (isatty(STDIN_FILENO)) {
         printf("Type the beginning of a text; an empty line ends.\n");
@@ -50,7 +53,6 @@ int sample_command(Run run) {
             text.pop_back();  // echo and editors end a text with a newline that is not meant
         answer(text);
     }
-    if (ferror(stdout)) throw Error("cannot write to standard output");
     return 0;
 }
 
@@ -82,7 +84,7 @@ int eval_command(Run run) {
     }
     DataLoader data(run.val_shards, run.T, run.config.V, false, 0);
     int64_t windows = data.samples_per_epoch(), B = inference.B;
-    if (o.eval_limit > 0) windows = std::min(windows, o.eval_limit * B);
+    if (o.eval_limit > 0 && o.eval_limit < windows / B) windows = o.eval_limit * B;
     double sum = 0;
     std::vector<float> losses(static_cast<size_t>(B) * static_cast<size_t>(run.T));
     for (int64_t i = 0; i < windows; i += B) {
@@ -118,18 +120,29 @@ int run_command(Run run) {
 template <template <typename> class Model, typename Half>
 int run_program(int argc, char** argv, const ProgramInfo& program) {
     std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is then a failed write, with a message, like a full disk
+    open_standard_streams();
+    auto check_stdout = [] {
+        if (fflush(stdout) != 0 || ferror(stdout)) throw Error("cannot write to standard output");
+        return 0;
+    };
     try {
         Options options;
-        if (!parse_options(argc, argv, program, &options)) return 0;
+        if (!parse_options(argc, argv, program, &options)) return check_stdout();
         bool training = options.command == Command::train || options.command == Command::finetune;
         std::vector<std::string> notes;
         Run run = training ? prepare_training(options, program, &notes) : prepare_inference(options, program);
         for (const std::string& note : notes) printf("%s\n", note.c_str());
-        return run.bf16 ? run_command<Model<Half>>(std::move(run)) : run_command<Model<float>>(std::move(run));
+        int code = run.bf16 ? run_command<Model<Half>>(std::move(run)) : run_command<Model<float>>(std::move(run));
+        if (!training) check_stdout();  // training goes on and ends well without anybody who reads
+        return code;
     } catch (const Error& e) {
         fflush(stdout);
         fprintf(stderr, "%s: error: %s\n", program.name.c_str(), e.what());
         return e.exit_code;
+    } catch (const std::filesystem::filesystem_error& e) {
+        fflush(stdout);
+        fprintf(stderr, "%s: error: %s: %s\n", program.name.c_str(), e.path1().c_str(), e.code().message().c_str());
+        return 1;
     } catch (const std::bad_alloc&) {
         fprintf(stderr,
                 "%s: error: out of memory; try a smaller --micro-batch-size (-b), --seq-len (-t) or --model (-e)\n",

@@ -35,8 +35,9 @@ static std::string default_data(const char* split) {
 
 // Vocabulary of shards: directory ("" if GPT-2's files are not at hand) and size.
 static void find_vocabulary(Run& run, const std::vector<std::string>& shards) {
-    std::string beside = vocabulary_dir(shards);
-    run.vocabulary = beside;
+    std::string beside = vocabulary_dir(shards), models = run.source.vocabulary;  // what the model was trained with
+    if (!run.resume_from.empty()) models = Tokenizer::present(run.resume_from) ? run.resume_from : "";
+    run.vocabulary = beside.empty() && run.config.V == kGpt2Vocabulary ? models : beside;
     if (beside.empty())
         for (const char* dir : {"data/gpt2", "gpt2"})
             if (run.vocabulary.empty() && Tokenizer::present(dir)) run.vocabulary = dir;
@@ -49,13 +50,19 @@ static void find_vocabulary(Run& run, const std::vector<std::string>& shards) {
                  "model's vocabulary (./tokenize "
                  "encode --vocab), or train a new model",
                  shards[0].c_str(), V, run.options.model.c_str(), run.config.V));
+    if (run.tokenizer && !models.empty() && models != run.vocabulary && !run.tokenizer->same(Tokenizer::load(models)))
+        throw Error(
+            strf("the vocabularies of the data (%s) and of the model (%s) have the same size and different tokens: "
+                 "encode the text with the model's vocabulary (./tokenize encode --vocab), or train a new model",
+                 run.vocabulary.c_str(), models.c_str()));
 }
 
 static std::string data_json(const Run& run) {
     nlohmann::json shards = nlohmann::json::array();
     for (const std::string& path : run.train_shards)
         shards.push_back({{"file", fs::path(path).filename()}, {"tokens", Shard(path, 0).size()}});
-    return nlohmann::json{{"train", shards}, {"vocabulary_size", run.config.V}}.dump();
+    return nlohmann::json{{"train", shards}, {"vocabulary_size", run.config.V}}.dump(
+        -1, ' ', false, nlohmann::json::error_handler_t::replace);  // of a name that is no UTF-8
 }
 
 static void check_output(const std::string& output) {
@@ -121,7 +128,8 @@ Run prepare_training(const Options& given, const ProgramInfo& program, std::vect
 
     run.output = o.output.empty() ? default_output(run) : o.output;
     std::string newest = newest_checkpoint(run.output);
-    bool has_run = !newest.empty() || fs::exists(run.output + "/log.jsonl");
+    std::error_code no_log;
+    bool has_run = !newest.empty() || (fs::file_size(run.output + "/log.jsonl", no_log) > 0 && !no_log);
     if (has_run && !o.resume)
         throw Error(run.output + " has a run already" +
                     (newest.empty() ? "" : " (" + fs::path(newest).filename().string() + ")") +
@@ -140,9 +148,16 @@ Run prepare_training(const Options& given, const ProgramInfo& program, std::vect
                      "--model, or choose another --output",
                      run.output.c_str(), recorded.L, recorded.NH, recorded.C, recorded.T, recorded.V, o.model.c_str()));
         run.config = recorded;
+        if (!given.was_given("model")) o.model = newest;
         obey_recorded_options(run.state.options_json, &o, notes);
+        if (o.max_steps > 0 && o.max_steps < run.state.step)
+            throw UsageError(strf("--max-steps (-x) %lld: the run in %s has done %lld steps already; give more",
+                                  static_cast<long long>(o.max_steps), run.output.c_str(),
+                                  static_cast<long long>(run.state.step)));
     }
-    find_vocabulary(run, run.train_shards);
+    std::vector<std::string> all_shards = run.train_shards;
+    all_shards.insert(all_shards.end(), run.val_shards.begin(), run.val_shards.end());
+    find_vocabulary(run, all_shards);
     check_model_config(run.config, "--model " + o.model);
 
     std::string precision = o.precision.empty() ? program.default_precision : o.precision;
@@ -176,6 +191,8 @@ Run prepare_training(const Options& given, const ProgramInfo& program, std::vect
     run.state.data_json = data;
     check_output(run.output);
     run.lock = lock_output(run.output);
+    if (newest_checkpoint(run.output) != newest)
+        throw Error("another process has just trained into " + run.output + "; give the command again");
     return run;
 }
 

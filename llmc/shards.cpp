@@ -233,8 +233,15 @@ std::vector<std::string> expand_shards(const std::vector<std::string>& patterns,
         std::vector<std::string> found;
         std::error_code ignored;
         if (fs::is_directory(pattern, ignored)) {
-            for (const auto& entry : fs::directory_iterator(pattern, ignored))
-                if (entry.path().extension() == ".bin") found.push_back(entry.path().string());
+            // Of a data set's directory each option takes its own part, of any other directory all shards.
+            const char* part = option.rfind("--val", 0) == 0 ? "val" : "train";
+            std::vector<std::string> all;
+            for (const auto& entry : fs::directory_iterator(pattern, ignored)) {
+                if (entry.path().extension() != ".bin") continue;
+                all.push_back(entry.path().string());
+                if (entry.path().filename().string().find(part) != std::string::npos) found.push_back(all.back());
+            }
+            if (found.empty()) found = all;
         } else if (fs::exists(pattern, ignored)) {  // also a file whose name holds glob characters
             found.push_back(pattern);
         } else {

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <csignal>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 #include "llmc/checkpoint.h"
@@ -19,14 +20,18 @@
 #include "llmc/sampler.h"
 #include "llmc/schedule.h"
 
-// Set by SIGINT and SIGTERM: the loop finishes its step, saves a checkpoint and ends. A second signal kills at once.
+// Set by SIGINT, SIGTERM, SIGHUP (the terminal is gone) and SIGPIPE (the reader of our output is): the loop finishes
+// its step, saves a checkpoint and ends. A second signal kills at once, but for SIGPIPE, which each further line
+// raises. Signals that were ignored at the start (nohup) stay so.
 inline volatile std::sig_atomic_t stop_signal = 0;
 inline void catch_stop_signals() {
-    for (int s : {SIGINT, SIGTERM})
-        std::signal(s, [](int which) {
+    for (int s : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) {
+        auto before = std::signal(s, [](int which) {
             stop_signal = which;
-            std::signal(which, SIG_DFL);
+            std::signal(which, which == SIGPIPE ? SIG_IGN : SIG_DFL);
         });
+        if (before == SIG_IGN) std::signal(s, SIG_IGN);
+    }
 }
 
 inline double seconds_now() {
@@ -42,12 +47,11 @@ class Trainer {
           B(micro_batch()),
           model(run.config, run.step_options(B)),
           train_data(run.train_shards, run.T, run.config.V, true, o.seed),
+          val_data(run.val_shards.empty()
+                       ? nullptr
+                       : std::make_unique<DataLoader>(run.val_shards, run.T, run.config.V, false, 0)),
+          questions(read_questions()),
           log(run.output, run.resume_from.empty() ? 0 : run.state.step) {
-        if (!run.val_shards.empty()) val_data.emplace(run.val_shards, run.T, run.config.V, false, 0);
-        if (o.hellaswag) {
-            if (!run.tokenizer) throw Error("--hellaswag needs GPT-2's vocabulary: `make gpt2`");
-            questions = read_hellaswag(o.hellaswag_data, *run.tokenizer, 0);
-        }
         losses.resize(static_cast<size_t>(B) * static_cast<size_t>(run.T));
     }
 
@@ -65,8 +69,9 @@ class Trainer {
                 step > first || run.resume_from.empty();  // what was done before the checkpoint is not done again
             if (fresh && val_data && o.val_every > 0 && due(o.val_every)) validate(step);
             if (fresh && o.sample_every > 0 && due(o.sample_every)) print_sample();
-            if (fresh && step > first && (due(o.checkpoint_every) || stop_signal)) save(step);
-            if (last || stop_signal) break;
+            bool stop = stop_signal != 0;  // looked at once: a signal that comes now waits for the next step
+            if (fresh && step > first && (due(o.checkpoint_every) || stop)) save(step);
+            if (last || stop) break;
             train_step(step, timer);
         }
         log.clear_progress();
@@ -94,6 +99,12 @@ class Trainer {
             Model::available_memory());
         o.micro_batch_size = b;  // recorded: a resume takes the same, whatever is free then
         return b;
+    }
+
+    std::vector<MultipleChoice> read_questions() const {
+        if (!o.hellaswag) return {};
+        if (!run.tokenizer) throw Error("--hellaswag needs GPT-2's vocabulary: `make gpt2`");
+        return read_hellaswag(o.hellaswag_data, *run.tokenizer, 0);
     }
 
     void print_plan() {
@@ -156,7 +167,7 @@ class Trainer {
             validation_seconds = (seconds_now() - t) / static_cast<double>(o.val_every);  // per step
         }
         double left = o.time_limit - (seconds_now() - begin);
-        o.max_steps = std::max<int64_t>(10, static_cast<int64_t>(left / (step_seconds + validation_seconds)));
+        o.max_steps = static_cast<int64_t>(std::clamp(left / (step_seconds + validation_seconds), 10.0, 1e15));
         initial_weights();
         log.print(strf("timing: %.0f ms a step; %lld steps fit into %s", 1e3 * step_seconds,
                        static_cast<long long>(o.max_steps), human_seconds(o.time_limit).c_str()));
@@ -223,7 +234,7 @@ class Trainer {
 
     // Mean loss over `batches` x B windows in file order.
     double mean_loss(DataLoader& data, int64_t batches) {
-        int64_t windows = std::min(batches * B, data.samples_per_epoch());
+        int64_t all = data.samples_per_epoch(), windows = batches < all / B ? batches * B : all;
         double sum = 0;
         for (int64_t i = 0; i < windows; i += B) {
             int n = static_cast<int>(std::min<int64_t>(B, windows - i));
@@ -266,6 +277,8 @@ class Trainer {
     }
 
     void save(int64_t step) {
+        run.state.loss_window.assign(loss_outliers.window().begin(), loss_outliers.window().end());
+        run.state.norm_window.assign(norm_outliers.window().begin(), norm_outliers.window().end());
         std::string path = save_checkpoint(run.output, run.config, model.tensors(), run.vocabulary, run.state);
         delete_old_checkpoints(run.output, o.keep_checkpoints, o.major_checkpoint_every);
         log.write_plot();
@@ -280,9 +293,9 @@ class Trainer {
     int B;  // sequences per micro-batch
     Model model;
     DataLoader train_data;
-    std::optional<DataLoader> val_data;
-    RunLog log;
-    OutlierDetector loss_outliers, norm_outliers;
+    std::unique_ptr<DataLoader> val_data;
     std::vector<MultipleChoice> questions;
+    RunLog log;  // after all that may fail: a run that never began leaves no log
+    OutlierDetector loss_outliers, norm_outliers;
     std::vector<float> losses;
 };

@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include "command.h"
 #include <limits>
 #include <sstream>
 #include "llmc/error.h"
@@ -53,6 +54,13 @@ std::string help(const Words& words) {
 
 #define EXPECT_HAS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 #define EXPECT_LACKS(text, part) EXPECT_EQ((text).find(part), std::string::npos) << (text)
+
+TEST(Options, ReadmeHasTheProgramsTable) {
+    if (!std::filesystem::exists("README.md")) GTEST_SKIP() << "README.md is not here";
+    CommandResult help = run_shell(program_path("TRAIN_GPT2", "train_gpt2") + " --help-markdown");
+    ASSERT_EQ(help.exit_code, 0) << help.err;
+    EXPECT_NE(read_text("README.md").find(help.out), std::string::npos) << "run make readme";
+}
 
 }  // namespace
 
@@ -237,6 +245,7 @@ TEST(Options, ErrorsNameOptionValueAndRemedy) {
         {"sample", {"sample needs --model", "directory", ".bin"}},
         {"eval", {"eval needs --model", "directory", ".bin"}},
         {"-t 100 -d 250", {"--total-batch-size 250", "--seq-len 100", "200 and 300"}},
+        {"-d 2147483648", {"--total-batch-size", "below 2^31", "2147483648"}},
         {"-t 100 -d 50", {"--total-batch-size 50", "--seq-len 100", "nearest: 100"}},
         {"sample -e m --prompt a --prompt-file b", {"--prompt", "--prompt-file", "one of them"}},
         {"-x 5 --time-limit 60", {"--max-steps", "--time-limit", "one of them"}},

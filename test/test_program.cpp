@@ -342,6 +342,101 @@ TEST_F(Program, UsageErrors) {
         EXPECT_EQ(gpt2(std::string(command) + " --help").exit_code, 0) << command;
 }
 
+// What the outlier detectors have seen belongs to the state: a resumed run skips the same steps.
+TEST_F(Program, ResumeKnowsTheOutliers) {
+    std::string options = "-x 200 -v 0 -n 150 -nk 0 -sl 1 -sg 1 -o ";
+    ASSERT_EQ(train(options + "whole").exit_code, 0);
+    EXPECT_GT(count(file("whole/log.jsonl"), "skipped"), 0);
+    fs::copy(dir / "whole", dir / "cut", fs::copy_options::recursive);
+    fs::remove_all(dir / "cut/step_00000200");
+    ASSERT_EQ(train(options + "cut -y 1").exit_code, 0);
+    EXPECT_EQ(count(file("whole/log.jsonl"), "skipped"), count(file("cut/log.jsonl"), "skipped"));
+    EXPECT_TRUE(file("whole/step_00000200/model.safetensors") == file("cut/step_00000200/model.safetensors"));
+}
+
+TEST_F(Program, ResumeWithFewerStepsThanWereDone) {
+    ASSERT_EQ(train("-o run").exit_code, 0);
+    expect_one_error(train("-o run -y 1 -x 5"), 2, "--max-steps");
+    CommandResult r = gpt2("-i data/t -o run -y 1");
+    EXPECT_EQ(r.exit_code, 0) << r.err;
+    EXPECT_NE(r.out.find("model: run/step_00000020 (L=2"), std::string::npos) << r.out;
+}
+
+TEST_F(Program, ADirectoryIsItsTrainingOrValidationShards) {
+    CommandResult r = gpt2("-i data/t -j data/t -e L1:H1:C8:T8 -b 2 -x 2 -o run");
+    EXPECT_EQ(r.exit_code, 0) << r.err;
+    EXPECT_NE(r.out.find("in 1 shard(s)"), std::string::npos) << r.out;
+}
+
+// Two vocabularies of one size: ids that mean other words must not be learned, evaluated or mixed.
+TEST_F(Program, VocabulariesOfOneSizeThatDisagree) {
+    std::string tokenize = program_path("TOKENIZE", "tokenize");
+    ASSERT_EQ(run_shell("tr aeiou uoiea < text.txt > other.txt; " + tokenize +
+                            " train --vocab-size 300 -o data/u other.txt && " + tokenize +
+                            " encode --vocab data/u -o data/u other.txt",
+                        dir.path)
+                  .exit_code,
+              0);
+    ASSERT_EQ(train("-o run").exit_code, 0);
+    expect_one_error(gpt2("finetune -e run -i data/u -o tuned"), 1, "different tokens");
+    expect_one_error(gpt2("eval -e run -j data/u"), 1, "different tokens");
+    expect_one_error(gpt2("-i data/u -o run -y 1 -x 30"), 1, "different tokens");
+    expect_one_error(gpt2("-i data/t -j data/u -e L1:H1:C8:T8 -o mixed"), 1, "vocabular");
+    EXPECT_FALSE(fs::exists(dir / "tuned"));
+}
+
+TEST_F(Program, NumbersBeyondAllBounds) {
+    expect_one_error(train("-o run -d 1099511627776"), 2, "--total-batch-size");
+    expect_one_error(train("-o run -d 9223372036854775807"), 2, "--total-batch-size");
+    EXPECT_FALSE(fs::exists(dir / "run"));
+    ASSERT_EQ(train("-o run -m 9223372036854775807").exit_code, 0);
+    EXPECT_NEAR(number_after(file("run/log.jsonl"), "\"val_loss\":"), std::log(300), 0.3);
+    CommandResult e = gpt2("eval -e run -j data/t --limit 9223372036854775807");
+    EXPECT_EQ(e.exit_code, 0) << e.err;
+    EXPECT_GT(number_after(e.out, "loss "), 0.1);
+    expect_one_error(train("-o " + std::string(300, 'a')), 1, "too long");
+}
+
+TEST_F(Program, PlacesThatCannotBeReadOrWritten) {
+    ASSERT_EQ(train("-o run").exit_code, 0);
+    expect_one_error(gpt2("sample -e run --prompt-file data"), 1, "--prompt-file");
+    expect_one_error(gpt2("eval -e run -j data/t >/dev/full"), 1, "standard output");
+    expect_one_error(gpt2("sample -e run --prompt x --max-tokens 3 >&-"), 1, "standard output");
+    expect_one_error(gpt2("--help >/dev/full"), 1, "standard output");
+    // With standard output closed no file of the run may take its place.
+    ASSERT_EQ(
+        run_shell(program_path("TRAIN_GPT2", "train_gpt2") + " " + small() + "-o quiet <&- >&-", dir.path).exit_code,
+        0);
+    EXPECT_EQ(file("quiet/.lock"), "");
+    EXPECT_EQ(count(file("quiet/log.jsonl"), "\n"), 23);
+}
+
+// `| head -1`, or a Ctrl-C that ends `| tee` as well: what was trained is kept.
+TEST_F(Program, AReaderThatLeavesStopsTheRunWithACheckpoint) {
+    CommandResult r = run_shell("(" + program_path("TRAIN_GPT2", "train_gpt2") + " " + small() +
+                                    "-x 1000000 -n 0 -v 0 -o run; echo code $? >&2) | head -n 7",
+                                dir.path);
+    EXPECT_NE(r.err.find("code 141"), std::string::npos) << r.err;
+    EXPECT_NE(newest_checkpoint(dir / "run"), "");
+}
+
+// A start that fails leaves nothing that a second try would take for a run.
+TEST_F(Program, AFailedStartCanBeRepeated) {
+    std::string good = file("data/t/val_000000.bin");
+    std::ofstream(dir / "data/t/val_000000.bin", std::ios::binary) << good.substr(0, good.size() - 2);
+    expect_one_error(train("-o run"), 1, "val_000000.bin");
+    std::ofstream(dir / "data/t/val_000000.bin", std::ios::binary) << good;
+    expect_one_error(train("-o run -h 1 --hellaswag-data none.jsonl"), 1, "none.jsonl");
+    EXPECT_EQ(train("-o run").exit_code, 0);
+}
+
+TEST_F(Program, ShardWhoseNameIsNoUtf8) {
+    fs::copy(dir / "data/t/train_000000.bin", dir / "data/t/b\xff.bin");
+    CommandResult r = gpt2("-i data/t/b\xff.bin -e L1:H1:C8:T8 -b 2 -x 2 -o run");
+    EXPECT_EQ(r.exit_code, 0) << r.err;
+    EXPECT_EQ(gpt2("-i data/t/b\xff.bin -y 1 -x 3 -o run").exit_code, 0);
+}
+
 TEST_F(Program, ModelTooLargeForMemory) { expect_one_error(train("-o run -e gpt3:175b -t 32"), 1, "memory"); }
 
 }  // namespace

@@ -203,8 +203,8 @@ TEST(Shards, ExpandsPatternsDirectoriesAndFiles) {
         write_bytes(dir / name, "x");
     using Names = std::vector<std::string>;
     EXPECT_EQ(expand_shards({dir / "train_*.bin"}, "-i"), (Names{dir / "train_000000.bin", dir / "train_000001.bin"}));
-    EXPECT_EQ(expand_shards({dir.path}, "-i"),
-              (Names{dir / "odd[1].bin", dir / "train_000000.bin", dir / "train_000001.bin", dir / "val_000000.bin"}));
+    EXPECT_EQ(expand_shards({dir.path}, "--train-data"), (Names{dir / "train_000000.bin", dir / "train_000001.bin"}));
+    EXPECT_EQ(expand_shards({dir.path}, "--val-data"), Names{dir / "val_000000.bin"});
     EXPECT_EQ(expand_shards({dir / "val_000000.bin", dir / "train_*.bin"}, "-i"),
               (Names{dir / "val_000000.bin", dir / "train_000000.bin", dir / "train_000001.bin"}));
     EXPECT_EQ(expand_shards({dir / "odd[1].bin"}, "-i"), Names{dir / "odd[1].bin"});
@@ -219,6 +219,9 @@ TEST(Shards, ExpandsPatternsDirectoriesAndFiles) {
     EXPECT_MENTIONS(message(dir / "test_*.bin"), "-j/--val-data");
     EXPECT_MENTIONS(message("data/nowhere/train_*.bin"), "make data");
     EXPECT_THROW(expand_shards({}, "-i"), Error);
+    fs::remove(dir / "val_000000.bin");
+    EXPECT_EQ(expand_shards({dir.path}, "--val-data"),
+              (Names{dir / "odd[1].bin", dir / "train_000000.bin", dir / "train_000001.bin"}));
 }
 
 TEST(Shards, VocabularyBesideThem) {
