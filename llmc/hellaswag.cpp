@@ -11,6 +11,7 @@ std::vector<MultipleChoice> read_hellaswag(const std::string& path, const Tokeni
     std::vector<MultipleChoice> questions;
     std::string text;
     for (int64_t line = 1; std::getline(file, text) && (limit == 0 || line <= limit); line++) {
+        if (text.empty()) continue;
         try {
             nlohmann::json j = nlohmann::json::parse(text);
             MultipleChoice q;

@@ -120,6 +120,13 @@ int run_command(Run run) {
 template <template <typename> class Model, typename Half>
 int run_program(int argc, char** argv, const ProgramInfo& program) {
     std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is then a failed write, with a message, like a full disk
+    std::signal(SIGBUS, [](int) {   // how a mapped file says that it has become shorter
+        const char message[] =
+            "error: a token shard or model file was cut short while it was in use; write it again, and go on from the "
+            "newest checkpoint with --resume\n";
+        [[maybe_unused]] ssize_t n = write(STDERR_FILENO, message, sizeof message - 1);
+        _exit(1);
+    });
     open_standard_streams();
     auto check_stdout = [] {
         if (fflush(stdout) != 0 || ferror(stdout)) throw Error("cannot write to standard output");

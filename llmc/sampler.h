@@ -5,6 +5,7 @@
 #include <functional>
 #include <string>
 #include <vector>
+#include "llmc/error.h"
 #include "llmc/philox.h"
 #include "llmc/tokenizer.h"
 
@@ -62,6 +63,8 @@ void generate(Model& model, const std::vector<int>& prompt, int max_tokens, cons
         }
         const float* logits = model.decode(&context[fed], static_cast<int>(context.size() - fed), fed == 0);
         fed = context.size();
+        if (!std::all_of(logits, logits + model.config().V, [](float x) { return std::isfinite(x); }))
+            throw Error("the model's logits are not finite: its training diverged; take an older checkpoint");
         Philox4 r = philox(o.seed, static_cast<uint32_t>(i), sample, 0, static_cast<uint32_t>(Stream::sample) << 24);
         int id = sample_token(logits, model.config().V, o, uniform01(r.v[0]));
         if (!on_token(id)) return;

@@ -22,7 +22,7 @@
 
 // Set by SIGINT, SIGTERM, SIGHUP (the terminal is gone) and SIGPIPE (the reader of our output is): the loop finishes
 // its step, saves a checkpoint and ends. A second signal kills at once, but for SIGPIPE, which each further line
-// raises. Signals that were ignored at the start (nohup) stay so.
+// raises. A signal that was ignored at the start (nohup) stays so; not SIGINT, which shells ignore after `&`.
 inline volatile std::sig_atomic_t stop_signal = 0;
 inline void catch_stop_signals() {
     for (int s : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) {
@@ -30,7 +30,7 @@ inline void catch_stop_signals() {
             stop_signal = which;
             std::signal(which, which == SIGPIPE ? SIG_IGN : SIG_DFL);
         });
-        if (before == SIG_IGN) std::signal(s, SIG_IGN);
+        if (before == SIG_IGN && s != SIGINT) std::signal(s, SIG_IGN);
     }
 }
 
@@ -222,14 +222,20 @@ class Trainer {
     // The update was not made: the weights are still those of the step before. Nothing that is on disk is touched.
     [[noreturn]] void not_finite(int64_t step, const StepState& s) {
         log.clear_progress();
-        std::string newest = newest_checkpoint(run.output);
+        std::vector<std::string> saved = list_checkpoints(run.output);
+        std::string advice = "No checkpoint was written yet: start again";
+        if (!saved.empty()) {
+            advice = "Go on from " + saved.back() + " with --resume";
+            // A checkpoint of the very weights that gave this would give it again.
+            if (saved.back().ends_with(strf("step_%08lld", static_cast<long long>(step))))
+                advice = "Remove " + saved.back() + ", whose weights give this, " +
+                         (saved.size() > 1 ? "go on from the checkpoint before it with --resume" : "start again");
+        }
         throw Error(
             strf("step %lld: loss %g, gradient norm %g; the first tensor that is not finite: %s. %s, and try a lower "
                  "--learning-rate or a longer --warmup-steps",
                  static_cast<long long>(step + 1), static_cast<double>(s.loss), static_cast<double>(s.grad_norm),
-                 model.first_non_finite().c_str(),
-                 newest.empty() ? "No checkpoint was written yet: start again"
-                                : ("Go on from " + newest + " with --resume").c_str()));
+                 model.first_non_finite().c_str(), advice.c_str()));
     }
 
     // Mean loss over `batches` x B windows in file order.

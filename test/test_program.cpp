@@ -206,6 +206,7 @@ TEST_F(Program, HellaSwagPrefersWhatItWasTrainedOn) {
             h << (i ? ", " : "") << (i == label ? "\"loves the queen.\"" : "\"zq xj vv kwq pq.\"");
         h << "]}\n";
     }
+    h << "\n";
     h.close();
     CommandResult r = gpt2("eval -e run --task hellaswag --hellaswag-data h.jsonl");
     ASSERT_EQ(r.exit_code, 0) << r.err;
@@ -307,6 +308,9 @@ TEST_F(Program, NaNNamesStepAndTensorAndKeepsTheCheckpoint) {
     EXPECT_TRUE(r.err.find("weight") != std::string::npos || r.err.find("transformer") != std::string::npos) << r.err;
     EXPECT_NE(r.err.find("learning-rate"), std::string::npos) << r.err;
     EXPECT_NE(newest_checkpoint(dir / "hot"), "");
+    EXPECT_NE(r.err.find("Remove hot/step_"), std::string::npos) << r.err;  // its weights are those that gave the NaN
+    // Sampling such a model (greedy, sorted or not) is an error, too.
+    expect_one_error(gpt2("sample -e hot --prompt a --top-p 0.9"), 1, "diverged");
 }
 
 TEST_F(Program, DamagedCheckpointIsNotResumed) {
@@ -428,6 +432,16 @@ TEST_F(Program, AFailedStartCanBeRepeated) {
     std::ofstream(dir / "data/t/val_000000.bin", std::ios::binary) << good;
     expect_one_error(train("-o run -h 1 --hellaswag-data none.jsonl"), 1, "none.jsonl");
     EXPECT_EQ(train("-o run").exit_code, 0);
+}
+
+TEST_F(Program, AShardThatIsCutShortDuringTheRun) {
+    CommandResult r = run_shell(program_path("TRAIN_GPT2", "train_gpt2") + " " + small() +
+                                    "-x 1000000 -n 1 -v 0 -o run & pid=$!; for i in $(seq 2000); do [ -d "
+                                    "run/step_00000003 ] && break; sleep 0.005; done; : > data/t/train_000000.bin; "
+                                    "wait $pid",
+                                dir.path);
+    expect_one_error(r, 1, "cut short");
+    EXPECT_NE(newest_checkpoint(dir / "run"), "");
 }
 
 TEST_F(Program, ShardWhoseNameIsNoUtf8) {
