@@ -800,6 +800,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
     open_standard_streams();
+    signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is then a failed write, like a full disk
     try {
         return run(argc, argv);
     } catch (const Error& e) {

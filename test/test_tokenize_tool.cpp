@@ -308,8 +308,7 @@ TEST_F(TokenizeTool, FullDiskLeavesNothing) {
     for (int i = 0; i < 4000; ++i) text += "hello the cat " + std::to_string(i);
     write("text.txt", text);
     // a limit on the size of files (in blocks of 512 bytes or 1 KiB) stands for a full disk
-    const CommandResult result =
-        run_shell("trap '' XFSZ; ulimit -f 8; '" + tool_ + "' encode --vocab v -o out text.txt", dir_.path);
+    const CommandResult result = run_shell("ulimit -f 8; '" + tool_ + "' encode --vocab v -o out text.txt", dir_.path);
     EXPECT_EQ(result.exit_code, 1);
     EXPECT_EQ(result.error_lines(), 1) << result.err;
     EXPECT_MENTIONS(result.err, "cannot write token shard");
@@ -319,6 +318,9 @@ TEST_F(TokenizeTool, FullDiskLeavesNothing) {
     const CommandResult full = run("decode out/train_000000.bin >/dev/full");
     EXPECT_EQ(full.exit_code, 1);
     EXPECT_MENTIONS(full.err, "cannot write");
+    // With standard output closed no shard may take its place: what the tool says would end up in it.
+    const CommandResult closed = run("encode --vocab v -o closed text.txt >&-");
+    EXPECT_EQ(read_text(dir_ / "closed/train_000000.bin"), read_text(dir_ / "out/train_000000.bin")) << closed.err;
 }
 
 TEST_F(TokenizeTool, InterruptedRunLeavesNothing) {
