@@ -174,6 +174,17 @@ void open_standard_streams() {
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) < 0) return;
 }
 
+void replace_file(const std::string& path, const std::string& contents) {
+    std::string temporary = path + ".tmp";
+    try {
+        write_file(temporary, contents);
+        if (rename(temporary.c_str(), path.c_str()) != 0) fail("replace", path, errno);
+    } catch (const Error&) {
+        unlink(temporary.c_str());
+        throw;
+    }
+}
+
 void sync_directory(const std::string& path) {
     OpenFile directory(path, O_RDONLY | O_DIRECTORY);
     // some network file systems cannot sync a directory and say EINVAL: the rename is then as durable as they make it

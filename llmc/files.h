@@ -51,5 +51,9 @@ std::string write_file(const std::string& path, const std::string& contents);
 // is opened later takes the place of one, and messages end up in it.
 void open_standard_streams();
 
+// Replaces a file as a whole: written to PATH.tmp, on disk, then renamed. After an error or a crash the old file is
+// there.
+void replace_file(const std::string& path, const std::string& contents);
+
 // Makes renames and new names in a directory survive a crash. Error names the directory.
 void sync_directory(const std::string& path);

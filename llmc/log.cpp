@@ -12,6 +12,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include "llmc/error.h"
+#include "llmc/files.h"
 
 namespace fs = std::filesystem;
 
@@ -60,25 +61,6 @@ static bool from_json(const std::string& line, LogEntry* entry) {
     return true;
 }
 
-// Replaces a file as a whole: a crash leaves either the old or the new one.
-static void write_whole(const std::string& path, const std::string& content) {
-    const std::string temporary = path + ".tmp";
-    FILE* file = fopen(temporary.c_str(), "wb");
-    bool good = file != nullptr;
-    if (good) {
-        good = fwrite(content.data(), 1, content.size(), file) == content.size();
-        good = fflush(file) == 0 && fsync(fileno(file)) == 0 && good;
-        const int error = errno;
-        good = fclose(file) == 0 && good;
-        if (good) good = rename(temporary.c_str(), path.c_str()) == 0;
-        else errno = error;
-    }
-    if (good) return;
-    const std::string reason = strerror(errno);
-    unlink(temporary.c_str());
-    throw Error(strf("%s: cannot be written: %s", path.c_str(), reason.c_str()));
-}
-
 RunLog::RunLog(const std::string& output, int64_t resume_step) : output_(output), terminal_(isatty(STDOUT_FILENO)) {
     if (output.empty()) return;
     std::error_code error;
@@ -96,7 +78,7 @@ RunLog::RunLog(const std::string& output, int64_t resume_step) : output_(output)
             entries_.push_back(entry);
             kept += line + "\n";
         }
-        write_whole(path, kept);
+        replace_file(path, kept);
     }
     file_ = fopen(path.c_str(), "ab");
     if (!file_)
@@ -169,7 +151,7 @@ void RunLog::print(const std::string& line) {
 void RunLog::write_plot() const {
     if (output_.empty()) return;
     const std::string name = fs::weakly_canonical(output_).filename().string();
-    write_whole(output_ + "/loss.svg", loss_plot_svg(entries_, name));
+    replace_file(output_ + "/loss.svg", loss_plot_svg(entries_, name));
 }
 
 // ---- plot ----------------------------------------------------------------------------------------------------------

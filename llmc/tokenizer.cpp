@@ -1,19 +1,16 @@
 #include "llmc/tokenizer.h"
 
-#include <fcntl.h>
-#include <unistd.h>
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <sstream>
 #include <unordered_map>
 #include <nlohmann/json.hpp>
 #include "llmc/error.h"
+#include "llmc/files.h"
 #include "llmc/unicode_table.h"
 
 namespace fs = std::filesystem;
@@ -263,31 +260,6 @@ struct ByteAlphabet {
 const ByteAlphabet& alphabet() {
     static const ByteAlphabet instance;
     return instance;
-}
-
-std::string read_file(const std::string& path) {
-    std::ifstream in(path, std::ios::binary);
-    std::string text{std::istreambuf_iterator<char>(in), {}};
-    if (!in || !fs::is_regular_file(path)) throw Error(strf("%s: cannot read the vocabulary file", path.c_str()));
-    return text;
-}
-
-void write_file(const std::string& path, const std::string& text) {  // whole or not at all
-    const std::string temporary = path + ".tmp";
-    const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    bool good = fd >= 0;
-    for (size_t done = 0; good && done < text.size();) {
-        const ssize_t n = write(fd, text.data() + done, text.size() - done);
-        if (n < 0 && errno != EINTR) good = false;
-        if (n > 0) done += static_cast<size_t>(n);
-    }
-    good = good && fsync(fd) == 0;
-    int error = errno;
-    if (fd >= 0 && close(fd) != 0 && good) good = false, error = errno;
-    if (good && rename(temporary.c_str(), path.c_str()) != 0) good = false, error = errno;
-    if (good) return;
-    if (fd >= 0) unlink(temporary.c_str());
-    throw Error(strf("%s: cannot write: %s", path.c_str(), std::strerror(error)));
 }
 
 // Tokens that no merge makes but that may stand in a vocabulary: <|endoftext|>, <pad>, [MASK].
@@ -635,8 +607,8 @@ void Tokenizer::save(const std::string& dir) const {
                           nlohmann::json(id == end_of_text() ? std::string(kEndOfText) : spell(id)).dump().c_str(), id);
     vocab += "}\n";
     for (const auto& [left, right] : impl_->merges) merges += spell(left) + ' ' + spell(right) + '\n';
-    write_file(dir + "/vocab.json", vocab);
-    write_file(dir + "/merges.txt", merges);
+    replace_file(dir + "/vocab.json", vocab);
+    replace_file(dir + "/merges.txt", merges);
 }
 
 // ---- Utf8Stream --------------------------------------------------------------------------------------------
