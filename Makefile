@@ -172,9 +172,13 @@ setup:  ## install what the build and the tests need
 	@bash dev/setup.sh
 
 # ---- housekeeping ------------------------------------------------------------------------------------------------------
-.PHONY: format clean help
+.PHONY: format readme clean help
 format:  ## clang-format every source file
 	git ls-files -co --exclude-standard '*.h' '*.cpp' '*.cuh' '*.cu' | xargs -r clang-format -i
+
+readme: train_gpt2  ## README.md's table of options, from the program itself
+	@./train_gpt2 --help-markdown >build/options.md
+	@sed -i -e '/^<!-- options:/r build/options.md' -e '/^<!-- options:/,/^<!-- end of options/{/^<!--/!d}' README.md
 
 clean:  ## remove what was built (data and runs stay)
 	rm -rf build build-asan train_gpt2 tokenize
