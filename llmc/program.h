@@ -84,7 +84,7 @@ int eval_command(Run run) {
     }
     DataLoader data(run.val_shards, run.T, run.config.V, false, 0);
     int64_t windows = data.samples_per_epoch(), B = inference.B;
-    if (o.eval_limit > 0 && o.eval_limit < windows / B) windows = o.eval_limit * B;
+    if (o.eval_limit > 0 && o.eval_limit <= windows / B) windows = o.eval_limit * B;
     double sum = 0;
     std::vector<float> losses(static_cast<size_t>(B) * static_cast<size_t>(run.T));
     for (int64_t i = 0; i < windows; i += B) {

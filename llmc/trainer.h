@@ -240,7 +240,7 @@ class Trainer {
 
     // Mean loss over `batches` x B windows in file order.
     double mean_loss(DataLoader& data, int64_t batches) {
-        int64_t all = data.samples_per_epoch(), windows = batches < all / B ? batches * B : all;
+        int64_t all = data.samples_per_epoch(), windows = batches <= all / B ? batches * B : all;
         double sum = 0;
         for (int64_t i = 0; i < windows; i += B) {
             int n = static_cast<int>(std::min<int64_t>(B, windows - i));
