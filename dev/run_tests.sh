@@ -50,7 +50,7 @@ run_shard() {
         # the output of failed tests, from RUN to FAILED, or to the end of a process that died
         awk '/\[ RUN      \]/ { text = "" } { text = text $0 "\n" }
              /\[       OK \]|\[  SKIPPED \]/ { text = "" } /\[  FAILED  \] .*\([0-9]+ ms\)$/ { printf "%s", text; text = "" }
-             END { if (dead) printf "%s", text }' dead=$((status > 1)) "$base.log" >>"$base.output"
+             END { if (dead) printf "%s", text }' dead=$((status > 1 || ${#current} > 0)) "$base.log" >>"$base.output"
         case $status in
             124 | 137) how="no end after $limit s" ;;
             12[89] | 1[3-9]?) how="killed by signal $((status - 128))" ;;

@@ -96,7 +96,8 @@ constexpr int matmul_few_rows = 4;
 template <typename A, typename X>
 [[gnu::always_inline]] inline void load_pairs(const X* from, Vector<A>& even, Vector<A>& odd) {
     if constexpr (std::is_same_v<X, bf16>) {
-        Vector<bf16_pair> both = load_vector<bf16_pair>(reinterpret_cast<const bf16_pair*>(from));
+        typedef bf16_pair Pairs __attribute__((vector_size(kVectorBytes), aligned(2), may_alias));  // rows may be odd
+        Pairs both = *reinterpret_cast<const Pairs*>(from);
         even = (Vector<A>)(both << 16), odd = (Vector<A>)(both & 0xffff0000u);
     } else {
         even = load_vector<A>(from), odd = load_vector<A>(from + kLanes<A>);
