@@ -3,7 +3,7 @@
 #
 #   dev/bench/bench_tokenizer.sh [TEXT] [VOCAB_DIR]        PYTHON: a Python with tiktoken (python3)
 #
-# TEXT: by default Tiny Shakespeare, wherever it is. VOCAB_DIR: GPT-2's vocab.json and merges.txt.
+# TEXT: by default what `make data` downloaded. VOCAB_DIR: GPT-2's vocab.json and merges.txt.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -12,7 +12,7 @@ first_of() {  # the first argument that exists
         if [ -e "$path" ]; then echo "$path" && return; fi
     done
 }
-text=${1:-$(first_of data/tinyshakespeare/*.txt data/*/input.txt ../shared/data/tinyshakespeare.txt)}
+text=${1:-$(first_of data/download/tinyshakespeare.txt data/download/bible.txt ../shared/data/tinyshakespeare.txt)}
 vocab=${2:-$(first_of data/gpt2/vocab.json gpt2/vocab.json ../shared/data/gpt2/vocab.json)}
 vocab=${vocab%/vocab.json}
 if [ -z "$text" ] || [ -z "$vocab" ]; then
