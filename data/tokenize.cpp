@@ -713,7 +713,7 @@ int run(int argc, char** argv) {
         command
             ->add_option("inputs", options.inputs,
                          "Text: files, directories (every file in them, sorted), *.jsonl (one document a line), - for "
-                         "standard input")
+                         "standard input, which is plain text")
             ->required();
         command->add_option("-o,--output", options.output, "Directory to write to, data/NAME")->required();
         command->add_option("--text-field", options.text_field, "Field of a JSON line that holds the text")
