@@ -40,7 +40,7 @@ struct Options {
     std::vector<string> inputs, val_inputs;
     string output, vocab, text_field = "text";
     Split split = Split::end_of_text;
-    bool no_special = false, force = false;
+    bool no_special = false, force = false, jsonl = false;
     double val_fraction = 0.05;
     int64_t val_tokens = -1, shard_tokens = 100'000'000;
     int vocab_size = 2048, threads = 0;
@@ -145,7 +145,6 @@ class Reader {
         name_ = file == "-" ? "standard input" : file;
         fd_ = file == "-" ? dup(0) : ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
         if (fd_ < 0) throw Error(strf("%s: cannot read: %s", name_.c_str(), std::strerror(errno)));
-        json_ = fs::path(file).extension() == ".jsonl";
         end_ = false;
         starts_document_ = true;
         skip_newlines_ = false;
@@ -153,6 +152,8 @@ class Reader {
         wanted_ = options_.chunk_bytes;
         fill();
         const auto begins = [&](std::string_view magic) { return pending_.compare(0, magic.size(), magic) == 0; };
+        // A pipe has no name that says what it is: one that begins as an object does is JSON lines.
+        json_ = options_.jsonl || fs::path(file).extension() == ".jsonl" || (file == "-" && begins("{\""));
         const char* tool = begins("\x28\xB5\x2F\xFD") ? "zstdcat"
                            : begins("\x1F\x8B")       ? "zcat"
                            : begins(
@@ -713,9 +714,10 @@ int run(int argc, char** argv) {
         command
             ->add_option("inputs", options.inputs,
                          "Text: files, directories (every file in them, sorted), *.jsonl (one document a line), - for "
-                         "standard input, which is plain text")
+                         "standard input, which is JSON lines if it begins with {\", else plain text")
             ->required();
         command->add_option("-o,--output", options.output, "Directory to write to, data/NAME")->required();
+        command->add_flag("--jsonl", options.jsonl, "All inputs are JSON lines, whatever their names");
         command->add_option("--text-field", options.text_field, "Field of a JSON line that holds the text")
             ->capture_default_str();
         command

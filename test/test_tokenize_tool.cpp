@@ -182,6 +182,9 @@ TEST_F(TokenizeTool, Documents) {
                             "roses\nare red\n\n\n\nviolets\n\nare blue\n"}));
     write("c.jsonl", "{\"body\": \"json\"}\r\n{\"body\": \"<|endoftext|>\"}\n");
     EXPECT_EQ(encode("--text-field body c.jsonl"), expected({"json", kEnd}));  // a marker inside a JSON text is text
+    EXPECT_EQ(encode("--text-field body - < c.jsonl"), expected({"json", kEnd}));
+    fs::copy(dir_ / "c.jsonl", dir_ / "c.txt");
+    EXPECT_EQ(encode("--text-field body --jsonl c.txt"), expected({"json", kEnd}));
 }
 
 TEST_F(TokenizeTool, ValidationSplit) {
