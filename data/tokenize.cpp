@@ -25,6 +25,7 @@
 #include "data/bpe_trainer.h"
 #include "llmc/error.h"
 #include "llmc/files.h"
+#include "llmc/log.h"
 #include "llmc/shards.h"
 #include "llmc/tokenizer.h"
 
@@ -50,12 +51,6 @@ struct Options {
 volatile sig_atomic_t interrupted = 0;
 void throw_if_interrupted() {
     if (interrupted) throw Error("interrupted; nothing was written", 130);
-}
-
-string with_commas(int64_t n) {
-    string digits = std::to_string(n);
-    for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) digits.insert(static_cast<size_t>(i), 1, ',');
-    return digits;
 }
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -575,7 +570,7 @@ void encode(const Options& options) {
         const int64_t wanted = options.val_tokens >= 0 ? options.val_tokens : static_cast<int64_t>(part + 0.5);
         if (wanted > 0 && wanted >= tokens)
             throw Error(strf("--val-tokens %s: there are %s tokens in all; leave some for training",
-                             with_commas(wanted).c_str(), with_commas(tokens).c_str()));
+                             human_count(wanted).c_str(), human_count(tokens).c_str()));
         if (wanted > 0) split_off_validation(staging.path(), wanted, tokenizer, options.shard_tokens, train, val);
         val_tokens = val.tokens();
     }
@@ -590,8 +585,8 @@ void encode(const Options& options) {
     printf(
         "%s: %s documents, %s tokens: %s in %zu train_*.bin, %s in %zu val_*.bin; %.2f bytes per token, %.2f M "
         "tokens/s\n",
-        options.output.c_str(), with_commas(totals.documents + val_documents).c_str(), with_commas(all).c_str(),
-        with_commas(all - val_tokens).c_str(), train.names().size(), with_commas(val_tokens).c_str(),
+        options.output.c_str(), human_count(totals.documents + val_documents).c_str(), human_count(all).c_str(),
+        human_count(all - val_tokens).c_str(), train.names().size(), human_count(val_tokens).c_str(),
         val.names().size(), static_cast<double>(totals.text_bytes) / static_cast<double>(all),
         static_cast<double>(all) / 1e6 / seconds_since(start));
 }
@@ -635,12 +630,12 @@ void train(const Options& options) {
     for (const string& name : old) fs::remove(options.output + "/" + name);
     for (const char* name : {"vocab.json", "merges.txt"}) staging.publish(name);
     printf("%s: vocabulary of %s tokens from %.1f MB of text, %s distinct pieces, %.1f s%s\n", options.output.c_str(),
-           with_commas(tokenizer.vocab_size()).c_str(), static_cast<double>(bytes) / 1e6,
-           with_commas(trainer.pieces()).c_str(), seconds_since(start),
+           human_count(tokenizer.vocab_size()).c_str(), static_cast<double>(bytes) / 1e6,
+           human_count(trainer.pieces()).c_str(), seconds_since(start),
            tokenizer.vocab_size() < options.vocab_size ? "; the text has no more pairs that occur twice" : "");
     if (trainer.dropped() > 0)
         printf("(%s occurrences of rare pieces were left out to bound memory)\n",
-               with_commas(trainer.dropped()).c_str());
+               human_count(trainer.dropped()).c_str());
 }
 
 void decode(const Options& options) {

@@ -85,16 +85,8 @@ int eval_command(Run run) {
     DataLoader data(run.val_shards, run.T, run.config.V, false, 0);
     int64_t windows = data.samples_per_epoch(), B = inference.B;
     if (o.eval_limit > 0 && o.eval_limit <= windows / B) windows = o.eval_limit * B;
-    double sum = 0;
-    std::vector<float> losses(static_cast<size_t>(B) * static_cast<size_t>(run.T));
-    for (int64_t i = 0; i < windows; i += B) {
-        int n = static_cast<int>(std::min(B, windows - i));
-        const Batch& batch = data.load(i, n, i + B < windows ? i + B : -1);
-        model.token_losses(losses.data(), batch.inputs.data(), batch.targets.data(), n, run.T);
-        for (int64_t j = 0; j < int64_t(n) * run.T; j++) sum += static_cast<double>(losses[static_cast<size_t>(j)]);
-        progress("evaluating", i + n, windows);
-    }
-    double loss = sum / static_cast<double>(windows * run.T);
+    double loss = mean_loss(model, data, windows, inference.B, run.T,
+                            [&](int64_t done, int64_t all) { progress("evaluating", done, all); });
     log.clear_progress();
     printf("loss %.6f, perplexity %.4f, over %s tokens in windows of %d\n", loss, std::exp(loss),
            human_count(windows * run.T).c_str(), run.T);

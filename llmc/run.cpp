@@ -33,14 +33,19 @@ static std::string default_data(const char* split) {
                      std::string(split) == "train" ? "--train-data (-i)" : "--val-data (-j)"));
 }
 
+// Where GPT-2's vocabulary is, or "".
+static std::string gpt2_vocabulary() {
+    for (const char* dir : {"data/gpt2", "gpt2"})
+        if (Tokenizer::present(dir)) return dir;
+    return "";
+}
+
 // Vocabulary of shards: directory ("" if GPT-2's files are not at hand) and size.
 static void find_vocabulary(Run& run, const std::vector<std::string>& shards) {
     std::string beside = vocabulary_dir(shards), models = run.source.vocabulary;  // what the model was trained with
     if (!run.resume_from.empty()) models = Tokenizer::present(run.resume_from) ? run.resume_from : "";
     run.vocabulary = beside.empty() && run.config.V == kGpt2Vocabulary ? models : beside;
-    if (beside.empty())
-        for (const char* dir : {"data/gpt2", "gpt2"})
-            if (run.vocabulary.empty() && Tokenizer::present(dir)) run.vocabulary = dir;
+    if (beside.empty() && run.vocabulary.empty()) run.vocabulary = gpt2_vocabulary();
     if (!run.vocabulary.empty()) run.tokenizer = Tokenizer::load(run.vocabulary);
     int V = run.tokenizer ? run.tokenizer->vocab_size() : kGpt2Vocabulary;
     if (run.config.V == 0) run.config.V = V;
@@ -210,9 +215,7 @@ Run prepare_inference(const Options& given, const ProgramInfo& program) {
     run.config = run.source.config;
     check_model_config(run.config, "--model " + o.model);
     run.vocabulary = run.source.vocabulary;
-    if (run.vocabulary.empty() && run.config.V == kGpt2Vocabulary)
-        for (const char* dir : {"data/gpt2", "gpt2"})
-            if (run.vocabulary.empty() && Tokenizer::present(dir)) run.vocabulary = dir;
+    if (run.vocabulary.empty() && run.config.V == kGpt2Vocabulary) run.vocabulary = gpt2_vocabulary();
     if (o.command == Command::eval && o.task.empty()) {
         if (o.val_data.empty()) o.val_data = {default_data("val")};
         run.val_shards = expand_shards(o.val_data, "--val-data (-j)");

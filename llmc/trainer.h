@@ -38,6 +38,21 @@ inline double seconds_now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// Mean loss over the first `windows` windows of `data`, B at a time; progress(done, all) after each batch.
+template <class Model, class Progress>
+double mean_loss(Model& model, DataLoader& data, int64_t windows, int B, int T, Progress progress) {
+    std::vector<float> losses(static_cast<size_t>(B) * static_cast<size_t>(T));
+    double sum = 0;
+    for (int64_t i = 0; i < windows; i += B) {
+        int n = static_cast<int>(std::min<int64_t>(B, windows - i));
+        const Batch& batch = data.load(i, n, i + B < windows ? i + B : -1);
+        model.token_losses(losses.data(), batch.inputs.data(), batch.targets.data(), n, T);
+        for (int64_t j = 0; j < int64_t(n) * T; j++) sum += static_cast<double>(losses[static_cast<size_t>(j)]);
+        progress(i + n, windows);
+    }
+    return sum / static_cast<double>(windows * T);
+}
+
 template <class Model>
 class Trainer {
   public:
@@ -51,9 +66,7 @@ class Trainer {
                        ? nullptr
                        : std::make_unique<DataLoader>(run.val_shards, run.T, run.config.V, false, 0)),
           questions(read_questions()),
-          log(run.output, run.resume_from.empty() ? 0 : run.state.step) {
-        losses.resize(static_cast<size_t>(B) * static_cast<size_t>(run.T));
-    }
+          log(run.output, run.resume_from.empty() ? 0 : run.state.step) {}
 
     // Returns the program's exit code.
     int train() {
@@ -77,8 +90,8 @@ class Trainer {
         log.clear_progress();
         log.write_plot();
         if (stop_signal && run.state.step < o.max_steps) {
-            log.print(strf("stopped by signal %d after step %lld; go on with: %s", static_cast<int>(stop_signal),
-                           static_cast<long long>(run.state.step), resume_command().c_str()));
+            log.print(strf("stopped by signal %d after step %lld; go on with: the same command with --resume",
+                           static_cast<int>(stop_signal), static_cast<long long>(run.state.step)));
             return 128 + stop_signal;
         }
         log.print("done: model and optimizer in " + newest_checkpoint(run.output) + ", log and plot in " + run.output +
@@ -163,7 +176,7 @@ class Trainer {
         double step_seconds = steps[steps.size() / 2];  // the median: the first ones meet cold memory
         if (val_data && o.val_every > 0) {
             double t = seconds_now();
-            mean_loss(*val_data, o.val_batches);
+            validation_loss();
             validation_seconds = (seconds_now() - t) / static_cast<double>(o.val_every);  // per step
         }
         double left = o.time_limit - (seconds_now() - begin);
@@ -238,23 +251,15 @@ class Trainer {
                  model.first_non_finite().c_str(), advice.c_str()));
     }
 
-    // Mean loss over `batches` x B windows in file order.
-    double mean_loss(DataLoader& data, int64_t batches) {
-        int64_t all = data.samples_per_epoch(), windows = batches <= all / B ? batches * B : all;
-        double sum = 0;
-        for (int64_t i = 0; i < windows; i += B) {
-            int n = static_cast<int>(std::min<int64_t>(B, windows - i));
-            const Batch& batch = data.load(i, n, i + B < windows ? i + B : -1);
-            model.token_losses(losses.data(), batch.inputs.data(), batch.targets.data(), n, run.T);
-            for (int64_t j = 0; j < int64_t(n) * run.T; j++) sum += static_cast<double>(losses[static_cast<size_t>(j)]);
-        }
-        return sum / static_cast<double>(windows * run.T);
+    double validation_loss() {
+        int64_t all = val_data->samples_per_epoch(), windows = o.val_batches <= all / B ? o.val_batches * B : all;
+        return mean_loss(model, *val_data, windows, B, run.T, [](int64_t, int64_t) {});
     }
 
     void validate(int64_t step) {
         LogEntry e;
         e.step = step;
-        e.val_loss = mean_loss(*val_data, o.val_batches);
+        e.val_loss = validation_loss();
         std::string line = strf("step %lld/%lld | val loss %.6f", static_cast<long long>(step),
                                 static_cast<long long>(o.max_steps), *e.val_loss);
         if (!questions.empty()) {
@@ -292,8 +297,6 @@ class Trainer {
                        static_cast<long long>(o.max_steps), path.c_str()));
     }
 
-    std::string resume_command() const { return "the same command with --resume"; }
-
     Run run;
     Options& o;
     int B;  // sequences per micro-batch
@@ -303,5 +306,4 @@ class Trainer {
     std::vector<MultipleChoice> questions;
     RunLog log;  // after all that may fail: a run that never began leaves no log
     OutlierDetector loss_outliers, norm_outliers;
-    std::vector<float> losses;
 };
