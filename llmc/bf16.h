@@ -7,18 +7,27 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "llmc/host_device.h"
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+#endif
+
 struct bf16 {
     uint16_t bits;
 
     bf16() = default;
-    bf16(float x) {
+    HOST_DEVICE bf16(float x) {
+#ifdef __CUDA_ARCH__
+        bits = __bfloat16_as_ushort(__float2bfloat16_rn(x));  // one instruction from sm_80 on
+#else
         uint32_t u = std::bit_cast<uint32_t>(x);
         uint32_t rounded = u + 0x7fff + ((u >> 16) & 1);
         bool is_nan = (u & 0x7fffffff) > 0x7f800000;  // rounding must not turn a NaN into infinity
         bits = static_cast<uint16_t>((is_nan ? (u | 0x00400000) : rounded) >> 16);
+#endif
     }
-    operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
-    bf16& operator+=(float x) { return *this = bf16(static_cast<float>(*this) + x); }
+    HOST_DEVICE operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+    HOST_DEVICE bf16& operator+=(float x) { return *this = bf16(static_cast<float>(*this) + x); }
 };
 
 template <typename X>

@@ -9,11 +9,7 @@
 #include <cmath>
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define PHILOX_FUNCTION __host__ __device__ inline
-#else
-#define PHILOX_FUNCTION inline
-#endif
+#include "llmc/host_device.h"
 
 struct Philox4 {
     uint32_t v[4];
@@ -22,7 +18,7 @@ struct Philox4 {
 // What a random number is for; goes into the counter so that no two uses share a stream.
 enum class Stream : uint32_t { init = 1, dropout = 2, shuffle = 3, sample = 4, stochastic_rounding = 5 };
 
-PHILOX_FUNCTION Philox4 philox(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
+HOST_DEVICE inline Philox4 philox(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
     uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
     for (int round = 0; round < 10; round++) {
         uint64_t p0 = 0xD2511F53ull * c0, p1 = 0xCD9E8D57ull * c2;
@@ -34,10 +30,10 @@ PHILOX_FUNCTION Philox4 philox(uint64_t key, uint32_t c0, uint32_t c1, uint32_t 
 }
 
 // Uniform in [0, 1) with 24 bits; never 1.
-PHILOX_FUNCTION float uniform01(uint32_t bits) { return static_cast<float>(bits >> 8) * (1.0f / 16777216.0f); }
+HOST_DEVICE inline float uniform01(uint32_t bits) { return static_cast<float>(bits >> 8) * (1.0f / 16777216.0f); }
 
 // Two standard normals from two words (Box-Muller).
-PHILOX_FUNCTION void normal2(uint32_t a, uint32_t b, float* x, float* y) {
+HOST_DEVICE inline void normal2(uint32_t a, uint32_t b, float* x, float* y) {
     float radius = sqrtf(-2.0f * logf((static_cast<float>(a >> 8) + 0.5f) * (1.0f / 16777216.0f)));
     float angle = 6.283185307179586f * uniform01(b);
     *x = radius * cosf(angle), *y = radius * sinf(angle);

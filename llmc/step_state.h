@@ -3,9 +3,12 @@
 #pragma once
 #include <cstdint>
 
+#include "llmc/host_device.h"
+
 struct StepState {
-    uint64_t seed = 0;  // key of all random numbers
-    uint32_t step = 0;  // 0-based index of this step
+    uint64_t seed = 0;          // key of all random numbers
+    uint32_t step = 0;          // 0-based index of this step
+    uint32_t first_sample = 0;  // index within the step, over all ranks, of row b = 0 of the micro-batch at hand
     float learning_rate = 0;
     float beta1_correction = 1;  // 1 - beta1^t, t = number of updates so far + 1
     float beta2_correction = 1;  // 1 - beta2^t
@@ -31,13 +34,12 @@ struct StepOptions {
 };
 
 // One place in the network where dropout happens. An element is kept with probability 1 - p and scaled by 1 / (1 - p).
-// The mask of element e of global sample s is philox(seed; e / 4, s, step, (Stream::dropout << 24) | site)[e % 4] >= p:
-// it depends neither on the micro-batch nor on the rank. e counts within the sample: t * C + c for (T,C) tensors,
-// (h * T + query) * T + key for attention. Null state or p == 0: no dropout.
+// The mask of element e of sample s = state->first_sample + b is philox(seed; e / 4, s, step, (Stream::dropout << 24) |
+// site)[e % 4] >= p: it depends neither on the micro-batch nor on the rank. e counts within the sample: t * C + c for
+// (T,C) tensors, (h * T + query) * T + key for attention. Null state or p == 0: no dropout.
 struct Dropout {
     float p = 0;
     uint32_t site = 0;  // layer * 4 + {0 attention probabilities, 1 attention projection, 2 MLP}; L * 4: embedding
-    uint32_t first_sample = 0;  // global index within the step of row b = 0
     const StepState* state = nullptr;
-    bool active() const { return state != nullptr && p > 0; }
+    HOST_DEVICE bool active() const { return state != nullptr && p > 0; }
 };

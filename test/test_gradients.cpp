@@ -155,7 +155,7 @@ const Dropout kDropout{0.3f, 6, 1000, &kState}, kNoDropout{};
 // As step_state.h defines it.
 double reference_dropout_scale(const Dropout& d, int b, int64_t e) {
     if (!d.active()) return 1;
-    Philox4 random = philox(d.state->seed, static_cast<uint32_t>(e / 4), d.first_sample + static_cast<uint32_t>(b),
+    Philox4 random = philox(d.state->seed, static_cast<uint32_t>(e / 4), d.state->first_sample + static_cast<uint32_t>(b),
                             d.state->step, static_cast<uint32_t>(Stream::dropout) << 24 | d.site);
     return uniform01(random.v[e % 4]) >= d.p ? static_cast<double>(1.0f / (1.0f - d.p)) : 0.0;
 }

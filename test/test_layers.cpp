@@ -169,7 +169,7 @@ StepState test_state() {
 // The definition, element by element (step_state.h).
 double dropout_reference(const Dropout& d, int b, int64_t e) {
     if (!d.active()) return 1;
-    Philox4 r = philox(d.state->seed, uint32_t(e / 4), d.first_sample + uint32_t(b), d.state->step,
+    Philox4 r = philox(d.state->seed, uint32_t(e / 4), d.state->first_sample + uint32_t(b), d.state->step,
                        (uint32_t(Stream::dropout) << 24) | d.site);
     return uniform01(r.v[e % 4]) >= d.p ? 1 / (1 - double(d.p)) : 0;
 }

@@ -15,12 +15,8 @@
 #include "llmc/bf16.h"
 #include "llmc/cpu/dropout.h"
 #include "llmc/cpu/parallel.h"
+#include "llmc/layer_arguments.h"
 #include "llmc/step_state.h"
-
-struct AdamWOptions {
-    float beta1, beta2, epsilon, weight_decay;
-    bool stochastic_rounding;
-};
 
 // x plus random low bits, cut: x's upper neighbour with probability (x - lower) / (upper - lower). Infinity and NaN
 // stay. Returns the bits.

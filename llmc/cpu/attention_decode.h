@@ -9,20 +9,7 @@
 #include "llmc/cpu/attention_block.h"
 #include "llmc/cpu/math.h"
 #include "llmc/cpu/parallel.h"
-
-// Query i of sequence b, head h starts at q + b * q_batch + i * q_row + h * HS; keys and values alike, with head
-// h * NKV / NH.
-struct AttentionShape {
-    int B, Tq, Tk, NH, NKV, HS;      // Tq < Tk: the queries are the last Tq positions (decoding with a KV cache)
-    int64_t q_row, kv_row, out_row;  // elements from one position to the next
-    int64_t q_batch, kv_batch, out_batch;
-};
-
-// Shape of a packed qkv (B,T,3C) with q = qkv, k = qkv + C, v = qkv + 2C, out (B,T,C).
-inline AttentionShape packed_qkv_shape(int B, int T, int C, int NH) {
-    int64_t row = 3ll * C;
-    return {B, T, T, NH, NH, C / NH, row, row, C, T * row, T * row, int64_t(T) * C};
-}
+#include "llmc/layer_arguments.h"
 
 namespace attention_detail {
 

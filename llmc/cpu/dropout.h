@@ -29,7 +29,7 @@ inline void dropout_scales(float* scale, Dropout d, int b, int64_t e0, int n) {
     uint32_t words[4 * lanes];
     for (int64_t e = e0 & ~int64_t(3); e < e0 + n; e += 4 * lanes) {
         philox_block<lanes>(words, d.state->seed, static_cast<uint32_t>(e / 4),
-                            d.first_sample + static_cast<uint32_t>(b), d.state->step,
+                            d.state->first_sample + static_cast<uint32_t>(b), d.state->step,
                             (static_cast<uint32_t>(Stream::dropout) << 24) | d.site);
         int begin = static_cast<int>(std::max<int64_t>(e0 - e, 0)),
             end = static_cast<int>(std::min<int64_t>(e0 + n - e, 4 * lanes));

@@ -1,31 +1,15 @@
 // Matrix products.
 //
-//   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue; row-major
+//   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue    (layer_arguments.h)
 //
-// One argument struct, so that what later needs more (scales for FP8, slices for tensor parallelism) adds a field and
-// not a function. Products go to oneDNN where the build has it (matmul_onednn.cpp: AMX, AVX-512 or AVX2, whatever the
+// Products go to oneDNN where the build has it (matmul_onednn.cpp: AMX, AVX-512 or AVX2, whatever the
 // CPU offers) and else, and always in double, to the portable tiles below.
 #pragma once
 #include "llmc/bf16.h"
 #include "llmc/cpu/gelu.h"
 #include "llmc/cpu/gemm.h"
 #include "llmc/cpu/parallel.h"
-
-enum class Epilogue { none, gelu, gelu_backward };
-
-template <typename X, typename O = X>  // X: operands, O: result (X, or float for gradients accumulated from bf16)
-struct Matmul {
-    O* out;
-    const X* a;
-    const X* b;
-    int M, N, K;
-    bool a_transposed = false;  // a is stored (K,M)
-    bool b_transposed = false;  // b is stored (N,K)
-    bool accumulate = false;    // out +=
-    const X* bias = nullptr;    // (N)
-    Epilogue epilogue = Epilogue::none;
-    X* aux = nullptr;  // (M,N) gelu: receives the value before GELU; gelu_backward: holds it, out *= gelu'(aux)
-};
+#include "llmc/layer_arguments.h"
 
 // Off: the portable tiles even where oneDNN is built in, for tests and benchmarks.
 inline bool& matmul_use_onednn() {
