@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "llmc/activations.h"
 #include "llmc/cpu/adamw.h"
 #include "llmc/cpu/arena.h"
 #include "llmc/cpu/attention.h"
@@ -25,91 +26,10 @@
 #include "llmc/cpu/layernorm.h"
 #include "llmc/cpu/matmul.h"
 #include "llmc/dataloader.h"
+#include "llmc/initial_weights.h"
 #include "llmc/model_files.h"
 #include "llmc/program.h"
 #include "llmc/step_state.h"
-
-// What one block keeps from its forward pass for its backward pass, in the order in which it is computed. Views may be
-// shared between layers: see Activations.
-template <typename X>
-struct BlockActivations {
-    X* input;                                            // (B,T,C) residual stream that enters the block
-    X* ln1;                                              // (B,T,C)
-    X* qkv;                                              // (B,T,3C)
-    X* atty;                                             // (B,T,C) attention, before its projection
-    X* residual2;                                        // (B,T,C) residual stream between attention and MLP
-    X* ln2;                                              // (B,T,C)
-    X* fch;                                              // (B,T,4C) before GELU
-    X* fch_gelu;                                         // (B,T,4C) after GELU
-    acc_t<X>*ln1_mean, *ln1_rstd, *ln2_mean, *ln2_rstd;  // (B,T)
-    acc_t<X>* lse;                                       // (B,NH,T) log-sum-exp of attention's scores
-};
-
-// All activations of a forward pass over at most N = B*T rows.
-template <typename X>
-struct Activations {
-    std::vector<BlockActivations<X>>
-        h;             // L of them, and h[L]: only input, ln1 and their statistics, for the final layernorm
-    X* branch;         // (N,C) output of the attention projection or the MLP, before it is added
-    X* logits;         // (chunk, Vp)
-    acc_t<X>* losses;  // (N)
-    int64_t chunk;     // rows of the LM head that are worked on at once
-    Arena arena;
-
-    // keep_all = false (evaluation, sampling): one set of buffers serves all layers. Else `recompute` says which
-    // tensors are not kept but computed again in the backward pass (StepOptions).
-    Activations(const ModelConfig& m, int64_t N, bool keep_all, int recompute) : h(static_cast<size_t>(m.L) + 1) {
-        int64_t C = m.C;
-        for (size_t l = 0; l < h.size(); l++) {
-            BlockActivations<X>& a = h[l];
-            bool last = l + 1 == h.size();
-            auto add = [&](auto member, int64_t n, bool kept) {
-                if (kept || l == 0) arena.add(&(a.*member), n);
-                else shared.push_back([this, member, l] { h[l].*member = h[0].*member; });
-            };
-            using Block = BlockActivations<X>;
-            add(&Block::input, N * C, keep_all);
-            add(&Block::ln1, N * C,
-                keep_all && (recompute < 2 || last));  // the final layernorm's output is needed right away
-            add(&Block::ln1_mean, N, keep_all);
-            add(&Block::ln1_rstd, N, keep_all);
-            if (last) break;
-            add(&Block::qkv, 3 * N * C, keep_all && recompute < 3);
-            add(&Block::atty, N * C, keep_all && recompute < 3);
-            add(&Block::lse, N * m.NH, keep_all && recompute < 3);
-            add(&Block::residual2, N * C, keep_all && recompute < 3);
-            add(&Block::ln2, N * C, keep_all && recompute < 2);
-            add(&Block::ln2_mean, N, keep_all);
-            add(&Block::ln2_rstd, N, keep_all);
-            add(&Block::fch, 4 * N * C, keep_all && recompute < 3);
-            add(&Block::fch_gelu, 4 * N * C, keep_all && recompute < 1);
-        }
-        arena.add(&branch, N * C);
-        chunk = std::min<int64_t>(N, lm_head_chunk(m));
-        arena.add(&logits, chunk * m.Vp());
-        arena.add(&losses, N);
-    }
-    void allocate() {
-        arena.allocate();
-        for (auto& share : shared) share();
-    }
-    // At most 52 Mi logits (208 MiB in fp32), 1024 rows of GPT-2's vocabulary: each chunk reads and writes the gradient
-    // of wte once more. A rule of the shape alone, because chunks decide the order of sums.
-    static int64_t lm_head_chunk(const ModelConfig& m) {
-        return std::max<int64_t>(64, (int64_t(52) << 20) / m.Vp() / 64 * 64);
-    }
-
-  private:
-    std::vector<std::function<void()>> shared;
-};
-
-// Gradients of activations: a few buffers that all layers use in turn.
-template <typename X>
-struct BackwardScratch {
-    X* dresidual;  // (N,C) gradient of the residual stream, the one thing that travels from block to block
-    X* dbranch;    // (N,C)
-    X* dwide;      // (N,4C) gradient of fch, then of qkv
-};
 
 // Keys and values of the tokens seen so far, for sampling.
 template <typename X>
@@ -130,8 +50,8 @@ class GPT2 {
           o_(options),
           table_(parameter_table(config)),
           size_(arena_size(table_)),
-          acts_(config, rows(), options.training, options.recompute),
-          decode_acts_(config, decode_chunk(), false, 0) {
+          acts_(config, rows(), lm_head_chunk(), options.training, options.recompute),
+          decode_acts_(config, decode_chunk(), 1, false, 0) {
         plan();
         parameters_.allocate();
         if (o_.training) gradients_.allocate(), optimizer_.allocate(), scratch_memory_.allocate();
@@ -140,25 +60,14 @@ class GPT2 {
         if (o_.training) dw_ = ModelPointers<G>(table_, grads_);
     }
 
-    // GPT-2's initialisation (Radford et al. 2019, section 2.3). Weight i of a tensor is a function of (seed, tensor,
-    // i). Clears the optimizer.
+    // Weights as GPT-2 has them at the start (llmc/initial_weights.h). Clears the optimizer.
     void init_weights(uint64_t seed) {
         for (size_t t = 0; t < table_.size(); t++) {
             const Parameter& p = table_[t];
-            float std = p.init == Init::normal_residual ? 0.02f / sqrtf(2.0f * static_cast<float>(m_.L)) : 0.02f;
             parallel_blocks(p.size(), 4096, [&](int64_t begin, int64_t end) {
-                for (int64_t i = begin; i < end; i += 4) {
-                    float x[4] = {0, 0, 0, 0};
-                    if (p.init == Init::ones) x[0] = x[1] = x[2] = x[3] = 1;
-                    if (p.init == Init::normal || p.init == Init::normal_residual) {
-                        Philox4 r = philox(seed, static_cast<uint32_t>(i / 4), static_cast<uint32_t>((i / 4) >> 32),
-                                           static_cast<uint32_t>(t), static_cast<uint32_t>(Stream::init) << 24);
-                        normal2(r.v[0], r.v[1], &x[0], &x[1]);
-                        normal2(r.v[2], r.v[3], &x[2], &x[3]);
-                        for (float& value : x) value *= std;
-                    }
-                    for (int64_t j = i; j < std::min(end, i + 4); j++) set_weight(p.offset + j, x[j - i]);
-                }
+                float values[4096];
+                initial_weights(values, p, t, m_.L, seed, begin, end);
+                for (int64_t i = begin; i < end; i++) set_weight(p.offset + i, values[i - begin]);
             });
         }
         if (!o_.training) return;
@@ -177,9 +86,10 @@ class GPT2 {
             int B = std::min(o_.B, batch.sequences - first);
             matrix_gradients_add_ = first > 0;
             int64_t begin = int64_t(first) * batch.T;
-            forward(&batch.inputs[begin], B, batch.T, first, true);
+            state_.first_sample = static_cast<uint32_t>(first);
+            forward(&batch.inputs[begin], B, batch.T, true);
             loss += lm_head_and_loss(&batch.targets[begin], B * batch.T, true);
-            backward(&batch.inputs[begin], B, batch.T, first);
+            backward(&batch.inputs[begin], B, batch.T);
         }
         matrix_gradients_add_ = true;
         state_.loss = static_cast<float>(loss * state_.loss_normaliser);
@@ -202,31 +112,30 @@ class GPT2 {
     // ---- forward ----
 
     // Tokens (B,T) to the normalised residual stream after the last block, acts.h[L].ln1.
-    void forward(const int* tokens, int B, int T, int first_sample, bool training) {
-        run_blocks(acts_, tokens, nullptr, B, T, first_sample, training, nullptr);
+    void forward(const int* tokens, int B, int T, bool training) {
+        run_blocks(acts_, tokens, nullptr, B, T, training, nullptr);
     }
-    void run_blocks(Activations<X>& acts, const int* tokens, const int* positions, int B, int T, int first_sample,
-                    bool training, KVCache<X>* cache) {
+    void run_blocks(Activations<X, Arena>& acts, const int* tokens, const int* positions, int B, int T, bool training,
+                    KVCache<X>* cache) {
         CHECK(int64_t(B) * T <= (cache ? decode_chunk() : rows()), "B=%d T=%d", B, T);
         BlockActivations<X>& a = acts.h[0];
-        encoder_forward(a.input, tokens, positions, w_.wte, w_.wpe, B, T, m_.C,
-                        dropout(4 * m_.L, first_sample, training));
+        encoder_forward(a.input, tokens, positions, w_.wte, w_.wpe, B, T, m_.C, dropout(4 * m_.L, training));
         layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, a.input, norm1(0).w, norm1(0).b, B * T, m_.C);
-        for (int l = 0; l < m_.L; l++) block_forward(acts, l, B, T, first_sample, training, cache);
+        for (int l = 0; l < m_.L; l++) block_forward(acts, l, B, T, training, cache);
     }
 
     // One block. Enters with h[l].input and h[l].ln1, leaves h[l+1].input and h[l+1].ln1: the layernorm that follows a
     // residual add is fused with it.
-    void block_forward(Activations<X>& acts, int l, int B, int T, int first_sample, bool training, KVCache<X>* cache) {
+    void block_forward(Activations<X, Arena>& acts, int l, int B, int T, bool training, KVCache<X>* cache) {
         int N = B * T, C = m_.C;
         BlockActivations<X>&a = acts.h[static_cast<size_t>(l)], &next = acts.h[static_cast<size_t>(l) + 1];
-        block_inner(acts, l, B, T, first_sample, training, cache);
+        block_inner(acts, l, B, T, training, cache);
         matmul_forward<X>(acts.branch, nullptr, a.fch_gelu, w_.h[l].fcprojw, w_.h[l].fcprojb, N, 4 * C, C);
         residual_layernorm_forward(next.input, next.ln1, next.ln1_mean, next.ln1_rstd, a.residual2, acts.branch,
-                                   norm1(l + 1).w, norm1(l + 1).b, N, C, T, dropout(4 * l + 2, first_sample, training));
+                                   norm1(l + 1).w, norm1(l + 1).b, N, C, T, dropout(4 * l + 2, training));
     }
     // The part of a block that the backward pass needs; level 3 of recomputation runs it a second time.
-    void block_inner(Activations<X>& acts, int l, int B, int T, int first_sample, bool training, KVCache<X>* cache) {
+    void block_inner(Activations<X, Arena>& acts, int l, int B, int T, bool training, KVCache<X>* cache) {
         int N = B * T, C = m_.C;
         BlockActivations<X>& a = acts.h[static_cast<size_t>(l)];
         const BlockPointers<X>& w = w_.h[static_cast<size_t>(l)];
@@ -234,10 +143,10 @@ class GPT2 {
         if (cache) cached_attention(a, l, T, *cache);
         else
             attention_forward(a.atty, a.lse, a.qkv, a.qkv + C, a.qkv + 2 * C, packed_qkv_shape(B, T, C, m_.NH), nullptr,
-                              dropout(4 * l, first_sample, training));
+                              dropout(4 * l, training));
         matmul_forward<X>(acts.branch, nullptr, a.atty, w.attprojw, w.attprojb, N, C, C);
         residual_layernorm_forward(a.residual2, a.ln2, a.ln2_mean, a.ln2_rstd, a.input, acts.branch, w.ln2w, w.ln2b, N,
-                                   C, T, dropout(4 * l + 1, first_sample, training));
+                                   C, T, dropout(4 * l + 1, training));
         matmul_forward<X>(a.fch_gelu, a.fch, a.ln2, w.fcw, w.fcb, N, C, 4 * C, true);
     }
     // T new tokens: their keys and values join the cache, their queries see all of it.
@@ -276,19 +185,18 @@ class GPT2 {
     // ---- backward ----
 
     // From dbranch (gradient of the last layernorm's output) to all gradients of weights, which are added to.
-    void backward(const int* tokens, int B, int T, int first_sample) {
+    void backward(const int* tokens, int B, int T) {
         int N = B * T, C = m_.C;
         const BlockActivations<X>& last = acts_.h[static_cast<size_t>(m_.L)];
         std::fill_n(scratch_.dresidual, int64_t(N) * C, X(0));
         layernorm_backward(scratch_.dresidual, dw_.lnfw, dw_.lnfb, scratch_.dbranch, last.input, w_.lnfw, last.ln1_mean,
                            last.ln1_rstd, N, C);
-        for (int l = m_.L - 1; l >= 0; l--) block_backward(l, B, T, first_sample);
-        encoder_backward<X>(dw_.wte, dw_.wpe, scratch_.dresidual, tokens, nullptr, B, T, C,
-                            dropout(4 * m_.L, first_sample, true));
+        for (int l = m_.L - 1; l >= 0; l--) block_backward(l, B, T);
+        encoder_backward<X>(dw_.wte, dw_.wpe, scratch_.dresidual, tokens, nullptr, B, T, C, dropout(4 * m_.L, true));
     }
 
     // Enters with dresidual = gradient of the block's output, leaves it as the gradient of its input.
-    void block_backward(int l, int B, int T, int first_sample) {
+    void block_backward(int l, int B, int T) {
         int N = B * T, C = m_.C;
         BlockActivations<X>& a = acts_.h[static_cast<size_t>(l)];
         const BlockPointers<X>& w = w_.h[static_cast<size_t>(l)];
@@ -296,23 +204,23 @@ class GPT2 {
         auto [dresidual, dbranch, dwide] = scratch_;
 
         if (o_.recompute >= 2) layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, a.input, w.ln1w, w.ln1b, N, C);
-        if (o_.recompute >= 3) block_inner(acts_, l, B, T, first_sample, true, nullptr);
+        if (o_.recompute >= 3) block_inner(acts_, l, B, T, true, nullptr);
         else if (o_.recompute >= 1) gelu_forward(a.fch_gelu, a.fch, int64_t(4) * N * C);
 
         // MLP
-        const X* dmlp = dropout_backward(dresidual, B, T, 4 * l + 2, first_sample);
+        const X* dmlp = dropout_backward(dresidual, B, T, 4 * l + 2);
         matmul_backward<X>(dwide, dw.fcprojw, dw.fcprojb, dmlp, a.fch_gelu, w.fcprojw, a.fch, N, 4 * C, C,
                            matrix_gradients_add_);
         if (o_.recompute == 2) layernorm_forward(a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, w.ln2w, w.ln2b, N, C);
         matmul_backward<X>(dbranch, dw.fcw, dw.fcb, dwide, a.ln2, w.fcw, nullptr, N, C, 4 * C, matrix_gradients_add_);
         layernorm_backward(dresidual, dw.ln2w, dw.ln2b, dbranch, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd, N, C);
         // Attention
-        const X* dattproj = dropout_backward(dresidual, B, T, 4 * l + 1, first_sample);
+        const X* dattproj = dropout_backward(dresidual, B, T, 4 * l + 1);
         X* datty = a.fch_gelu;  // no longer needed; (N,4C) has room for (N,C)
         matmul_backward<X>(datty, dw.attprojw, dw.attprojb, dattproj, a.atty, w.attprojw, nullptr, N, C, C,
                            matrix_gradients_add_);
         attention_backward(dwide, dwide + C, dwide + 2 * C, datty, a.qkv, a.qkv + C, a.qkv + 2 * C, a.atty, a.lse,
-                           packed_qkv_shape(B, T, C, m_.NH), nullptr, dropout(4 * l, first_sample, true));
+                           packed_qkv_shape(B, T, C, m_.NH), nullptr, dropout(4 * l, true));
         matmul_backward<X>(dbranch, dw.qkvw, dw.qkvb, dwide, a.ln1, w.qkvw, nullptr, N, C, 3 * C,
                            matrix_gradients_add_);
         layernorm_backward(dresidual, dw.ln1w, dw.ln1b, dbranch, a.input, w.ln1w, a.ln1_mean, a.ln1_rstd, N, C);
@@ -320,8 +228,8 @@ class GPT2 {
 
     // Gradient of the branch that dropout scaled before it joined the residual stream: dresidual itself where there is
     // no dropout.
-    const X* dropout_backward(const X* dresidual, int B, int T, int site, int first_sample) {
-        Dropout d = dropout(site, first_sample, true);
+    const X* dropout_backward(const X* dresidual, int B, int T, int site) {
+        Dropout d = dropout(site, true);
         if (!d.active()) return dresidual;
         dropout_apply(scratch_.dbranch, dresidual, B, int64_t(T) * m_.C, d);
         return scratch_.dbranch;
@@ -345,7 +253,7 @@ class GPT2 {
     // Loss of each token, without gradients or dropout. losses (B,T); target -1: not counted, 0. B <= StepOptions::B, T
     // <= StepOptions::T.
     void token_losses(float* losses, const int* inputs, const int* targets, int B, int T) {
-        forward(inputs, B, T, 0, false);
+        forward(inputs, B, T, false);
         lm_head_and_loss(targets, B * T, false);
         std::copy_n(acts_.losses, int64_t(B) * T, losses);
     }
@@ -360,7 +268,7 @@ class GPT2 {
             int now = std::min(n - done, decode_chunk());
             std::vector<int> positions(static_cast<size_t>(now));
             for (int i = 0; i < now; i++) positions[static_cast<size_t>(i)] = cache_.length + i;
-            run_blocks(decode_acts_, tokens + done, positions.data(), 1, now, 0, false, &cache_);
+            run_blocks(decode_acts_, tokens + done, positions.data(), 1, now, false, &cache_);
             cache_.length += now, done += now;
             if (done < n) continue;
             const X* last = decode_acts_.h[static_cast<size_t>(m_.L)].ln1 + int64_t(now - 1) * m_.C;
@@ -387,34 +295,15 @@ class GPT2 {
         return t;
     }
 
-    // After a loss or a norm that is not finite: the first tensor, in the order of computation, that holds such a
-    // value.
+    // After a loss or a norm that is not finite: the first tensor that holds such a value.
     std::string first_non_finite() const {
         auto bad = [](const auto* x, int64_t n) {
             return !std::all_of(x, x + n, [](auto v) { return std::isfinite(static_cast<double>(v)); });
         };
-        for (const Parameter& p : table_)
-            if (bad(weights_ + p.offset, p.size())) return "weight " + p.name;
-        int64_t NC = rows() * m_.C;
-        for (int l = 0; l < m_.L; l++) {
-            const BlockActivations<X>& a = acts_.h[static_cast<size_t>(l)];
-            std::string block = "transformer.h." + std::to_string(l);
-            if (bad(a.input, NC)) return "input of " + block;
-            if (o_.recompute < 3 && bad(a.atty, NC)) return "attention of " + block;
-            if (o_.recompute < 3 && bad(a.fch, 4 * NC)) return "MLP of " + block;
-        }
-        if (bad(acts_.h[static_cast<size_t>(m_.L)].input, NC)) return "input of transformer.ln_f";
-        if (bad(acts_.losses, rows())) return "logits";
-        for (auto p = table_.rbegin(); p != table_.rend(); ++p)  // backwards, as gradients are made
-            if (o_.training && bad(grads_ + p->offset, p->size())) return "gradient of " + p->name;
-        return "none any more";
+        return first_bad_tensor(table_, weights_, grads_, acts_, rows(), m_.C, o_.recompute, bad);
     }
 
-    // Bytes of each arena, for the memory plan; `options.B` as planned. Nothing is allocated.
-    struct MemoryPlan {
-        size_t parameters, gradients, optimizer, activations;
-        size_t total() const { return parameters + gradients + optimizer + activations; }
-    };
+    // For the plan; `options.B` as planned. Nothing is allocated.
     static MemoryPlan memory_plan(const ModelConfig& config, const StepOptions& options) {
         GPT2 model(config, options, PlanOnly{});
         return {model.parameters_.bytes(), model.gradients_.bytes(), model.optimizer_.bytes(),
@@ -425,6 +314,7 @@ class GPT2 {
     double peak_flops() const { return 0; }  // not known for a CPU: no utilisation in the log
 
     const ModelConfig& config() const { return m_; }
+    StepState& state() { return state_; }
     X* weights() { return weights_; }
     void set_weight(int64_t i, float x) {
         weights_[i] = X(x);
@@ -432,12 +322,12 @@ class GPT2 {
     }
     G* gradients() { return grads_; }
     int64_t arena_elements() const { return size_; }
-    Activations<X>& activations() { return acts_; }
+    Activations<X, Arena>& activations() { return acts_; }
     const std::vector<Parameter>& table() const { return table_; }
 
     // Logits (N,Vp) of a whole forward pass: for tests, at sizes where they fit.
     std::vector<X> all_logits(const int* inputs, int B, int T) {
-        forward(inputs, B, T, 0, false);
+        forward(inputs, B, T, false);
         std::vector<X> logits(static_cast<size_t>(int64_t(B) * T * m_.Vp()));
         matmul_forward<X>(logits.data(), nullptr, acts_.h[static_cast<size_t>(m_.L)].ln1, w_.wte, nullptr, B * T, m_.C,
                           m_.Vp());
@@ -451,13 +341,16 @@ class GPT2 {
           o_(options),
           table_(parameter_table(config)),
           size_(arena_size(table_)),
-          acts_(config, rows(), options.training, options.recompute),
-          decode_acts_(config, 1, false, 0) {
+          acts_(config, rows(), lm_head_chunk(), options.training, options.recompute),
+          decode_acts_(config, 1, 1, false, 0) {
         plan();
     }
 
     int64_t rows() const { return int64_t(o_.B) * o_.T; }
     int decode_chunk() const { return std::min(m_.T, 128); }
+    // At most 52 Mi logits (208 MiB in fp32), 1024 rows of GPT-2's vocabulary: each chunk reads and writes the gradient
+    // of wte once more. A rule of the shape alone, because chunks decide the order of sums.
+    int64_t lm_head_chunk() const { return std::max<int64_t>(64, (int64_t(52) << 20) / m_.Vp() / 64 * 64); }
 
     void plan() {
         bool master = std::is_same_v<X, bf16> && o_.master_weights && o_.training;
@@ -466,16 +359,11 @@ class GPT2 {
         if (master) optimizer_.add(&master_, size_);
         optimizer_.add(&m1_, o_.training ? size_ : 0);
         optimizer_.add(&m2_, o_.training ? size_ : 0);
-        if (!o_.training) return;
-        scratch_memory_.add(&scratch_.dresidual, rows() * m_.C);
-        scratch_memory_.add(&scratch_.dbranch, rows() * m_.C);
-        scratch_memory_.add(&scratch_.dwide, rows() * 4 * m_.C);
+        if (o_.training) scratch_.add_to(scratch_memory_, rows(), m_.C);
     }
 
-    Dropout dropout(int site, int first_sample, bool training) const {
-        return training && o_.dropout > 0
-                   ? Dropout{o_.dropout, static_cast<uint32_t>(site), static_cast<uint32_t>(first_sample), &state_}
-                   : Dropout{};
+    Dropout dropout(int site, bool training) const {
+        return training && o_.dropout > 0 ? Dropout{o_.dropout, static_cast<uint32_t>(site), &state_} : Dropout{};
     }
 
     // ---- helpers ----
@@ -513,7 +401,7 @@ class GPT2 {
     A *master_ = nullptr, *m1_ = nullptr, *m2_ = nullptr;  // fp32 weights (bf16 only); AdamW's moments
     ModelPointers<X> w_;
     ModelPointers<G> dw_;
-    Activations<X> acts_, decode_acts_;
+    Activations<X, Arena> acts_, decode_acts_;
     BackwardScratch<X> scratch_{};
     KVCache<X> cache_;
     std::vector<float> decode_logits_;

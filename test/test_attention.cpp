@@ -39,7 +39,10 @@ struct Problem {
                 doc_start[size_t(b * s.Tk + t)] = boundary ? t : doc_start[size_t(b * s.Tk + t - 1)];
             }
     }
-    void add_dropout(float p) { dropout = {p, 8, 5, &state}; }
+    void add_dropout(float p) {
+        state.first_sample = 5;
+        dropout = {p, 8, &state};
+    }
     const int* starts() const { return doc_start.empty() ? nullptr : doc_start.data(); }
 };
 

@@ -146,17 +146,18 @@ void check_layer(Make make) {
 
 StepState dropout_state() {
     StepState state;
-    state.seed = 0x123456789abcdefull, state.step = 7;
+    state.seed = 0x123456789abcdefull, state.step = 7, state.first_sample = 1000;
     return state;
 }
 const StepState kState = dropout_state();
-const Dropout kDropout{0.3f, 6, 1000, &kState}, kNoDropout{};
+const Dropout kDropout{0.3f, 6, &kState}, kNoDropout{};
 
 // As step_state.h defines it.
 double reference_dropout_scale(const Dropout& d, int b, int64_t e) {
     if (!d.active()) return 1;
-    Philox4 random = philox(d.state->seed, static_cast<uint32_t>(e / 4), d.state->first_sample + static_cast<uint32_t>(b),
-                            d.state->step, static_cast<uint32_t>(Stream::dropout) << 24 | d.site);
+    Philox4 random =
+        philox(d.state->seed, static_cast<uint32_t>(e / 4), d.state->first_sample + static_cast<uint32_t>(b),
+               d.state->step, static_cast<uint32_t>(Stream::dropout) << 24 | d.site);
     return uniform01(random.v[e % 4]) >= d.p ? static_cast<double>(1.0f / (1.0f - d.p)) : 0.0;
 }
 
@@ -223,7 +224,9 @@ TEST(DropoutLayer, MaskIsTheDocumentedFunction) {
             EXPECT_TRUE(std::isnan(scale[size(n)])) << "wrote past the end, n " << n;
         }
     }
-    d.first_sample += 1;  // the mask follows the global sample, not the row
+    StepState next = kState;
+    next.first_sample++;
+    d.state = &next;  // the mask follows the global sample, not the row
     auto a = unwritten<float>(50), b = unwritten<float>(50);
     dropout_scales(a.data(), kDropout, 3, 0, 50);
     dropout_scales(b.data(), d, 2, 0, 50);

@@ -198,7 +198,8 @@ void check_model_gradients(const ModelConfig& config, StepOptions options, Batch
         double sum = 0;
         for (int first = 0; first < batch.sequences; first += options.B) {
             int B = std::min(options.B, batch.sequences - first);
-            model->forward(&batch.inputs[size(first * batch.T)], B, batch.T, first, true);
+            model->state().first_sample = static_cast<uint32_t>(first);
+            model->forward(&batch.inputs[size(first * batch.T)], B, batch.T, true);
             sum += model->lm_head_and_loss(&batch.targets[size(first * batch.T)], B * batch.T, false);
         }
         return sum * static_cast<double>(state.loss_normaliser);

@@ -97,6 +97,6 @@ int main(int argc, char** argv) {
     if (gemm > 0) printf("sgemm 1536^3 %.1f GFLOP/s\n", gemm);
     bench<float>("fp32", B, T, NH, HS, gemm, {});
     bench<bf16>("bf16", B, T, NH, HS, gemm, {});
-    bench<float>("fp32, dropout 0.1", B, T, NH, HS, gemm, {0.1f, 0, 0, &state});
+    bench<float>("fp32, dropout 0.1", B, T, NH, HS, gemm, {0.1f, 0, &state});
     if (gemm > 0) printf("sgemm again  %.1f GFLOP/s\n", sgemm_rate());
 }
