@@ -54,7 +54,7 @@ struct Sizes {
 // What a page is built for.
 struct Setup {
     std::vector<int> size;
-    int block = 256;        // threads in a block, for versions that take any; a multiple of 32
+    int block = 256;        // threads in a block, for versions that take any: a power of two, 32 to 1024
     bool reference = true;  // false: nobody will look at the outputs, so the CPU layer need not run
 };
 
@@ -84,20 +84,11 @@ double relative_error(const std::vector<X>& a, const std::vector<X>& b) {
     return std::isfinite(distance) && norm > 0 ? std::sqrt(distance / norm) : std::numeric_limits<double>::infinity();
 }
 
-// Scratch memory for layers that take it from workspace<T>() (llmc/cuda_common.cuh); grows, never shrinks.
-inline void reserve_workspace(size_t bytes) {
-    static std::unique_ptr<char, CudaFree> memory;
-    if (bytes <= device().workspace_bytes) return;
-    void* p = nullptr;
-    CUDA_CHECK(cudaMalloc(&p, bytes));
-    memory.reset(static_cast<char*>(p));
-    device().workspace_data = memory.get(), device().workspace_bytes = bytes;
-}
-
 // One problem: its tensors in device memory, and the versions that solve it.
 struct Page {
     double bytes = 0;  // least traffic with device memory; the limit of a layer that is bound by memory
     double flops = 0;  // not 0: the layer is bound by arithmetic, and its limit is the rate of a large matrix product
+    size_t workspace_bytes = 0;  // what versions may take from workspace<T>() (llmc/cuda_common.cuh)
     std::vector<Version> versions;
     std::vector<Output> outputs;
     std::vector<std::shared_ptr<void>> memory;
@@ -116,6 +107,7 @@ struct Page {
     template <typename X>
     X* output(const char* name, const std::vector<X>& expected, std::vector<X> initial = {},
               double tolerance = sizeof(X) == 4 ? 1e-5 : 4e-3) {
+        CHECK(initial.empty() || initial.size() == expected.size(), "%s", name);
         if (initial.empty()) initial.assign(expected.size(), X(NAN));
         X* data = input(initial);
         size_t bytes = expected.size() * sizeof(X);
