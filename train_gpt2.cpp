@@ -44,6 +44,10 @@ class GPT2 {
   public:
     using A = acc_t<X>;
     using G = grad_t<X>;
+    using NextBatch = std::function<const Batch*()>;
+
+    static void open(Options&) {}  // a CPU is always there
+    static void configure(const Options&) {}
 
     GPT2(const ModelConfig& config, const StepOptions& options)
         : m_(config),
@@ -62,13 +66,12 @@ class GPT2 {
 
     // Weights as GPT-2 has them at the start (llmc/initial_weights.h). Clears the optimizer.
     void init_weights(uint64_t seed) {
+        std::vector<float> values;
         for (size_t t = 0; t < table_.size(); t++) {
             const Parameter& p = table_[t];
-            parallel_blocks(p.size(), 4096, [&](int64_t begin, int64_t end) {
-                float values[4096];
-                initial_weights(values, p, t, m_.L, seed, begin, end);
-                for (int64_t i = begin; i < end; i++) set_weight(p.offset + i, values[i - begin]);
-            });
+            values.resize(static_cast<size_t>(p.size()));
+            initial_weights(values.data(), p, t, m_.L, seed, 0, p.size());
+            for (int64_t i = 0; i < p.size(); i++) set_weight(p.offset + i, values[static_cast<size_t>(i)]);
         }
         if (!o_.training) return;
         std::fill_n(m1_, size_, A(0));
@@ -76,8 +79,9 @@ class GPT2 {
     }
 
     // One whole training step on `batch`: forward and backward of each micro-batch, clip, update. `state` comes with
-    // the values of this step and returns with its results.
-    void step(const Batch& batch, StepState* state) {
+    // the values of this step and returns with its results. (A GPU would ask for the next batch while it works; here
+    // the data loader's thread does.)
+    void step(const Batch& batch, StepState* state, const NextBatch& = {}) {
         state_ = *state;
         clear_gradients();
         double loss = 0;

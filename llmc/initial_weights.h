@@ -1,25 +1,9 @@
 // GPT-2's initialisation (Radford et al. 2019, section 2.3).
-//
-// Weight i of a tensor is a function of (seed, tensor, i): the same on a CPU and on a GPU, for any number of threads.
 #pragma once
+#include <cstdint>
 #include "llmc/parameters.h"
-#include "llmc/philox.h"
 
 // out[0 .. end - begin) = weights begin .. end of p, row `index` of the parameter table of a model with L layers; begin
-// is a multiple of 4.
-inline void initial_weights(float* out, const Parameter& p, size_t index, int L, uint64_t seed, int64_t begin,
-                            int64_t end) {
-    float std = p.init == Init::normal_residual ? 0.02f / sqrtf(2.0f * static_cast<float>(L)) : 0.02f;
-    for (int64_t i = begin; i < end; i += 4) {
-        float x[4] = {0, 0, 0, 0};
-        if (p.init == Init::ones) x[0] = x[1] = x[2] = x[3] = 1;
-        if (p.init == Init::normal || p.init == Init::normal_residual) {
-            Philox4 r = philox(seed, static_cast<uint32_t>(i / 4), static_cast<uint32_t>((i / 4) >> 32),
-                               static_cast<uint32_t>(index), static_cast<uint32_t>(Stream::init) << 24);
-            normal2(r.v[0], r.v[1], &x[0], &x[1]);
-            normal2(r.v[2], r.v[3], &x[2], &x[3]);
-            for (float& value : x) value *= std;
-        }
-        for (int64_t j = i; j < (i + 4 < end ? i + 4 : end); j++) out[j - begin] = x[j - i];
-    }
-}
+// is a multiple of 4. Weight i of a tensor is a function of (seed, index, i): the same on a CPU and on a GPU, for any
+// number of threads.
+void initial_weights(float* out, const Parameter& p, size_t index, int L, uint64_t seed, int64_t begin, int64_t end);

@@ -126,6 +126,7 @@ static std::vector<Row> option_table(Options& o, const ProgramInfo& program) {
         {ranks, TRAINING | EVAL, false, "pf", "fs-path", "DIR", &o.fs_path, any, "", "fs: directory that all ranks see"},
 
         {gpu, TRAINING | SAMPLE | EVAL, true, "f", "tf32", "", &o.tf32, any, "", "fp32 matrix products in TF32"},
+        {gpu, TRAINING | SAMPLE | EVAL, true, "", "matmul", "HOW", &o.matmul, any, "", "matrix products: NVIDIA's library cuBLASLt or the program's own kernels", {"cublaslt", "own"}},
         {gpu, TRAINING, true, "ge", "gelu-fusion", "LEVEL", &o.gelu_fusion, fusion, "-1: by the GPU", "fuse GELU into the matrix product: 0 no, 1 forward, 2 forward and backward"},
         {gpu, TRAINING, false, "lg", "gpu-log-every", "N", &o.gpu_log_every, minus_one_up, "-1: never", "steps between log lines on the GPU's clock, power and temperature"},
     };

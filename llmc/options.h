@@ -38,6 +38,7 @@ struct Options {
     int zero_stage = 0;    // -z
     bool tf32 = true;      // -f (CUDA only)
     int gelu_fusion = -1;  // -ge (CUDA only)
+    std::string matmul = "cublaslt";  // cublaslt|own (CUDA only)
     uint64_t seed = 1337;
     bool overfit_one_batch = false;  // -a
     // loop

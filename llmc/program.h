@@ -127,10 +127,12 @@ int run_program(int argc, char** argv, const ProgramInfo& program) {
     try {
         Options options;
         if (!parse_options(argc, argv, program, &options)) return check_stdout();
+        Model<float>::open(options);
         bool training = options.command == Command::train || options.command == Command::finetune;
         std::vector<std::string> notes;
         Run run = training ? prepare_training(options, program, &notes) : prepare_inference(options, program);
         for (const std::string& note : notes) printf("%s\n", note.c_str());
+        Model<float>::configure(run.options);
         int code = run.bf16 ? run_command<Model<Half>>(std::move(run)) : run_command<Model<float>>(std::move(run));
         if (!training) check_stdout();  // training goes on and ends well without anybody who reads
         return code;

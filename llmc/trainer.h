@@ -1,7 +1,7 @@
 // The loop around the training step: evaluation, sampling, checkpoints, logs. Written once, for both programs.
 //
-// Model is GPT2<X> of train_gpt2.cpp or train_gpt2.cu; it offers step(), token_losses(), decode(), tensors(),
-// init_weights(), memory_plan(), first_non_finite().
+// Model is GPT2<X> of train_gpt2.cpp or train_gpt2.cu; it offers open(), configure(), step(), token_losses(), decode(),
+// tensors(), init_weights(), memory_plan(), first_non_finite().
 #pragma once
 #include <algorithm>
 #include <chrono>
@@ -136,6 +136,14 @@ class Trainer {
                        human_bytes(static_cast<double>(plan.optimizer)).c_str(),
                        human_bytes(static_cast<double>(plan.activations)).c_str(),
                        human_bytes(static_cast<double>(plan.total())).c_str()));
+        std::string saved;
+        StepOptions options = run.step_options(B);
+        for (options.recompute = o.recompute + 1; options.recompute <= 3; options.recompute++) {
+            size_t smaller = Model::memory_plan(run.config, options).total();
+            saved += strf("%s%d saves %s", saved.empty() ? "" : ", ", options.recompute,
+                          human_bytes(static_cast<double>(plan.total()) - static_cast<double>(smaller)).c_str());
+        }
+        if (!saved.empty()) log.print("recompute: level " + saved);
     }
 
     // Weights, optimizer and history, as they were or new; then the number of steps.
@@ -169,7 +177,7 @@ class Trainer {
         while (steps.size() < 4 || seconds_now() - begin < std::min(1.5, 0.05 * o.time_limit)) {
             double t = seconds_now();
             StepState s = step_state(0);
-            model.step(train_data.load(0, static_cast<int>(run.sequences)), &s);
+            model.step(train_data.load(0, static_cast<int>(run.sequences)), &s, {});
             steps.push_back(seconds_now() - t);
         }
         std::nth_element(steps.begin(), steps.begin() + static_cast<std::ptrdiff_t>(steps.size() / 2), steps.end());
@@ -204,9 +212,13 @@ class Trainer {
         double begin = seconds_now();
         int n = static_cast<int>(run.sequences);
         int64_t at = o.overfit_one_batch ? 0 : run.state.next_sample;
-        const Batch& batch = train_data.load(at, n, o.overfit_one_batch ? -1 : at + n);
+        if (!batch || batch->first != at || batch->sequences != n) batch = load_batch(at);
         StepState s = step_state(step);
-        model.step(batch, &s);
+        // While a GPU is at work, the next step's tokens are fetched and travel to it.
+        model.step(*batch, &s, [&]() -> const Batch* {
+            if (o.overfit_one_batch || step + 1 >= o.max_steps) return nullptr;
+            return batch = load_batch(at + n);
+        });
         if (!std::isfinite(s.loss) || !std::isfinite(s.grad_norm)) not_finite(step, s);
         run.state.step = step + 1;
         run.state.next_sample = at + n;
@@ -230,6 +242,12 @@ class Trainer {
         log.progress(strf("step %lld/%lld, loss %.3f", static_cast<long long>(step + 1),
                           static_cast<long long>(o.max_steps), static_cast<double>(s.loss)),
                      step + 1, o.max_steps, left);
+    }
+
+    // The batch that begins at sample `at`; the one after it is read in the background.
+    const Batch* load_batch(int64_t at) {
+        int n = static_cast<int>(run.sequences);
+        return &train_data.load(at, n, o.overfit_one_batch ? -1 : at + n);
     }
 
     // The update was not made: the weights are still those of the step before. Nothing that is on disk is touched.
@@ -302,6 +320,7 @@ class Trainer {
     int B;  // sequences per micro-batch
     Model model;
     DataLoader train_data;
+    const Batch* batch = nullptr;  // what train_data loaded last, where that is the batch of the next step
     std::unique_ptr<DataLoader> val_data;
     std::vector<MultipleChoice> questions;
     RunLog log;  // after all that may fail: a run that never began leaves no log
