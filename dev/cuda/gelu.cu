@@ -15,9 +15,9 @@ namespace gelu_page {
 
 // ---- 1: a thread per element ---------------------------------------------------------------------------------------
 // Coalesced as it should be: the lanes of a warp load 32 neighbours, 64 bytes of bf16, in one instruction. But each
-// element pays for a whole address computation, bounds check, load and store; and tanhf is a function of some twenty
-// instructions with a branch in it (small and large arguments differ; where lanes of a warp disagree, both sides are
-// executed, one after the other).
+// element pays for a whole address computation, bounds check, load and store; and tanhf computes two formulas, one for
+// small arguments and one for large, and takes one of them: some fifteen instructions. (Where a function branches
+// instead, and lanes of a warp disagree, both sides are executed one after the other; it comes to the same.)
 __device__ inline float gelu_by_tanh(float x) {
     return 0.5f * x * (1.0f + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
 }
@@ -46,9 +46,9 @@ __global__ void packed_kernel(X* y, const X* x, int64_t n) {
 
 // ---- 3: one exponential instead of tanh ----------------------------------------------------------------------------
 // 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2u)). Each multiprocessor has units for 2^x and 1/x beside the ones for + and *,
-// good to about two units in the last place: __expf is a multiplication and 2^x, __fdividef a multiplication and 1/x.
-// GELU becomes about eight instructions without a branch. It is more exact as well where x is negative: 1 + tanh(u) is
-// there the difference of two numbers near 1.
+// right to six digits or more: __expf is a multiplication and 2^x, __fdividef a multiplication and 1/x. GELU becomes
+// nine instructions. It loses less as well where x is negative: 1 + tanh(u) is there the difference of two numbers
+// near 1.
 //
 // Where exp(-2u) overflows, 1 / infinity is 0, which is right.
 __device__ inline float gelu_by_exp(float x) {
