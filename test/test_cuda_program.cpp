@@ -1,0 +1,133 @@
+// The CUDA program against the CPU program: same commands, same losses, each other's checkpoints.
+//
+// TRAIN_GPT2CU is the program under test: ./train_gpt2cu on a machine with a GPU, else train_gpt2.cu compiled for the
+// CPU (test/cudahost).
+#include <gtest/gtest.h>
+#include <cmath>
+#include <vector>
+
+#include "program_fixture.h"
+
+namespace {
+
+class CudaProgram : public Program {
+  protected:
+    void SetUp() override {
+        const char* path = getenv("TRAIN_GPT2CU");
+        if (!path || !fs::exists(path)) GTEST_SKIP() << "the CUDA program is not built (TRAIN_GPT2CU)";
+        Program::SetUp();
+    }
+    CommandResult cuda(const std::string& arguments, const std::string& before = "") {
+        return run_shell(before + program_path("TRAIN_GPT2CU", "train_gpt2cu") + " " + arguments, dir.path);
+    }
+    // 20 steps of 4 sequences in micro-batches of 3 and 1; fp32 without TF32, or bf16.
+    static std::string options(const std::string& precision) {
+        return "-i data/t/train_000000.bin -j data/t/val_000000.bin -e L2:H2:C32:T32 -b 3 -d 128 -x 20 -v 20 -m 1 -l "
+               "1e-2 "
+               "-f 0 --precision " +
+               precision + " ";
+    }
+    std::vector<double> losses(const std::string& run) const {
+        std::string log = file(run + "/log.jsonl"), key = "\"loss\":";
+        std::vector<double> all;
+        for (size_t at = log.find(key); at != std::string::npos; at = log.find(key, at + 1))
+            all.push_back(std::stod(log.substr(at + key.size())));
+        return all;
+    }
+    void expect_close(const std::vector<double>& got, const std::vector<double>& want, double tolerance) {
+        ASSERT_EQ(got.size(), want.size());
+        for (size_t i = 0; i < want.size(); i++)
+            EXPECT_NEAR(got[i] / want[i], 1.0, tolerance) << "step " << i + 1 << ": " << got[i] << ", " << want[i];
+    }
+    void expect_good(const CommandResult& r) { ASSERT_EQ(r.exit_code, 0) << r.out << r.err; }
+};
+
+struct Precision {
+    const char* name;
+    double tolerance;
+};
+const Precision kPrecisions[] = {{"fp32", 1e-4}, {"bf16", 2e-2}};
+
+// The mark of the design: 20 steps, dropout and a smaller last micro-batch included.
+TEST_F(CudaProgram, TwentyStepsHaveTheLossesOfTheCpuProgram) {
+    for (const Precision& p : kPrecisions) {
+        SCOPED_TRACE(p.name);
+        std::string name = p.name, dropout = "--dropout 0.1 -o ";
+        expect_good(gpt2(options(name) + dropout + "cpu_" + name));
+        for (std::string how : {"cublaslt", "own"}) {
+            SCOPED_TRACE(how);
+            std::string run = "gpu_" + name + how;
+            expect_good(cuda(options(name) + "--matmul " + how + " " + dropout + run));
+            EXPECT_EQ(losses(run).size(), 20u);
+            expect_close(losses(run), losses("cpu_" + name), p.tolerance);
+            EXPECT_LT(losses(run).back(), 4.5);  // it did learn
+        }
+    }
+}
+
+TEST_F(CudaProgram, CheckpointsCrossFromProgramToProgram) {
+    for (const Precision& p : kPrecisions) {
+        SCOPED_TRACE(p.name);
+        std::string name = p.name, half = options(name) + "-n 10 -o ";
+        expect_good(gpt2(half + "whole"));
+        fs::copy(dir / "whole", dir / "other", fs::copy_options::recursive);
+        fs::remove_all(dir / "other/step_00000020");
+        expect_good(cuda("-i data/t/train_000000.bin -j data/t/val_000000.bin -o other -y 1"));  // steps 11 to 20
+        expect_close(losses("other"), losses("whole"), p.tolerance);
+        // and back: the CPU program goes on from a checkpoint of the CUDA program
+        fs::remove_all(dir / "other/step_00000010");
+        expect_good(gpt2("-i data/t/train_000000.bin -j data/t/val_000000.bin -o whole -y 1 -x 24"));
+        expect_good(gpt2("-i data/t/train_000000.bin -j data/t/val_000000.bin -o other -y 1 -x 24"));
+        expect_close(losses("other"), losses("whole"), p.tolerance);
+        fs::remove_all(dir / "whole"), fs::remove_all(dir / "other");
+    }
+}
+
+TEST_F(CudaProgram, ResumedIsBitIdentical) {
+    for (const Precision& p : kPrecisions) {
+        SCOPED_TRACE(p.name);
+        std::string all = options(p.name) + "--dropout 0.1 -n 10 -o whole", model = "/step_00000020/model.safetensors";
+        expect_good(cuda(all));
+        fs::copy(dir / "whole", dir / "cut", fs::copy_options::recursive);
+        fs::remove_all(dir / "cut/step_00000020");
+        expect_good(cuda("-i data/t/train_000000.bin -j data/t/val_000000.bin -o cut -y 1"));
+        EXPECT_TRUE(file("whole" + model) == file("cut" + model));
+        EXPECT_EQ(losses("whole"), losses("cut"));
+        fs::remove_all(dir / "whole"), fs::remove_all(dir / "cut");
+    }
+}
+
+TEST_F(CudaProgram, RecomputationChangesNoBit) {
+    expect_good(cuda(options("bf16") + "--dropout 0.1 -x 4 -v 0 -o level0"));
+    for (std::string level : {"1", "2", "3"}) {
+        expect_good(cuda(options("bf16") + "--dropout 0.1 -x 4 -v 0 -r " + level + " -o level" + level));
+        EXPECT_EQ(losses("level" + level), losses("level0")) << level;
+    }
+}
+
+TEST_F(CudaProgram, SamplesAndEvaluatesAsTheCpuProgramDoes) {
+    expect_good(gpt2(options("fp32") + "-o run"));
+    for (std::string prompt : {"the cat", "my king loves the queen, and a dog fears no man. the"}) {
+        std::string sample =
+            "sample -e run --precision fp32 -f 0 --temperature 0 --max-tokens 20 --prompt '" + prompt + "'";
+        CommandResult want = gpt2(sample), got = cuda(sample);
+        expect_good(got);
+        EXPECT_EQ(got.out, want.out);
+        EXPECT_GT(got.out.size(), prompt.size() + 10);
+    }
+    std::string eval = "eval -e run -j data/t/val_000000.bin --limit 2 --precision ";
+    for (const Precision& p : kPrecisions) {
+        CommandResult want = gpt2(eval + p.name), got = cuda(eval + p.name);
+        expect_good(got);
+        EXPECT_NEAR(number_after(got.out, "loss ") / number_after(want.out, "loss "), 1, p.tolerance);
+    }
+}
+
+TEST_F(CudaProgram, ValuesThatAreNotFiniteEndTheRunWithTheTensorsName) {
+    CommandResult r = cuda(options("fp32") + "-l 1e30 -o run");
+    EXPECT_EQ(r.exit_code, 1) << r.out;
+    EXPECT_NE(r.err.find("the first tensor that is not finite"), std::string::npos) << r.err;
+    EXPECT_EQ(r.error_lines(), 1) << r.err;
+}
+
+}  // namespace
