@@ -1,8 +1,10 @@
 # make            the programs: ./train_gpt2 and ./tokenize
+# make train_gpt2cu   the CUDA program; `make` alone leaves it out, so that it stays quick and needs no CUDA
 # make help       every target
 #
 # Variables: ARCH=-march=native (what to compile for), NO_ONEDNN=1, NO_OPENMP=1 (build without them), CXX, EXTRA_CXXFLAGS,
 # V=1 (show the commands).
+# CUDA: CUDA_ARCH="80 90" (GPU architectures; default: the GPUs of this machine), CUDA_HOME, USE_CUDNN=1, CUDA_CXX (nvcc's host compiler).
 # Libraries are looked for in .deps/ (where dev/setup.sh unpacks them when it may not install), then in the system, then with pkg-config.
 
 .DEFAULT_GOAL := all
@@ -52,7 +54,7 @@ ifdef BUILDING
   $(if $(filter old_compiler,$(FOUND)),$(error $(CXX) is too old: C++20 needs g++ 11 or newer (make CXX=g++-12)))
   $(call require,CLI11,CLI11,libcli11-dev)
   $(call require,nlohmann_json,nlohmann-json,nlohmann-json3-dev)
-  ifneq ($(filter test test_asan check_programs build/test/% build-asan/test/%,$(MAKECMDGOALS)),)
+  ifneq ($(filter test test_asan test_cuda check_cuda check_programs build/test/% build-asan/test/%,$(MAKECMDGOALS)),)
     $(call require,gtest,GoogleTest,libgtest-dev)
   endif
 
@@ -98,7 +100,7 @@ CXXFLAGS += $(EXTRA_CXXFLAGS)
 Q := $(if $(V),,@)
 
 # ---- the programs ------------------------------------------------------------------------------------------------------
-LLMC_OBJ := $(patsubst %.cpp,$(B)/%.o,$(wildcard llmc/*.cpp llmc/cpu/*.cpp))
+LLMC_OBJ := $(patsubst %.cpp,$(B)/%.o,$(filter-out %_cudnn.cpp,$(wildcard llmc/*.cpp llmc/cpu/*.cpp)))
 LIB := $(B)/libllmc.a
 TEST_OBJ := $(patsubst %.cpp,$(B)/%.o,$(wildcard test/*.cpp))
 PROGRAMS := $(BIN)train_gpt2 $(BIN)tokenize
@@ -138,8 +140,93 @@ ifdef BUILDING
 endif
 $(B)/flags: ;
 
+# ---- the CUDA program ----------------------------------------------------------------------------------------------------
+# Looked for only when a goal needs it. A root has include/ and lib64/ or lib/: a toolkit, or one of pip's packages.
+CUDA_GOALS := train_gpt2cu test_cuda check_cuda
+ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_tests $(B)/dev/cuda/%,$(MAKECMDGOALS)),)
+  PIP := $(shell python3 -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")))' 2>/dev/null)
+  CUDA_ROOTS := $(CUDA_HOME) $(wildcard .deps/python/nvidia/*) $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc))) \
+    /usr/local/cuda $(wildcard $(PIP:%=%/nvidia/*)) /usr/local /usr
+  NVCC := $(firstword $(wildcard $(CUDA_ROOTS:%=%/bin/nvcc)))
+  ifeq ($(NVCC),)
+    $(error nvcc is missing (not in CUDA_HOME, .deps, PATH, /usr/local/cuda, pip's packages): install the CUDA Toolkit 12.4 \
+      or newer, or run dev/setup.sh --cuda; `make` alone builds ./train_gpt2 for the CPU)
+  endif
+  CUDA_ROOTS := $(NVCC:%/bin/nvcc=%) $(CUDA_ROOTS)  # its own headers first
+  NVCC_VERSION := $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
+  ifneq ($(shell printf '%s\n' 12.4 $(NVCC_VERSION) | sort -V | head -n 1),12.4)
+    $(error $(NVCC) is of CUDA $(NVCC_VERSION); the program needs 12.4 or newer (CUDA_HOME=/path/to/another))
+  endif
+  first = $(firstword $(wildcard $(foreach r,$(CUDA_ROOTS),$(foreach p,$(1),$(r)/$(p)))))
+  # find_header NAME PACKAGE: an -isystem, unless nvcc or the compiler looks there anyway
+  find_header = $(if $(call first,include/$(1)),$(patsubst %,-isystem %,$(filter-out /usr/include $(NVCC:%/bin/nvcc=%/include),\
+    $(patsubst %/$(1),%,$(call first,include/$(1))))),$(error $(1) is missing ($(2)): install it or run dev/setup.sh --cuda))
+  find_library = $(call first,lib64/$(1) lib/$(1) lib/$(MULTIARCH)/$(1))
+  CUDA_INCLUDE := $(call find_header,cuda_runtime.h,pip's nvidia-cuda-runtime) $(call find_header,crt/host_config.h,pip's nvidia-cuda-crt) \
+    $(call find_header,cublasLt.h,pip's nvidia-cublas) $(if $(call first,include/cccl/nv/target),,$(call find_header,nv/target,pip's nvidia-cuda-cccl))
+  CUDART := $(call find_library,libcudart_static.a)
+  $(if $(CUDART),,$(error libcudart_static.a is missing (pip's nvidia-cuda-runtime): install it or run dev/setup.sh --cuda))
+  # These are opened at run time (llmc/dynamic_library.h); the program remembers where they were.
+  CUBLASLT := $(call find_library,libcublasLt.so.1[23])
+  NCCL := $(call find_library,libnccl.so.2)
+  CUDNN := $(call find_library,libcudnn.so.9)
+  CUDA_RPATH := $(sort $(patsubst %/,%,$(dir $(abspath $(CUBLASLT) $(NCCL) $(CUDNN)))))
+
+  # Machine code for CUDA_ARCH, and PTX of the newest of them, which newer GPUs compile for themselves when the program
+  # starts. Machine code runs on GPUs of the same major number and at least the minor one, so without a GPU in this
+  # machine one for each major number serves all.
+  NVCC_ARCHES := $(shell $(NVCC) --list-gpu-arch | sed 's/compute_//')
+  ifdef CUDA_ARCH
+    ARCHES := $(shell printf '%s\n' $(subst $(comma), ,$(subst sm_,,$(subst .,,$(CUDA_ARCH)))) | sort -nu)
+    ARCHES_FROM := as CUDA_ARCH says
+  else
+    ARCHES := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sed -n 's/^\([0-9]*\)\.\([0-9]\)$$/\1\2/p' | sort -nu)
+    ARCHES_FROM := $(if $(ARCHES),the GPU of this machine,for all GPUs: there is none in this machine; CUDA_ARCH=90 for one)
+    # a GPU newer than the toolkit takes the PTX of the newest architecture before it
+    ARCHES := $(if $(ARCHES),$(foreach a,$(ARCHES),$(if $(filter $(a),$(NVCC_ARCHES)),$(a),\
+      $(shell printf '%s\n' $(NVCC_ARCHES) | awk '$$1 < $(a)' | sort -n | tail -n 1))),$(filter 80 90 100 120,$(NVCC_ARCHES)))
+  endif
+  ifneq ($(if $(strip $(ARCHES)),$(filter-out $(NVCC_ARCHES),$(ARCHES:%a=%)),none),)
+    $(error nvcc $(NVCC_VERSION) does not know the architecture $(ARCHES) ($(ARCHES_FROM)); it knows $(NVCC_ARCHES))
+  endif
+  NEWEST := $(lastword $(ARCHES))
+  NVCCFLAGS := -std=c++20 -O3 -lineinfo --expt-relaxed-constexpr --threads 0 -ccbin $(or $(CUDA_CXX),$(CXX)) \
+    $(foreach a,$(ARCHES),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_$(NEWEST),code=compute_$(NEWEST) \
+    -Werror all-warnings -Xcompiler -Wall,-Wextra,-Wno-restrict$(if $(USE_OPENMP),$(comma)-fopenmp,$(comma)-Wno-unknown-pragmas) \
+    -I. $(CUDA_INCLUDE) $(if $(USE_CUDNN),-DUSE_CUDNN)
+  ifeq ($(LLMC_SAID_CUDA),)
+    export LLMC_SAID_CUDA := 1
+    $(info found: $(NVCC) $(NVCC_VERSION); compiling for $(ARCHES:%=sm_%) and PTX ($(ARCHES_FROM)))
+    SAY := $(CUBLASLT) $(NCCL) $(CUDNN)
+    $(if $(SAY),$(info found, to be opened at run time: $(subst $(space),$(comma) ,$(strip $(SAY)))))
+    $(if $(CUBLASLT),,$(info missing: cuBLASLt (CUDA Toolkit or pip's nvidia-cublas): without it only --matmul own will run))
+  endif
+  ifneq ($(shell mkdir -p $(B); echo '$(NVCC) $(NVCC_VERSION) $(NVCCFLAGS)' | cmp -s - $(B)/cuda_flags || echo differs),)
+    $(shell echo '$(NVCC) $(NVCC_VERSION) $(NVCCFLAGS)' >$(B)/cuda_flags)
+  endif
+endif
+$(B)/cuda_flags: ;
+
+CUDA_TEST_OBJ := $(patsubst %,$(B)/%.o,$(wildcard test/cuda/*.cu)) $(patsubst %.cpp,$(B)/%.o,$(wildcard test/cuda/*.cpp))
+CUDNN_OBJ := $(if $(USE_CUDNN),$(B)/llmc/attention_cudnn.o)
+CUDA_LIBS := $(CUDART) -ldl -lrt
+$(BIN)train_gpt2cu: $(B)/train_gpt2.cu.o $(CUDNN_OBJ) $(LIB)  ## the CUDA program (CUDA_ARCH="80 90": for these GPUs)
+$(B)/test/cuda/run_tests: LDLIBS += -lgtest -lgtest_main
+$(B)/test/cuda/run_tests: $(CUDA_TEST_OBJ) $(CUDNN_OBJ) $(LIB)
+$(BIN)train_gpt2cu $(B)/test/cuda/run_tests:
+	@mkdir -p $(@D)
+	@echo "  link     $@"
+	$(Q)$(CXX) $(CXXFLAGS) $(LDFLAGS) $(CUDA_RPATH:%=-Wl,-rpath,%) -Wl,--disable-new-dtags -o $@ $^ $(CUDA_LIBS) $(LDLIBS)
+
+$(B)/test/%.cu.o $(B)/dev/%.cu.o: NVCCFLAGS += -DTESTING
+$(B)/%.cu.o: %.cu $(B)/cuda_flags
+	@mkdir -p $(@D)
+	@echo "  nvcc     $<"
+	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MP -c -o $@ $<
+$(CUDNN_OBJ): CPPFLAGS += $(CUDA_INCLUDE)
+
 # ---- tests and benchmarks ----------------------------------------------------------------------------------------------
-.PHONY: test test_asan check_programs bench_cpu bench_tokenizer
+.PHONY: test test_asan test_cuda check_cuda check_programs bench_cpu bench_tokenizer
 test:  ## everything that runs without a GPU; last line: N passed, N failed[, N skipped]
 	@$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) check_programs
 	@TRAIN_GPT2=$(CURDIR)/$(BIN)train_gpt2 TOKENIZE=$(CURDIR)/$(BIN)tokenize bash dev/run_tests.sh $(B)/test/run_tests
@@ -147,6 +234,11 @@ check_programs: $(PROGRAMS) $(B)/test/run_tests
 
 test_asan:  ## the same tests under AddressSanitizer and UBSan
 	@$(MAKE) --no-print-directory SANITIZE=1 test
+
+test_cuda:  ## the CUDA layers on this machine's GPU, against the CPU layers
+	@$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) check_cuda
+	@JOBS=1 TRAIN_GPT2=$(CURDIR)/train_gpt2 TRAIN_GPT2CU=$(CURDIR)/train_gpt2cu bash dev/run_tests.sh $(B)/test/cuda/run_tests
+check_cuda: train_gpt2 train_gpt2cu $(B)/test/cuda/run_tests
 
 bench_cpu: $(B)/bench_cpu  ## time of a training step against the bare matrix products in it
 	$(B)/bench_cpu
@@ -181,7 +273,7 @@ readme: train_gpt2  ## README.md's table of options, from the program itself
 	@sed -i -e '/^<!-- options:/r build/options.md' -e '/^<!-- options:/,/^<!-- end of options/{/^<!--/!d}' README.md
 
 clean:  ## remove what was built (data and runs stay)
-	rm -rf build build-asan train_gpt2 tokenize
+	rm -rf build build-asan train_gpt2 train_gpt2cu tokenize
 
 help:  ## this list
 	@sed -n 's/^\([a-z][a-z0-9_ ]*\):.*  ## \(.*\)/\1\t\2/p' Makefile | awk -F'\t' '{ printf "  make %-22s %s\n", $$1, $$2 }'
