@@ -175,7 +175,7 @@ ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_
   # Machine code for CUDA_ARCH, and PTX of the newest of them, which newer GPUs compile for themselves when the program
   # starts. Machine code runs on GPUs of the same major number and at least the minor one, so without a GPU in this
   # machine one for each major number serves all.
-  NVCC_ARCHES := $(shell $(NVCC) --list-gpu-arch | sed 's/compute_//')
+  NVCC_ARCHES := $(shell $(NVCC) --list-gpu-arch | sed 's/compute_//' | sort -n)
   ifdef CUDA_ARCH
     ARCHES := $(shell printf '%s\n' $(subst $(comma), ,$(subst sm_,,$(subst .,,$(CUDA_ARCH)))) | sort -nu)
     ARCHES_FROM := as CUDA_ARCH says
@@ -210,7 +210,8 @@ $(B)/cuda_flags: ;
 CUDA_TEST_OBJ := $(patsubst %,$(B)/%.o,$(wildcard test/cuda/*.cu)) $(patsubst %.cpp,$(B)/%.o,$(wildcard test/cuda/*.cpp))
 CUDNN_OBJ := $(if $(USE_CUDNN),$(B)/llmc/attention_cudnn.o)
 CUDA_LIBS := $(CUDART) -ldl -lrt
-$(BIN)train_gpt2cu: $(B)/train_gpt2.cu.o $(CUDNN_OBJ) $(LIB)  ## the CUDA program (CUDA_ARCH="80 90": for these GPUs)
+train_gpt2cu:  ## the CUDA program (CUDA_ARCH="80 90": for these GPUs)
+$(BIN)train_gpt2cu: $(B)/train_gpt2.cu.o $(CUDNN_OBJ) $(LIB)
 $(B)/test/cuda/run_tests: LDLIBS += -lgtest -lgtest_main
 $(B)/test/cuda/run_tests: $(CUDA_TEST_OBJ) $(CUDNN_OBJ) $(LIB)
 $(BIN)train_gpt2cu $(B)/test/cuda/run_tests:
