@@ -17,7 +17,7 @@ ARCH ?= -march=native
 
 # ---- find the compiler and the libraries -----------------------------------------------------------------------------
 # One preprocessor run says which headers are there; goals that compile nothing skip it.
-NO_BUILD_GOALS := help clean format gpt2 quickstart setup
+NO_BUILD_GOALS := help clean format gpt2 quickstart setup gpu_pack gpu_check
 ifneq ($(if $(MAKECMDGOALS),$(filter-out $(NO_BUILD_GOALS),$(MAKECMDGOALS)),all),)
   BUILDING := 1
 endif
@@ -43,6 +43,13 @@ ifdef BUILDING
   ifneq ($(strip $(PKG)),)
     PKG_CFLAGS := $(patsubst -I%,-isystem %,$(shell pkg-config --cflags $(PKG)))
     PKG_LDFLAGS := $(foreach d,$(patsubst -L%,%,$(shell pkg-config --libs-only-L $(PKG))),-L$(d) -Wl,-rpath,$(d))
+    FOUND := $(call probe,$(DEPS_INCLUDE) $(PKG_CFLAGS))
+  endif
+  # what nobody has, `make gpu_pack` may have packed for a machine without a network
+  PACKED := $(if $(filter-out $(FOUND:have_%=%),CLI11 nlohmann_json gtest),$(wildcard $(CURDIR)/.gpu_pack/usr))
+  ifneq ($(PACKED),)
+    DEPS_INCLUDE += -isystem $(PACKED)/include
+    DEPS_LDFLAGS += -L$(PACKED)/lib
     FOUND := $(call probe,$(DEPS_INCLUDE) $(PKG_CFLAGS))
   endif
   have = $(filter have_$(1),$(FOUND))
@@ -142,7 +149,7 @@ $(B)/flags: ;
 
 # ---- the CUDA program ----------------------------------------------------------------------------------------------------
 # Looked for only when a goal needs it. A root has include/ and lib64/ or lib/: a toolkit, or one of pip's packages.
-CUDA_GOALS := train_gpt2cu test_cuda check_cuda
+CUDA_GOALS := train_gpt2cu test_cuda check_cuda bench_cuda build_gpu_check $(B)/bench_cuda
 ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_tests $(B)/dev/cuda/%,$(MAKECMDGOALS)),)
   PIP := $(shell python3 -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")))' 2>/dev/null)
   CUDA_ROOTS := $(CUDA_HOME) $(wildcard .deps/python/nvidia/*) $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc))) \
@@ -214,20 +221,33 @@ train_gpt2cu:  ## the CUDA program (CUDA_ARCH="80 90": for these GPUs)
 $(BIN)train_gpt2cu: $(B)/train_gpt2.cu.o $(CUDNN_OBJ) $(LIB)
 $(B)/test/cuda/run_tests: LDLIBS += -lgtest -lgtest_main
 $(B)/test/cuda/run_tests: $(CUDA_TEST_OBJ) $(CUDNN_OBJ) $(LIB)
-$(BIN)train_gpt2cu $(B)/test/cuda/run_tests:
+$(B)/bench_cuda: $(B)/dev/bench/bench_cuda.cu.o $(CUDNN_OBJ) $(LIB)
+$(BIN)train_gpt2cu $(B)/test/cuda/run_tests $(B)/bench_cuda:
 	@mkdir -p $(@D)
 	@echo "  link     $@"
 	$(Q)$(CXX) $(CXXFLAGS) $(LDFLAGS) $(CUDA_RPATH:%=-Wl,-rpath,%) -Wl,--disable-new-dtags -o $@ $^ $(CUDA_LIBS) $(LDLIBS)
 
-$(B)/test/%.cu.o $(B)/dev/%.cu.o: NVCCFLAGS += -DTESTING
+$(B)/test/%.cu.o $(B)/dev/bench/%.cu.o: NVCCFLAGS += -DTESTING
 $(B)/%.cu.o: %.cu $(B)/cuda_flags
 	@mkdir -p $(@D)
 	@echo "  nvcc     $<"
 	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MP -c -o $@ $<
 $(CUDNN_OBJ): CPPFLAGS += $(CUDA_INCLUDE)
 
+# ---- the kernel zoo ------------------------------------------------------------------------------------------------------
+ZOO := $(patsubst dev/cuda/%.cu,%,$(wildcard dev/cuda/*.cu))
+.PHONY: zoo
+zoo:  ## one page of dev/cuda, checked and timed on this machine's GPU (P=layernorm_forward ARGS="-b 128 4096 768")
+	@[ -n "$(filter $(P),$(ZOO))" ] || { echo "make zoo P=PAGE, where PAGE is one of: $(ZOO)" >&2; exit 2; }
+	@$(MAKE) --no-print-directory $(B)/dev/cuda/$(P)
+	@$(B)/dev/cuda/$(P) $(ARGS)
+$(ZOO:%=$(B)/dev/cuda/%): $(B)/dev/cuda/%: $(B)/dev/cuda/%.cu.o $(B)/test/cuda/reference.o $(LIB)
+	@echo "  link     $@"
+	$(Q)$(CXX) $(CXXFLAGS) $(LDFLAGS) $(CUDA_RPATH:%=-Wl,-rpath,%) -Wl,--disable-new-dtags -o $@ $^ $(CUDA_LIBS) $(LDLIBS)
+
 # ---- tests and benchmarks ----------------------------------------------------------------------------------------------
-.PHONY: test test_asan test_cuda check_cuda check_programs bench_cpu bench_tokenizer
+.PHONY: test test_asan test_cuda check_cuda check_programs bench_cpu bench_cuda bench_tokenizer
+.PHONY: gpu_pack gpu_check build_gpu_check gpu_check_losses
 test:  ## everything that runs without a GPU; last line: N passed, N failed[, N skipped]
 	@$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) check_programs
 	@TRAIN_GPT2=$(CURDIR)/$(BIN)train_gpt2 TOKENIZE=$(CURDIR)/$(BIN)tokenize bash dev/run_tests.sh $(B)/test/run_tests
@@ -243,6 +263,17 @@ check_cuda: train_gpt2 train_gpt2cu $(B)/test/cuda/run_tests
 
 bench_cpu: $(B)/bench_cpu  ## time of a training step against the bare matrix products in it
 	$(B)/bench_cpu
+
+bench_cuda: $(B)/bench_cuda  ## speed of training steps and kernels on this machine's GPU, beside what it allows
+	$(B)/bench_cuda
+
+gpu_pack:  ## what a GPU machine without a network needs for dev/gpu_check.sh, into .gpu_pack/
+	@CXX="$(CXX)" bash dev/gpu_check/pack.sh
+gpu_check:  ## everything that only a GPU can show, in eight minutes: build, tests, training, sanitizer, speed, PyTorch
+	@bash dev/gpu_check.sh
+build_gpu_check: train_gpt2cu train_gpt2 $(B)/test/cuda/run_tests $(B)/bench_cuda
+gpu_check_losses: train_gpt2  ## dev/gpu_check/cpu_losses.json: the losses that a GPU run is compared with
+	@bash dev/gpu_check.sh --record
 
 bench_tokenizer: tokenize  ## speed of the tokenizer
 	bash dev/bench/bench_tokenizer.sh
