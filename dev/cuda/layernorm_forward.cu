@@ -199,8 +199,8 @@ __global__ void packed_kernel(X* r, X* y, float* mean, float* rstd, const X* a, 
 // All 2 K loads of a lane are independent and are issued before the first is waited for: the most bytes under way so
 // far. And each pass but the first is now arithmetic alone.
 //
-// The price: 2048 threads share 64 K registers, so beyond 32 registers each thread makes fewer warps fit. Wide rows
-// are the loss side of this trade: past 8 packs version 5 runs.
+// The price: a multiprocessor's 64 K registers are shared by its threads, so beyond 32 for each of 2048 threads fewer
+// warps fit. Wide rows are the loss side of this trade: past 8 packs version 5 runs.
 template <int K, int W, typename X>
 __global__ void registers_kernel(X* r, X* y, float* mean, float* rstd, const X* a, const X* b, const X* w,
                                  const X* bias, int N, int C) {
@@ -240,6 +240,10 @@ __global__ void registers_kernel(X* r, X* y, float* mean, float* rstd, const X* 
     }
     if (lane == 0) mean[n] = m, rstd[n] = s;
 }
+
+// ---- 7: llmc/layernorm.cuh -----------------------------------------------------------------------------------------
+// Version 6, with the row kept as it came from memory, two 16-bit elements a register, and converted in each pass anew:
+// half the registers for an instruction or two per element. Wider rows get a block each, with the same code.
 
 // ---- the page ------------------------------------------------------------------------------------------------------
 
