@@ -1,0 +1,148 @@
+// AdamW.                                                     (Loshchilov & Hutter 2019,
+// https://arxiv.org/abs/1711.05101)
+//
+//   g = grad * clip_scale;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+//   p = p - lr * (m / beta1_correction / (sqrt(v / beta2_correction) + eps) + weight_decay * p)
+//
+// p is the fp32 master where there is one; the storage type is then rounded from it, to nearest or (bf16 only)
+// stochastically: up with the probability that keeps the mean, by the low 16 bits of philox(seed; i/4 low, i/4 high,
+// step, stream << 24)[i % 4] for element i of the arena. The same numbers as on the CPU.
+//
+// Limit: memory. An element's bytes, read and written: fp32 28, bf16 with fp32 master 30, bf16 alone 24. One launch for
+// all tensors: a launch for each would leave the GPU half empty at the small ones. A thread has four elements of the
+// arena, 16 bytes of each fp32 array, and asks for them all before it looks up the tensor they belong to.
+#pragma once
+#include <algorithm>
+#include "llmc/cuda_common.cuh"
+#include "llmc/layer_arguments.h"
+#include "llmc/pack.cuh"
+#include "llmc/philox.h"
+#include "llmc/step_state.h"
+
+// Elements [begin, begin + n) of the arena: one tensor.
+struct AdamWSegment {
+    int64_t begin, n;
+    float weight_decay;
+};
+
+// The segment that holds element i, or null. segments (count) in order of begin.
+__device__ inline const AdamWSegment* find_segment(const AdamWSegment* segments, int count, int64_t i) {
+    int low = 0, high = count;  // segments before low begin at i or before it, those from high on after it
+    while (low < high) {
+        int middle = (low + high) / 2;
+        if (segments[middle].begin <= i) low = middle + 1;
+        else high = middle;
+    }
+    const AdamWSegment* s = segments + low - 1;
+    return low > 0 && i < s->begin + s->n ? s : nullptr;
+}
+
+// r.v[j], without an array in memory where j is no constant
+__device__ inline uint32_t word(const Philox4& r, int j) {
+    return j < 2 ? (j == 0 ? r.v[0] : r.v[1]) : (j == 2 ? r.v[2] : r.v[3]);
+}
+// x plus random low bits, cut: x's upper neighbour with probability (x - lower) / (upper - lower). Infinity and NaN
+// stay. Returns the bits.
+__device__ inline uint16_t bf16_stochastically(float x, uint32_t random) {
+    uint32_t u = __float_as_uint(x);
+    bool finite = (u & 0x7f800000) != 0x7f800000;
+    return static_cast<uint16_t>((finite ? u + (random & 0xffff) : u | ((u & 0xffff) ? 0x400000 : 0)) >> 16);
+}
+
+// What one thread works on: W elements i.. of the arena, W = 1 or 4, i a multiple of W.
+template <typename X, int W>
+struct AdamWElements {
+    float p[W], m[W], v[W], grad[W];
+
+    __device__ void load(const X* weights, const float* master, const float* m_from, const float* v_from,
+                         const float* grad_from, int64_t i) {
+        load_pack<W, Cached::no>(grad, grad_from + i);
+        load_pack<W, Cached::no>(m, m_from + i);
+        load_pack<W, Cached::no>(v, v_from + i);
+        if (master) load_pack<W, Cached::no>(p, master + i);
+        else if constexpr (W == 4 && sizeof(X) == 2) {  // half a pack
+            uint2 four = *reinterpret_cast<const uint2*>(weights + i);
+            p[0] = ptx::low_bf16(four.x), p[1] = ptx::high_bf16(four.x);
+            p[2] = ptx::low_bf16(four.y), p[3] = ptx::high_bf16(four.y);
+        } else load_pack<W>(p, weights + i);
+    }
+    __device__ void update(const AdamWOptions& o, float weight_decay, const StepState& state) {
+        float lr = state.learning_rate, step_size = lr / state.beta1_correction,
+              v_scale = 1.0f / state.beta2_correction;
+#pragma unroll
+        for (int j = 0; j < W; j++) {
+            float g = grad[j] * state.clip_scale;
+            m[j] = o.beta1 * m[j] + (1.0f - o.beta1) * g;
+            v[j] = o.beta2 * v[j] + (1.0f - o.beta2) * g * g;
+            p[j] -= step_size * m[j] / (sqrtf(v[j] * v_scale) + o.epsilon) + lr * weight_decay * p[j];
+        }
+    }
+    __device__ void store(X* weights, float* master, float* m_to, float* v_to, int64_t i, bool stochastic_rounding,
+                          const StepState& state) const {
+        store_pack<W, Cached::no>(m_to + i, m);
+        store_pack<W, Cached::no>(v_to + i, v);
+        if (master) store_pack<W, Cached::no>(master + i, p);
+        if constexpr (sizeof(X) == 4) {
+            store_pack<W>(weights + i, p);
+        } else {
+            uint16_t bits[W];
+            if (stochastic_rounding) {
+                uint64_t group = static_cast<uint64_t>(i) / 4;
+                Philox4 r = philox(state.seed, static_cast<uint32_t>(group), static_cast<uint32_t>(group >> 32),
+                                   state.step, static_cast<uint32_t>(Stream::stochastic_rounding) << 24);
+#pragma unroll
+                for (int j = 0; j < W; j++)
+                    bits[j] = bf16_stochastically(p[j], word(r, W == 1 ? static_cast<int>(i % 4) : j));
+            } else {
+#pragma unroll
+                for (int j = 0; j < W; j++) bits[j] = bf16(p[j]).bits;
+            }
+            if constexpr (W == 1) weights[i].bits = bits[0];
+            else
+                *reinterpret_cast<uint2*>(weights + i) =
+                    uint2{bits[0] | uint32_t{bits[1]} << 16, bits[2] | uint32_t{bits[3]} << 16};
+        }
+    }
+};
+
+template <int W, typename X>
+__global__ void __launch_bounds__(256)
+    adamw_kernel(X* p, float* master, float* m, float* v, const float* grad, const AdamWSegment* segments, int count,
+                 int64_t begin, int64_t end, AdamWOptions o, const StepState* state) {
+    int64_t i = (begin / W + int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * W;
+    if (i >= end) return;
+    AdamWElements<X, W> e;
+    bool whole = i >= begin && i + W <= end;  // all W elements are ours
+    if (whole) e.load(p, master, m, v, grad, i);
+    if (state->skip) return;
+    const AdamWSegment* s = find_segment(segments, count, i);
+    if (whole && s && i + W <= s->begin + s->n) {
+        e.update(o, s->weight_decay, *state);
+        e.store(p, master, m, v, i, o.stochastic_rounding, *state);
+    } else if constexpr (W > 1) {  // an end of a tensor or of the range: one by one
+        for (int64_t j = i < begin ? begin : i; j < i + W && j < end; j++) {
+            s = find_segment(segments, count, j);
+            if (!s) continue;
+            AdamWElements<X, 1> one;
+            one.load(p, master, m, v, grad, j);
+            one.update(o, s->weight_decay, *state);
+            one.store(p, master, m, v, j, o.stochastic_rounding, *state);
+        }
+    }
+}
+
+// Elements [begin, end) of an arena whose element 0 is p[0], master[0], m[0], ...; master may be null. Elements of no
+// segment are left alone; segments (count, device memory) in order of begin, their weight decay counts, not that of
+// `options`. Does nothing if state->skip.
+template <typename X>
+void adamw_update(X* p, float* master, float* m, float* v, const float* grad, const AdamWSegment* segments, int count,
+                  int64_t begin, int64_t end, const AdamWOptions& options, const StepState* state,
+                  cudaStream_t stream) {
+    if (begin >= end) return;
+    auto aligned = [](const void* q, size_t bytes) { return reinterpret_cast<uintptr_t>(q) % bytes == 0; };
+    bool wide =
+        aligned(p, 4 * sizeof(X)) && aligned(master, 16) && aligned(m, 16) && aligned(v, 16) && aligned(grad, 16);
+    int W = wide ? 4 : 1;
+    launch(wide ? adamw_kernel<4, X> : adamw_kernel<1, X>, ceil_div(end - begin / W * W, 256 * W), 256, 0, stream, p,
+           master, m, v, grad, segments, count, begin, end, options, state);
+}
