@@ -123,6 +123,8 @@ static std::vector<Row> option_table(Options& o, const ProgramInfo& program) {
         {ranks, TRAINING | EVAL, false, "pg", "gpus-per-node", "N", &o.gpus_per_node, one_up, "", "GPUs of a machine"},
         {ranks, TRAINING | EVAL, false, "pm", "nccl-init-method", "HOW", &o.nccl_init_method, any, "", "how ranks find each other: mpi, tcp or fs", {"mpi", "tcp", "fs"}},
         {ranks, TRAINING | EVAL, false, "ps", "server-ip", "ADDRESS", &o.server_ip, any, "none", "tcp: address of rank 0"},
+        {ranks, TRAINING | EVAL, false, "", "server-port", "PORT", &o.server_port, any, "", "tcp: port of rank 0"},
+        {ranks, TRAINING | EVAL, false, "", "comm-timeout", "SECONDS", &o.comm_timeout, positive, "", "how long to wait for a rank that does not come, hangs or stalls; longer than writing a checkpoint takes"},
         {ranks, TRAINING | EVAL, false, "pf", "fs-path", "DIR", &o.fs_path, any, "", "fs: directory that all ranks see"},
 
         {gpu, TRAINING | SAMPLE | EVAL, true, "f", "tf32", "", &o.tf32, any, "", "fp32 matrix products in TF32"},

@@ -57,6 +57,8 @@ struct Options {
     // ranks (llm.c's -pn -pr -pg -pm -ps -pf)
     int num_processes = 1, process_rank = 0, gpus_per_node = 8;
     std::string nccl_init_method = "mpi", server_ip, fs_path = "/tmp";
+    int server_port = 29500;
+    double comm_timeout = 600;  // seconds
     // sample
     std::string prompt, prompt_file;
     int max_tokens = 256, num_samples = 1, top_k = 0;

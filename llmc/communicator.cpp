@@ -1,0 +1,220 @@
+#include "llmc/communicator.h"
+
+#include <chrono>
+#include <climits>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "llmc/error.h"
+
+// ---- a stream of the host ----
+
+struct HostStream::State {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::deque<std::function<void()>> work;
+    int64_t added = 0, done = 0;
+    bool stop = false;
+    std::exception_ptr error;
+    std::thread thread;
+
+    void run() {
+        std::unique_lock<std::mutex> lock(mutex);
+        for (;;) {
+            changed.wait(lock, [&] { return stop || !work.empty(); });
+            if (work.empty()) return;
+            std::function<void()> next = std::move(work.front());
+            work.pop_front();
+            lock.unlock();
+            try {
+                if (!error) next();
+            } catch (...) {
+                error = std::current_exception();
+            }
+            lock.lock();
+            done++;
+            changed.notify_all();
+        }
+    }
+};
+
+HostStream::HostStream() : state_(std::make_unique<State>()) {}
+HostStream::~HostStream() {
+    if (!state_->thread.joinable()) return;
+    {
+        std::lock_guard<std::mutex> lock(state_->mutex);
+        state_->stop = true;
+    }
+    state_->changed.notify_all();
+    state_->thread.join();
+}
+int64_t HostStream::add(std::function<void()> work) {
+    std::lock_guard<std::mutex> lock(state_->mutex);
+    if (!state_->thread.joinable()) state_->thread = std::thread([s = state_.get()] { s->run(); });
+    state_->work.push_back(std::move(work));
+    state_->changed.notify_all();
+    return ++state_->added;
+}
+void HostStream::wait(int64_t ticket) {
+    std::unique_lock<std::mutex> lock(state_->mutex);
+    state_->changed.wait(lock, [&] { return state_->done >= ticket; });
+    if (state_->error) std::rethrow_exception(std::exchange(state_->error, nullptr));
+}
+void HostStream::wait() { wait(state_->added); }  // only the caller adds
+
+// ---- MPI ----
+
+#ifdef USE_MPI
+#include <mpi.h>
+
+static void mpi_check(int error, const char* call, int line) {
+    if (error == MPI_SUCCESS) return;
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int n = 0;
+    MPI_Error_string(error, text, &n);
+    throw Error(strf("communicator.cpp:%d: %s: %s", line, call, text));
+}
+#define MPI_CHECK(call) mpi_check((call), #call, __LINE__)
+
+// Started once, ended when the program ends; calls come from one thread at a time.
+static void start_mpi() {
+    static const bool started = [] {
+        int level = 0;
+        MPI_CHECK(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &level));
+        if (level < MPI_THREAD_SERIALIZED) throw Error("this MPI cannot be called from more than one thread");
+        MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+        atexit([] { MPI_Finalize(); });
+        return true;
+    }();
+    (void)started;
+}
+
+struct Communicator::State {
+    Group* group;
+    MPI_Comm comm = MPI_COMM_NULL;  // null: one rank
+    int rank = 0, size = 1;
+
+    // Puts a collective into the stream: start(request) begins it; the stream's thread keeps it going and sleeps now
+    // and then, because the cores have other work.
+    template <typename Start>
+    int64_t run(HostStream& stream, size_t count, Start start) {
+        CHECK(count <= INT_MAX, "%zu elements at once", count);  // MPI counts in int
+        return stream.add([this, start] {
+            group->begin_wait();
+            MPI_Request request = MPI_REQUEST_NULL;
+            start(&request);
+            for (int done = 0, tries = 0; !done; tries++) {
+                MPI_CHECK(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+                if (!done && tries > 100) std::this_thread::sleep_for(std::chrono::microseconds(20));
+            }
+            group->end_wait();
+        });
+    }
+};
+
+Communicator::Communicator(Group& group) : state_(std::make_shared<State>()) {
+    state_->group = &group;
+    if (group.world() == 1) return;
+    start_mpi();
+    state_->comm = MPI_COMM_WORLD;
+    MPI_CHECK(MPI_Comm_rank(state_->comm, &state_->rank));
+    MPI_CHECK(MPI_Comm_size(state_->comm, &state_->size));
+    if (state_->size != group.world() || state_->rank != group.rank())
+        throw Error(strf("%s says rank %d of %d, MPI says %d of %d: start the CPU program's ranks with mpirun",
+                         group.ranks().source.c_str(), group.rank(), group.world(), state_->rank, state_->size));
+}
+Communicator Communicator::split(int color, int key) const {
+    auto part = std::make_shared<State>(*state_);
+    if (size() > 1) {  // the new group of ranks lives as long as the program
+        MPI_CHECK(MPI_Comm_split(state_->comm, color, key, &part->comm));
+        MPI_CHECK(MPI_Comm_rank(part->comm, &part->rank));
+        MPI_CHECK(MPI_Comm_size(part->comm, &part->size));
+    }
+    return Communicator(part);
+}
+
+int64_t Communicator::all_reduce_numbers(void* data, size_t n, bool is_double, HostStream& stream) {
+    if (size() == 1) return 0;
+    return state_->run(stream, n, [=, comm = state_->comm](MPI_Request* request) {
+        MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, data, static_cast<int>(n), is_double ? MPI_DOUBLE : MPI_FLOAT, MPI_SUM,
+                                 comm, request));
+    });
+}
+int64_t Communicator::reduce_scatter(float* out, const float* in, size_t n, HostStream& stream) {
+    if (size() == 1) return memmove(out, in, n * sizeof(float)), 0;
+    const float* own = in + static_cast<size_t>(rank()) * n;
+    // MPI's in-place form would leave the result at the start of `in`: it goes through a buffer instead.
+    auto buffer = std::make_shared<std::vector<float>>(out == own ? n : 0);
+    float* to = out == own ? buffer->data() : out;
+    int64_t ticket = state_->run(stream, n, [=, comm = state_->comm](MPI_Request* request) {
+        MPI_CHECK(MPI_Ireduce_scatter_block(in, to, static_cast<int>(n), MPI_FLOAT, MPI_SUM, comm, request));
+    });
+    return out == own ? stream.add([=] { memcpy(out, buffer->data(), n * sizeof(float)); }) : ticket;
+}
+int64_t Communicator::all_gather_bytes(void* out, const void* in, size_t bytes, HostStream& stream) {
+    if (size() == 1) return memmove(out, in, bytes), 0;
+    bool in_place = static_cast<char*>(out) + static_cast<size_t>(rank()) * bytes == in;
+    return state_->run(stream, bytes, [=, comm = state_->comm](MPI_Request* request) {
+        MPI_CHECK(MPI_Iallgather(in_place ? MPI_IN_PLACE : in, in_place ? 0 : static_cast<int>(bytes), MPI_BYTE, out,
+                                 static_cast<int>(bytes), MPI_BYTE, comm, request));
+    });
+}
+int64_t Communicator::broadcast_bytes(void* data, size_t bytes, int root, HostStream& stream) {
+    if (size() == 1) return 0;
+    return state_->run(stream, bytes, [=, comm = state_->comm](MPI_Request* request) {
+        MPI_CHECK(MPI_Ibcast(data, static_cast<int>(bytes), MPI_BYTE, root, comm, request));
+    });
+}
+int64_t Communicator::barrier(HostStream& stream) {
+    if (size() == 1) return 0;
+    return state_->run(stream, 0,
+                       [comm = state_->comm](MPI_Request* request) { MPI_CHECK(MPI_Ibarrier(comm, request)); });
+}
+
+void mpi_broadcast_text(std::string* text) {
+    start_mpi();
+    int rank = 0, n = static_cast<int>(text->size());
+    MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
+    MPI_CHECK(MPI_Bcast(&n, 1, MPI_INT, 0, MPI_COMM_WORLD));
+    text->resize(static_cast<size_t>(n));
+    MPI_CHECK(MPI_Bcast(text->data(), n, MPI_CHAR, 0, MPI_COMM_WORLD));
+}
+
+#else  // one rank: nothing to send, and copies are made at once
+
+struct Communicator::State {
+    int rank = 0, size = 1;
+};
+[[noreturn]] static void no_mpi() {
+    throw Error(
+        "this build has no MPI, which more than one rank needs here: install libopenmpi-dev (or another MPI with "
+        "mpicc) and run make again");
+}
+Communicator::Communicator(Group& group) : state_(std::make_shared<State>()) {
+    if (group.world() > 1) no_mpi();
+}
+Communicator Communicator::split(int, int) const { return Communicator(state_); }
+int64_t Communicator::all_reduce_numbers(void*, size_t, bool, HostStream&) { return 0; }
+int64_t Communicator::reduce_scatter(float* out, const float* in, size_t n, HostStream&) {
+    return memmove(out, in, n * sizeof(float)), 0;
+}
+int64_t Communicator::all_gather_bytes(void* out, const void* in, size_t bytes, HostStream&) {
+    return memmove(out, in, bytes), 0;
+}
+int64_t Communicator::broadcast_bytes(void*, size_t, int, HostStream&) { return 0; }
+int64_t Communicator::barrier(HostStream&) { return 0; }
+void mpi_broadcast_text(std::string*) { no_mpi(); }
+#endif
+
+Communicator::Communicator(std::shared_ptr<State> state) : state_(std::move(state)) {}
+Communicator::Communicator(Communicator&&) noexcept = default;
+Communicator::~Communicator() = default;
+int Communicator::rank() const { return state_->rank; }
+int Communicator::size() const { return state_->size; }

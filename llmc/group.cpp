@@ -1,0 +1,416 @@
+#include "llmc/group.h"
+
+#include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <fstream>
+#include <mutex>
+#include <sstream>
+#include <thread>
+
+#include "llmc/communicator.h"
+#include "llmc/error.h"
+#include "llmc/files.h"
+
+namespace {
+
+constexpr uint32_t kHello = 0x67707432, kWelcome = 1, kData = 2, kHeartbeat = 3, kFailure = 4, kGoodbye = 5;
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+struct Socket {
+    int fd = -1;
+    std::mutex write_mutex;
+    explicit Socket(int descriptor) : fd(descriptor) {}
+    ~Socket() {
+        if (fd >= 0) close(fd);
+    }
+    Socket(const Socket&) = delete;
+
+    // A message: type, length, bytes. False: the other end is gone, or `seconds` are over.
+    bool send_message(uint32_t type, const std::string& bytes) {
+        std::lock_guard<std::mutex> lock(write_mutex);
+        uint64_t header[2] = {type, bytes.size()};
+        return send_all(header, sizeof header) && send_all(bytes.data(), bytes.size());
+    }
+    bool receive_message(uint32_t* type, std::string* bytes, double seconds) {
+        uint64_t header[2];
+        double end = now() + seconds;
+        if (!receive_all(header, sizeof header, end) || header[1] > (uint64_t{1} << 32)) return false;
+        *type = static_cast<uint32_t>(header[0]);
+        bytes->resize(header[1]);
+        return receive_all(bytes->data(), bytes->size(), end);
+    }
+
+  private:
+    bool send_all(const void* data, size_t n) {
+        for (const char* p = static_cast<const char*>(data); n > 0;) {
+            ssize_t sent = send(fd, p, n, MSG_NOSIGNAL);
+            if (sent < 0 && errno == EINTR) continue;
+            if (sent <= 0) return false;
+            p += sent, n -= static_cast<size_t>(sent);
+        }
+        return true;
+    }
+    bool receive_all(void* data, size_t n, double end) {
+        for (char* p = static_cast<char*>(data); n > 0;) {
+            pollfd wait{fd, POLLIN, 0};
+            double left = end - now();
+            if (left <= 0 || poll(&wait, 1, static_cast<int>(1e3 * std::min(left, 1e5)) + 1) == 0) return false;
+            ssize_t got = recv(fd, p, n, 0);
+            if (got < 0 && errno == EINTR) continue;
+            if (got <= 0) return false;
+            p += got, n -= static_cast<size_t>(got);
+        }
+        return true;
+    }
+};
+
+// A socket that listens on `port` (0: any); its port comes back.
+int listen_on(int* port) {
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(*port));
+    socklen_t size = sizeof address;
+    if (fd < 0 || bind(fd, reinterpret_cast<sockaddr*>(&address), size) != 0 || listen(fd, 1024) != 0 ||
+        getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0) {
+        std::string why = strerror(errno);
+        if (fd >= 0) close(fd);
+        throw Error(strf("rank 0 cannot listen on port %d: %s; choose another with MASTER_PORT or --server-port", *port,
+                         why.c_str()));
+    }
+    *port = ntohs(address.sin_port);
+    return fd;
+}
+
+// -1: nobody answers there.
+int connect_to(const std::string& host, int port) {
+    addrinfo hints{}, *found = nullptr;
+    hints.ai_family = AF_INET, hints.ai_socktype = SOCK_STREAM;
+    if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) return -1;
+    int fd = -1;
+    for (addrinfo* a = found; a && fd < 0; a = a->ai_next) {
+        fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, 0);
+        timeval limit{5, 0};  // also of connect()
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+        if (connect(fd, a->ai_addr, a->ai_addrlen) != 0) close(fd), fd = -1;
+    }
+    freeaddrinfo(found);
+    return fd;
+}
+
+// Under which other machines may reach this one: its name, its addresses, and for those on the same machine the
+// loopback's.
+std::vector<std::string> own_addresses() {
+    char name[256] = "";
+    gethostname(name, sizeof name - 1);
+    std::vector<std::string> all;
+    ifaddrs* interfaces = nullptr;
+    if (getifaddrs(&interfaces) == 0) {
+        for (ifaddrs* i = interfaces; i; i = i->ifa_next) {
+            char text[INET_ADDRSTRLEN];
+            if (!i->ifa_addr || i->ifa_addr->sa_family != AF_INET) continue;
+            inet_ntop(AF_INET, &reinterpret_cast<sockaddr_in*>(i->ifa_addr)->sin_addr, text, sizeof text);
+            all.push_back(text);
+        }
+        freeifaddrs(interfaces);
+    }
+    all.insert(all.begin(), name);
+    return all;
+}
+
+std::string rank_name(int rank, const std::string& host) { return strf("rank %d (on %s)", rank, host.c_str()); }
+
+}  // namespace
+
+struct Group::Connections {
+    // of rank 0: one for each other rank, by rank; of the others: [0] leads to rank 0
+    struct Peer {
+        std::unique_ptr<Socket> socket;
+        std::string host = "?";
+        std::deque<std::string> data;
+        double heard = now();
+        int64_t begun = 0, ended = 0;
+        double since = now();           // how long begun has been what it is
+        std::atomic<bool> gone{false};  // said goodbye
+    };
+    Group& group;
+    double timeout;
+    std::vector<Peer> peers;
+    std::mutex mutex;
+    std::condition_variable arrived;
+    std::atomic<bool> stop{false};
+    std::thread watcher;
+
+    Connections(Group& g, double seconds) : group(g), timeout(seconds), peers(static_cast<size_t>(g.world())) {}
+    ~Connections() {
+        stop = true;
+        if (watcher.joinable()) watcher.join();
+    }
+    bool is_root() const { return group.rank() == 0; }
+
+    // ---- the meeting ----
+
+    void meet() {
+        double end = now() + timeout;
+        if (is_root()) accept_all(end);
+        else join(end);
+        watcher = std::thread([this] { watch(); });
+    }
+
+    void accept_all(double end) {
+        const Ranks& r = group.ranks();
+        int port = r.meeting == Ranks::Meeting::tcp ? r.port : 0;
+        Socket listener(listen_on(&port));
+        std::string address = std::to_string(port);
+        for (const std::string& a : own_addresses()) address += " " + a;
+        if (r.meeting == Ranks::Meeting::file) replace_file(r.file, address);
+        if (r.meeting == Ranks::Meeting::mpi) mpi_broadcast_text(&address);
+        int missing = group.world() - 1;
+        while (missing > 0) {
+            pollfd wait{listener.fd, POLLIN, 0};
+            if (now() > end) throw_missing();
+            if (poll(&wait, 1, 100) <= 0) continue;
+            auto socket = std::make_unique<Socket>(accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC));
+            uint32_t type = 0;
+            std::string hello, host;
+            int rank = -1, world = -1;
+            if (!socket->receive_message(&type, &hello, 5) || type != kHello) continue;  // somebody else's connection
+            std::istringstream(hello) >> rank >> world >> host;
+            std::string wrong;
+            if (world != group.world())
+                wrong = strf("%s was started as one of %d ranks, rank 0 as one of %d", rank_name(rank, host).c_str(),
+                             world, group.world());
+            else if (rank < 1 || rank >= world || peers[static_cast<size_t>(rank)].socket)
+                wrong = strf("two processes say that they are rank %d (one on %s)", rank, host.c_str());
+            socket->send_message(wrong.empty() ? kWelcome : kFailure, wrong);
+            if (!wrong.empty()) {
+                for (Peer& p : peers)
+                    if (p.socket) p.socket->send_message(kFailure, wrong);
+                throw Error(wrong);
+            }
+            prepare(*socket);
+            Peer& p = peers[static_cast<size_t>(rank)];
+            p.socket = std::move(socket), p.host = host;
+            missing--;
+        }
+        if (r.meeting == Ranks::Meeting::file) unlink(r.file.c_str());
+        for (Peer& p : peers)  // only when all have come does any of them go on
+            if (p.socket) p.socket->send_message(kWelcome, "");
+    }
+    [[noreturn]] void throw_missing() {
+        std::string missing;
+        for (size_t r = 1; r < peers.size(); r++)
+            if (!peers[r].socket) missing += (missing.empty() ? "" : ", ") + std::to_string(r);
+        std::string message =
+            strf("rank %s of %d did not come within %g s (--comm-timeout)", missing.c_str(), group.world(), timeout);
+        for (Peer& p : peers)
+            if (p.socket) p.socket->send_message(kFailure, message);
+        throw Error(message);
+    }
+
+    void join(double end) {
+        const Ranks& r = group.ranks();
+        std::string address, where;
+        if (r.meeting == Ranks::Meeting::mpi) mpi_broadcast_text(&address);
+        if (r.meeting == Ranks::Meeting::tcp) address = std::to_string(r.port) + " " + r.address;
+        where = r.meeting == Ranks::Meeting::file ? r.file : address;
+        char name[256] = "";
+        gethostname(name, sizeof name - 1);
+        while (now() < end) {
+            if (r.meeting == Ranks::Meeting::file) {
+                std::ifstream file(r.file);
+                address.clear();
+                std::getline(file, address);
+            }
+            std::istringstream words(address);
+            int port = 0;
+            std::string host;
+            words >> port;
+            while (port > 0 && words >> host) {
+                int fd = connect_to(host, port);
+                if (fd < 0) continue;
+                auto socket = std::make_unique<Socket>(fd);
+                uint32_t type = 0;
+                std::string text;
+                socket->send_message(kHello, strf("%d %d %s", group.rank(), group.world(), name));
+                if (!socket->receive_message(&type, &text, 5)) continue;  // not our rank 0
+                if (type == kWelcome && !socket->receive_message(&type, &text, end - now() + 5)) type = 0;
+                if (type == kFailure) throw Error(text);
+                if (type != kWelcome) throw Error("rank 0 went away before all ranks had come");
+                prepare(*socket);
+                peers[0].socket = std::move(socket), peers[0].host = host;
+                return;
+            }
+            std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        }
+        throw Error(
+            strf("rank %d found no rank 0 at %s within %g s (--comm-timeout)", group.rank(), where.c_str(), timeout));
+    }
+    static void prepare(Socket& socket) {
+        int on = 1;
+        timeval forever{0, 0};
+        setsockopt(socket.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        setsockopt(socket.fd, SOL_SOCKET, SO_SNDTIMEO, &forever, sizeof forever);
+    }
+
+    // ---- the watch ----
+
+    [[noreturn]] void end_program(const std::string& message) {
+        if (is_root())
+            for (Peer& p : peers)
+                if (p.socket && !p.gone) p.socket->send_message(kFailure, message);
+        // One line is enough where rank 0 can speak.
+        if (is_root() || message.starts_with("rank 0")) {
+            fprintf(stderr, "error: %s; every rank ends, and the newest checkpoint is whole: go on with --resume\n",
+                    message.c_str());
+            fflush(stderr);
+        }
+        _exit(1);
+    }
+
+    void watch() {
+        double last_beat = 0, interval = std::min(1.0, timeout / 10);
+        while (!stop) {
+            std::vector<pollfd> wait;
+            std::vector<size_t> who;
+            for (size_t r = 0; r < peers.size(); r++)
+                if (peers[r].socket && !peers[r].gone)
+                    wait.push_back({peers[r].socket->fd, POLLIN, 0}), who.push_back(r);
+            poll(wait.data(), wait.size(), static_cast<int>(500 * interval));
+            if (stop) return;
+            for (size_t i = 0; i < wait.size(); i++)
+                if (wait[i].revents) read_from(who[i]);
+            if (now() - last_beat >= interval) {
+                last_beat = now();
+                std::string beat =
+                    strf("%lld %lld", static_cast<long long>(group.begun_), static_cast<long long>(group.ended_));
+                for (size_t r : who)
+                    if (!peers[r].gone) peers[r].socket->send_message(kHeartbeat, beat);
+                look_for_stalls();
+            }
+        }
+    }
+
+    void read_from(size_t rank) {
+        Peer& p = peers[rank];
+        uint32_t type = 0;
+        std::string text;
+        if (!p.socket->receive_message(&type, &text, timeout)) {
+            if (stop) return;
+            end_program(rank_name(static_cast<int>(rank), p.host) + " died");
+        }
+        std::lock_guard<std::mutex> lock(mutex);
+        p.heard = now();
+        if (type == kData) {
+            p.data.push_back(text);
+            arrived.notify_all();
+        } else if (type == kGoodbye) {
+            p.gone = true;
+            arrived.notify_all();
+        } else if (type == kFailure) {
+            // from rank 0: why all end; from another rank: what went wrong there
+            end_program(is_root() ? rank_name(static_cast<int>(rank), p.host) + ": " + text : text);
+        } else if (type == kHeartbeat) {
+            int64_t begun = 0, ended = 0;
+            std::istringstream(text) >> begun >> ended;
+            if (begun != p.begun || ended != p.ended) p.since = now();
+            p.begun = begun, p.ended = ended;
+        }
+    }
+
+    void look_for_stalls() {
+        for (size_t r = 0; r < peers.size(); r++)
+            if (peers[r].socket && !peers[r].gone && now() - peers[r].heard > timeout)
+                end_program(strf("%s hangs: nothing was heard of it for %g s (--comm-timeout)",
+                                 rank_name(static_cast<int>(r), peers[r].host).c_str(), timeout));
+        if (!is_root()) return;
+        Peer& own = peers[0];
+        int64_t begun = group.begun_, ended = group.ended_;
+        if (begun != own.begun || ended != own.ended) own.since = now();
+        own.begun = begun, own.ended = ended, own.host = "this machine";
+        int64_t most = 0, least = INT64_MAX;
+        bool waited = false;
+        for (const Peer& p : peers) {
+            if (p.gone) return;  // the end of the run
+            most = std::max(most, p.begun), least = std::min(least, p.begun);
+            waited |= p.begun > p.ended && now() - p.since > timeout;
+        }
+        if (!waited) return;
+        if (most == least)
+            end_program(
+                strf("rank 0 and all others wait in collective %lld for more than %g s (--comm-timeout): the "
+                     "network between them fails",
+                     static_cast<long long>(most), timeout));
+        for (size_t r = 0; r < peers.size(); r++)
+            if (peers[r].begun < most)
+                end_program(strf("%s stalls: the others have waited for it for more than %g s (--comm-timeout)",
+                                 rank_name(static_cast<int>(r), peers[r].host).c_str(), timeout));
+    }
+
+    // ---- small messages ----
+
+    std::string next_from(size_t rank) {
+        std::unique_lock<std::mutex> lock(mutex);
+        Peer& p = peers[rank];
+        arrived.wait(lock, [&] { return !p.data.empty() || p.gone; });
+        if (p.data.empty()) throw Error(rank_name(static_cast<int>(rank), p.host) + " has ended before the others");
+        std::string text = std::move(p.data.front());
+        p.data.pop_front();
+        return text;
+    }
+};
+
+Group::Group(const Ranks& ranks, double timeout) : ranks_(ranks) {
+    if (world() == 1) return;
+    connections_ = std::make_unique<Connections>(*this, timeout);
+    connections_->meet();
+}
+
+Group::~Group() {
+    if (!connections_) return;
+    for (auto& p : connections_->peers)
+        if (p.socket) p.socket->send_message(kGoodbye, "");
+}
+
+void Group::fail(const std::string& message) {
+    if (!connections_) return;
+    for (auto& p : connections_->peers)
+        if (p.socket && !p.gone) p.socket->send_message(kFailure, message);
+}
+
+std::vector<std::string> Group::exchange(const std::string& mine) {
+    std::vector<std::string> all(static_cast<size_t>(world()));
+    all[static_cast<size_t>(rank())] = mine;
+    if (!connections_) return all;
+    begin_wait();
+    auto& peers = connections_->peers;
+    if (rank() == 0) {
+        std::string packed;
+        for (size_t r = 1; r < all.size(); r++) all[r] = connections_->next_from(r);
+        for (const std::string& text : all) packed += std::to_string(text.size()) + " " + text;
+        for (size_t r = 1; r < all.size(); r++) peers[r].socket->send_message(kData, packed);
+    } else {
+        peers[0].socket->send_message(kData, mine);
+        std::string packed = connections_->next_from(0);
+        size_t at = 0;
+        for (std::string& text : all) {
+            size_t space = packed.find(' ', at), size = std::stoul(packed.substr(at, space - at));
+            text = packed.substr(space + 1, size);
+            at = space + 1 + size;
+        }
+    }
+    end_wait();
+    return all;
+}
