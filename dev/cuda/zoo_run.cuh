@@ -11,6 +11,7 @@
 #pragma once
 #include <algorithm>
 #include <cstring>
+#include "llmc/device.cuh"
 #include "llmc/matmul_cublaslt.cuh"
 
 namespace zoo {
@@ -26,19 +27,15 @@ inline void reserve_workspace(size_t bytes) {
 }
 
 inline void open_device() {
-    int count = 0;
-    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0)
-        throw Error("no GPU: `make build/test/run_cuda_tests` runs the same kernels on the CPU (dev/cuda/README.md)");
-    cudaDeviceProp properties{};
-    CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
-    Device& d = device();
-    snprintf(d.name, sizeof d.name, "%s", properties.name);
-    d.capability = 10 * properties.major + properties.minor;
-    d.multiprocessors = properties.multiProcessorCount;
-    d.l2_bytes = properties.l2CacheSize;
-    d.max_shared_bytes = static_cast<int>(properties.sharedMemPerBlockOptin);
-    d.tf32 = false;
-    reserve_workspace(64 << 20);
+    int driver = 0;
+    CUDA_CHECK(cudaDriverGetVersion(&driver));
+    if (driver == 0)
+        throw Error(
+            "this machine has no NVIDIA driver, and so no GPU to run on; dev/cuda/README.md says how to run the "
+            "kernels on a CPU");
+    Options options;
+    ::open_device(options);
+    device().tf32 = false;
 }
 
 // Median time of one launch, in seconds; the launches take turns.
