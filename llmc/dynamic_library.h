@@ -6,20 +6,23 @@
 #include <string>
 #include "llmc/error.h"
 
-// Opens the first of `names` (sonames, the version to prefer first) that is there. Error, in one line: what is missing,
-// where it was looked for, and `remedy`. The library stays open until the process ends.
-inline void* open_library(const char* what, std::initializer_list<const char*> names, const char* remedy) {
+// Opens the first of base.VERSION that is there. Error, in one line: what is missing, where it was looked for, and
+// `remedy`. The library stays open until the process ends.
+inline void* open_library(const char* what, const std::string& base, std::initializer_list<int> versions,
+                          const char* remedy) {
     const char* home = getenv("CUDA_HOME");
     std::string reason, tried;
-    for (const char* name : names) {
+    for (int version : versions) {
+        std::string name = strf("%s.%d", base.c_str(), version);
+        if (tried.find(name) != std::string::npos) continue;
         // the loader's own places first: the program's RPATH (where the build found it), LD_LIBRARY_PATH, the system's
-        for (std::string path : {std::string(name), std::string(home ? home : "") + "/lib64/" + name,
-                                 std::string("/usr/local/cuda/lib64/") + name}) {
+        for (std::string path :
+             {name, std::string(home ? home : "") + "/lib64/" + name, std::string("/usr/local/cuda/lib64/") + name}) {
             if (void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
             const char* error = dlerror();  // interesting only where the library is there and something else is not
             if (error && std::string(error).rfind(path + ": cannot open", 0) != 0) reason = error;
         }
-        tried += (tried.empty() ? "" : " or ") + std::string(name);
+        tried += (tried.empty() ? "" : " or ") + name;
     }
     throw Error(
         strf("%s is missing: no %s where the program was built, in LD_LIBRARY_PATH, CUDA_HOME, /usr/local/cuda "
