@@ -1,0 +1,187 @@
+// Products by cuBLASLt against the CPU's: every combination of its arguments, at sizes that it likes and at odd ones.
+#include "llmc/device.cuh"
+#include "llmc/dynamic_library.h"
+#include "test/cuda/device_test.h"
+
+namespace {
+
+struct Case {
+    bool a_transposed, b_transposed, accumulate, bias;
+    Epilogue epilogue;
+    bool aux;
+};
+
+// With odd sizes, every other row begins at an odd address; shift moves all addresses off their boundaries too.
+template <typename X, typename O>
+void compare(int M, int N, int K, const Case& c, size_t shift, double tolerance) {
+    SCOPED_TRACE(::testing::Message() << "M " << M << " N " << N << " K " << K << " a^T " << c.a_transposed << " b^T "
+                                      << c.b_transposed << " accumulate " << c.accumulate << " bias " << c.bias
+                                      << " epilogue " << int(c.epilogue) << " aux " << c.aux << " shift " << shift
+                                      << " sizes " << sizeof(X) << sizeof(O));
+    size_t MN = size_t(M) * size_t(N), MK = size_t(M) * size_t(K), KN = size_t(K) * size_t(N);
+    auto a = random_vector<X>(MK + shift, 1), b = random_vector<X>(KN + shift, 2, 1 / std::sqrt(float(K))),
+         bias = random_vector<X>(size_t(N) + shift, 3), aux = random_vector<X>(MN + shift, 4);
+    auto out = random_vector<O>(MN + shift, 5);
+    auto product = [&](O* o, const X* pa, const X* pb, const X* pbias, X* paux) {
+        Matmul<X, O> args{.out = o + shift, .a = pa + shift, .b = pb + shift, .M = M, .N = N, .K = K};
+        args.a_transposed = c.a_transposed, args.b_transposed = c.b_transposed, args.accumulate = c.accumulate;
+        args.epilogue = c.epilogue;
+        if (c.bias) args.bias = pbias + shift;
+        if (c.aux) args.aux = paux + shift;
+        return args;
+    };
+    DeviceVector<X> da(a), db(b), dbias(bias), daux(aux);
+    DeviceVector<O> dout(out);
+    auto want_out = out;
+    auto want_aux = aux;
+    cpu::matmul(product(want_out.data(), a.data(), b.data(), bias.data(), want_aux.data()));
+    matmul_cublaslt(product(dout.get(), da.get(), db.get(), dbias.get(), daux.get()), current_stream());
+    EXPECT_LT(relative_error(dout.host(), want_out), tolerance);
+    if (c.aux) EXPECT_LT(relative_error(daux.host(), want_aux), tolerance);
+}
+
+template <typename X, typename O>
+void compare_all(double tolerance) {
+    for (int which = 0; which < 16; which++)
+        for (Epilogue epilogue : {Epilogue::none, Epilogue::gelu, Epilogue::gelu_backward})
+            for (bool aux : {false, true}) {
+                if (aux ? epilogue == Epilogue::none : epilogue == Epilogue::gelu_backward) continue;
+                Case c{(which & 1) != 0, (which & 2) != 0, (which & 4) != 0, (which & 8) != 0, epilogue, aux};
+                compare<X, O>(48, 64, 32, c, 0, tolerance);
+                compare<X, O>(17, 24, 40, c, 0, tolerance);
+                compare<X, O>(13, 37, 29, c, 0, tolerance);
+                if (which % 4 == 2) compare<X, O>(16, 64, 32, c, 1, tolerance);
+                if (!is_cudahost)
+                    compare<X, O>(768, 2304, 512, c, 0, tolerance), compare<X, O>(65, 8, 4096, c, 0, tolerance);
+            }
+}
+
+// bf16: the result is rounded once, or twice where bias and epilogue follow in a second kernel.
+TEST(Cublaslt, Fp32EqualsCpu) { compare_all<float, float>(2e-6); }
+TEST(Cublaslt, Bf16EqualsCpu) { compare_all<bf16, bf16>(1.5 * rounding<bf16>); }
+TEST(Cublaslt, Bf16WithFp32GradientsEqualsCpu) {
+    for (int which = 0; which < 8; which++) {
+        Case c{(which & 1) != 0, (which & 2) != 0, (which & 4) != 0, false, Epilogue::none, false};
+        compare<bf16, float>(48, 64, 32, c, 0, 2e-6);
+        compare<bf16, float>(17, 9, 33, c, 0, 2e-6);
+        compare<bf16, float>(64, 64, 4096, c, 0, 1e-5);  // a sum that is split over K: in fp32, or it would show
+    }
+}
+
+TEST(Cublaslt, TF32IsASwitch) {
+    auto error = [](bool tf32) {
+        device().tf32 = tf32;
+        const int n = 256;
+        auto a = random_vector<float>(n * n, 1), b = random_vector<float>(n * n, 2);
+        std::vector<float> want(n * n);
+        Matmul<float> args{.out = want.data(), .a = a.data(), .b = b.data(), .M = n, .N = n, .K = n};
+        cpu::matmul(args);
+        DeviceVector<float> da(a), db(b), dout(size_t{n * n});
+        args.a = da.get(), args.b = db.get(), args.out = dout.get();
+        matmul_cublaslt(args, current_stream());
+        device().tf32 = false;
+        return relative_error(dout.host(), want);
+    };
+    if (is_cudahost || device().capability < 80) GTEST_SKIP() << "there are no TF32 products here";
+    EXPECT_LT(error(false), 2e-6);
+    EXPECT_GT(error(true), 1e-5);
+    EXPECT_LT(error(true), 2e-3);
+}
+
+TEST(Cublaslt, SameBitsEveryTime) {
+    const int M = 96, N = 104, K = 520;
+    auto a = random_vector<bf16>(M * K, 1), b = random_vector<bf16>(K * N, 2);
+    DeviceVector<bf16> da(a), db(b);
+    std::vector<float> first;
+    for (int i = 0; i < 5; i++) {
+        DeviceVector<float> dout(size_t{M * N});
+        Matmul<bf16, float> args{.out = dout.get(), .a = da.get(), .b = db.get(), .M = M, .N = N, .K = K};
+        matmul_cublaslt(args, current_stream());
+        if (i == 0) first = dout.host();
+        else EXPECT_EQ(first, dout.host());
+    }
+}
+
+// ---- opening libraries, and the device ----
+
+TEST(DynamicLibrary, MissingIsOneLine) {
+    try {
+        open_library("cuXYZ", "libcuxyz.so", {13, 12, 13}, "pip's nvidia-cuxyz has it");
+        FAIL();
+    } catch (const Error& e) {
+        std::string message = e.what();
+        EXPECT_EQ(message.rfind("cuXYZ is missing: no libcuxyz.so.13 or libcuxyz.so.12 where the program was built", 0),
+                  0u)
+            << message;
+        EXPECT_NE(message.find("; pip's nvidia-cuxyz has it"), std::string::npos) << message;
+        EXPECT_EQ(message.find('\n'), std::string::npos);
+    }
+}
+TEST(DynamicLibrary, OpensAndFinds) {
+    double (*cosine)(double) = nullptr;
+    void* library = open_library("libm", "libm.so", {6}, "");
+    find_function(library, "cos", cosine);
+    EXPECT_EQ(cosine(0), 1);
+    EXPECT_THROW(find_function(library, "no_such_function", cosine), Error);
+}
+
+TEST(Device, PeakFlops) {
+    char name[sizeof device().name];
+    memcpy(name, device().name, sizeof name);
+    bool tf32 = device().tf32;
+    device().tf32 = true;
+    auto peak = [](const char* gpu, bool bf16 = true) {
+        snprintf(device().name, sizeof device().name, "%s", gpu);
+        return 1e-12 * device_peak_flops(bf16);
+    };
+    EXPECT_EQ(peak("NVIDIA H100 80GB HBM3"), 989);
+    EXPECT_EQ(peak("NVIDIA H100 PCIe"), 756);
+    EXPECT_EQ(peak("NVIDIA A100-SXM4-80GB"), 312);
+    EXPECT_EQ(peak("NVIDIA A100-SXM4-80GB", false), 156);
+    EXPECT_EQ(peak("NVIDIA A10"), 125);
+    EXPECT_EQ(peak("NVIDIA L4"), 121);
+    EXPECT_EQ(peak("NVIDIA L40S"), 362);
+    EXPECT_EQ(peak("NVIDIA GeForce RTX 4090"), 165.2);
+    EXPECT_EQ(peak("NVIDIA GeForce RTX 4090 Laptop GPU"), 0);
+    EXPECT_EQ(peak("NVIDIA GeForce RTX 4080 SUPER"), 0);
+    EXPECT_EQ(peak("NVIDIA Z1000"), 0);
+    device().tf32 = tf32;
+    memcpy(device().name, name, sizeof name);
+}
+
+TEST(Device, Bf16NeedsAmpere) {
+    int capability = device().capability;
+    Options options;
+    options.matmul = "own", options.precision = "bf16";
+    Device before = device();
+    device().capability = 75;
+    EXPECT_THROW(configure_device(options), UsageError);
+    options.precision = "fp32";
+    EXPECT_NO_THROW(configure_device(options));
+    EXPECT_EQ(device().gelu_fusion, 0);
+    device().capability = 90;
+    configure_device(options);
+    EXPECT_EQ(device().gelu_fusion, 2);
+    EXPECT_EQ(cublaslt_workspace_bytes(), 0u);
+    options.matmul = "cublaslt";
+    configure_device(options);
+    EXPECT_EQ(cublaslt_workspace_bytes(), size_t{32} << 20);
+    device() = before;
+    EXPECT_EQ(device().capability, capability);
+}
+
+TEST(Device, Opens) {
+    Device before = device();
+    Options options;
+    open_device(options);
+    EXPECT_GE(options.gelu_fusion, 0);
+    EXPECT_EQ(device().capability, before.capability);
+    EXPECT_GT(strlen(device().name), 0u);
+    options.process_rank = 7, options.gpus_per_node = 1000;
+    int count = 0;
+    CUDA_CHECK(cudaGetDeviceCount(&count));
+    if (count <= 7) EXPECT_THROW(open_device(options), Error);
+    device() = before;
+}
+
+}  // namespace
