@@ -1,0 +1,22 @@
+// llmc/sort.cuh for the CPU: the same function by std::stable_sort, as a kernel of one thread, so that it runs when its
+// turn in the stream comes.
+#pragma once
+#include <algorithm>
+#include <vector>
+#include "llmc/cuda_common.cuh"
+
+inline size_t sort_scratch_bytes(int) { return 1; }
+
+static __global__ void stable_sort_kernel(int* sorted_tokens, int* sorted_rows, const int* tokens, const int* rows,
+                                          int N) {
+    std::vector<std::pair<int, int>> pairs(static_cast<size_t>(N));
+    for (size_t i = 0; i < pairs.size(); i++) pairs[i] = {tokens[i], rows[i]};
+    std::stable_sort(pairs.begin(), pairs.end(), [](auto a, auto b) { return a.first < b.first; });
+    for (size_t i = 0; i < pairs.size(); i++) sorted_tokens[i] = pairs[i].first, sorted_rows[i] = pairs[i].second;
+}
+
+inline void sort_rows_by_token(int* sorted_tokens, int* sorted_rows, const int* tokens, const int* rows, int N,
+                               void* scratch, cudaStream_t stream) {
+    CHECK(scratch != nullptr, "no scratch memory");
+    launch(stable_sort_kernel, 1, 1, 0, stream, sorted_tokens, sorted_rows, tokens, rows, N);
+}
