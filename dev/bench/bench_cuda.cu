@@ -5,6 +5,7 @@
 //   kernels    every kernel of a step alone, at the step's shapes: time, floor, share; and their sum beside the step
 //   products   cuBLASLt and the program's own kernel on each of the model's shapes
 //   attention  the program's own, and cuDNN's where it is built in
+//   variants   whole training steps of 124M with GELU fused or not, and by the program's own matrix products
 //   large      whole training steps of 1558M
 //
 // Times are medians between two CUDA events, warm, on random data. A kernel that is timed alone finds the L2 cache full
@@ -181,7 +182,7 @@ void randomise(Model& model) {
         for (int64_t i = 0; i < p.size(); i += static_cast<int64_t>(from.size())) {
             int64_t n = std::min(p.size() - i, static_cast<int64_t>(from.size()));
             tensors.write(Buffer::weights, p.offset + i, n, from.data());
-            if (tensors.master) tensors.write(Buffer::master, p.offset + i, n, from.data());
+            if (tensors.has_master) tensors.write(Buffer::master, p.offset + i, n, from.data());
         }
     }
 }
@@ -362,6 +363,26 @@ StepTime bench_steps(const ModelConfig& m) {
         report_step(model, "steps", o.model, best.B, sequences, 0, 3);
     }
     return best;
+}
+
+// What the choices that the program makes cost or gain, at the best micro-batch.
+void bench_variants(const ModelConfig& m, int B) {
+    printf("\n## Variants of the step, bf16, T=%d\n\n%s", o.T, step_header);
+    Device before = device();
+    auto measure = [&](const std::string& name) {
+        if (seconds_left() < 10) return note("variants: " + name + " was not measured, the time is up");
+        Model model(m, step_options(B, 0));
+        randomise(model);
+        report_step(model, "variants", o.model + ", " + name, B, B, 0, 1);
+    };
+    for (int fusion : {0, 1, 2}) {
+        device().gelu_fusion = fusion;
+        measure(strf("--gelu-fusion %d", fusion));
+    }
+    device().gelu_fusion = before.gelu_fusion;
+    device().matmul = MatmulLibrary::own;
+    measure("--matmul own");
+    device().matmul = before.matmul;
 }
 
 // The largest micro-batch that fits, at each level of recomputation that makes it larger.
@@ -752,6 +773,8 @@ void bench() {
     if (wanted("products", 10)) bench_products(m, best.B, stream);
     write_json();
     if (wanted("attention", 5)) bench_attention(best.B, stream);
+    write_json();
+    if (wanted("variants", 20)) bench_variants(m, best.B);
     write_json();
     if (wanted("large", 20)) bench_large(model_size(o.large));
     result("done", Row().add("seconds", now() - begin_time));

@@ -23,7 +23,7 @@ HERE = "dev/gpu_check"
 WORK = "build/gpu_check"  # scratch: shards, runs
 LOSSES = HERE + "/cpu_losses.json"
 # Part: (seconds kept for it while the parts before it run, the most it may take)
-TIMES = {"environment": (5, 20), "build": (120, 200), "tests": (45, 90), "training": (60, 110), "sanitizer": (45, 80),
+TIMES = {"environment": (5, 20), "build": (120, 200), "tests": (45, 120), "training": (60, 110), "sanitizer": (45, 80),
          "speed": (85, 150), "pytorch": (60, 118)}
 FP32_TOLERANCE, BF16_TOLERANCE = 1e-4, 2e-2
 # The 124M run that is compared with the CPU program: two micro-steps of two sequences.
@@ -98,6 +98,9 @@ def run(command, limit, env=None, stdout_file=None):
         except subprocess.TimeoutExpired:
             os.killpg(p.pid, signal.SIGKILL)
             text, _ = p.communicate()
+    except BaseException:  # this script is interrupted: what it started ends, too
+        os.killpg(p.pid, signal.SIGKILL)
+        raise
     seconds = time.time() - begin
     if log:
         log.write(text[-200000:] + f"\n# {'ended, out of time' if timed_out else f'exit status {p.returncode}'}, {seconds:.1f} s\n")
@@ -511,7 +514,7 @@ def speed(part):
     report["bench_cuda"] = data
     if os.path.exists(output):
         os.remove(output)  # it is in report.json
-    for section in ("rates", "steps", "kernels", "products", "attention", "large"):
+    for section in ("rates", "steps", "kernels", "products", "attention", "variants", "large"):
         if data.get(section):
             part.check(section, PASSED, f"{len(data[section])} rows")
         elif r.code != 0 and not r.timed_out and not any(c["status"] == FAILED for c in part.checks):
