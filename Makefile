@@ -245,13 +245,77 @@ $(ZOO:%=$(B)/dev/cuda/%): $(B)/dev/cuda/%: $(B)/dev/cuda/%.cu.o $(B)/test/cuda/r
 	@echo "  link     $@"
 	$(Q)$(CXX) $(CXXFLAGS) $(LDFLAGS) $(CUDA_RPATH:%=-Wl,-rpath,%) -Wl,--disable-new-dtags -o $@ $^ $(CUDA_LIBS) $(LDLIBS)
 
+# ---- CUDA on the CPU ---------------------------------------------------------------------------------------------------
+# The real CUDA sources, compiled by $(CXX) and run on the CPU: test/cudahost/cudahost.h. Needs CUDA's headers (a toolkit, or
+# pip's packages) and Boost.Context; no nvcc and no GPU. Without them the tests are one skipped test.
+DEBUG_CUDA := $(filter debug_build,$(MAKECMDGOALS))
+H := $(B)/cudahost$(if $(DEBUG_CUDA),-debug)
+CUDA_TESTS := $(if $(DEBUG_CUDA),$(H)/run_cuda_tests,$(B)/test/run_cuda_tests)
+ifneq ($(filter test test_asan check_programs debug_build $(B)/test/run_cuda_tests $(B)/train_gpt2cu_cpu $(B)/cudahost/%,$(MAKECMDGOALS)),)
+  HOST_ROOTS := $(wildcard $(if $(CUDA_HOME),$(CUDA_HOME)/include) .deps/python/nvidia/*/include .deps/usr/include /usr/local/cuda/include \
+    $(patsubst %/bin/nvcc,%/include,$(realpath $(shell command -v nvcc))) \
+    $(addsuffix /nvidia/*/include,$(shell python3 -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")))' 2>/dev/null)) \
+    /usr/local/include /usr/include)
+  host_root = $(firstword $(foreach r,$(HOST_ROOTS),$(if $(wildcard $(r)/$(1)),$(r))))
+  HOST_HEADERS := cuda_runtime.h crt/host_config.h cublasLt.h nv/target
+  HOST_MISSING := $(foreach h,$(HOST_HEADERS),$(if $(call host_root,$(h)),,CUDA's $(h) (CUDA Toolkit$(comma) or dev/setup.sh --cuda)))
+  HOST_INCLUDE := $(patsubst %,-isystem %,$(filter-out /usr/include /usr/local/include,$(call uniq,$(foreach h,$(HOST_HEADERS),$(call host_root,$(h))))))
+  ifeq ($(shell printf '%s\n' '$(HASH)include <boost/context/detail/fcontext.hpp>' | $(CXX) $(CPPFLAGS) -E -x c++ - >/dev/null 2>&1 && echo yes),)
+    HOST_MISSING += Boost.Context (libboost-context-dev; dev/setup.sh installs it)
+  endif
+  HOST_MISSING := $(strip $(HOST_MISSING))
+  BOOST_CONTEXT := $(firstword $(wildcard $(DEPS_LIB:%=%/libboost_context.a) $(filter /%,$(shell $(CXX) -print-file-name=libboost_context.a))) -lboost_context)
+endif
+uniq = $(if $(1),$(firstword $(1)) $(call uniq,$(filter-out $(firstword $(1)),$(1))))
+
+# .cuh and .cu files go through a filter into $(H)/src, where the compiler finds them before the originals.
+HOST_SOURCES := $(addprefix $(H)/src/,$(filter-out llmc/ptx.cuh,$(wildcard llmc/*.cuh dev/cuda/*.cu dev/cuda/*.cuh test/cuda/*.cu test/cuda/*.cuh)))
+HOST_LIB := $(patsubst %.cpp,$(B)/%.o,$(filter-out %/missing.cpp,$(wildcard test/cudahost/*.cpp)))
+HOST_OBJ := $(patsubst %,$(H)/%.o,$(wildcard test/cuda/*.cu)) $(B)/test/cuda/reference.o
+HOST_FLAGS = -DCUDAHOST -Itest/cudahost/include -I$(H)/src $(HOST_INCLUDE)
+# -fno-strict-aliasing: kernels load four floats as one uint4; -fsanitize=alignment: from a wrong address a GPU refuses to
+HOST_CXXFLAGS = $(if $(DEBUG_CUDA),$(filter-out -O%,$(CXXFLAGS)) -O0 -g,$(CXXFLAGS:-O3=-O2)) -fno-strict-aliasing \
+  -fsanitize=alignment -fno-sanitize-recover=alignment -Wno-unknown-pragmas -Wno-unused-function -Wno-dangling-else
+
+.SECONDARY: $(HOST_SOURCES)
+$(H)/src/%: % test/cudahost/filter.awk
+	@mkdir -p $(@D)
+	$(Q)awk -v path=$< -f test/cudahost/filter.awk $< >$@
+$(H)/%.cu.o: $(H)/src/%.cu $(B)/flags | $(HOST_SOURCES)
+	@mkdir -p $(@D)
+	@echo "  compile  $* for the CPU"
+	$(Q)$(CXX) -x c++ -include test/cudahost/cudahost.h $(HOST_FLAGS) $(CPPFLAGS) $(HOST_CXXFLAGS) -MMD -MP -c -o $@ $<
+$(H)/test/%.o $(H)/dev/%.o: CPPFLAGS += -DTESTING
+$(HOST_LIB): CPPFLAGS += -DCUDAHOST $(HOST_INCLUDE)
+$(B)/test/cudahost/missing.o: CPPFLAGS += -DCUDAHOST_MISSING='"$(HOST_MISSING)"'
+
+$(CUDA_TESTS): LDLIBS += -lgtest -lgtest_main
+$(CUDA_TESTS): $(if $(HOST_MISSING),$(B)/test/cudahost/missing.o,$(HOST_OBJ) $(HOST_LIB) $(LIB))
+$(B)/train_gpt2cu_cpu: $(H)/train_gpt2.cu.o $(HOST_LIB) $(LIB)
+$(H)/test_%: LDLIBS += -lgtest -lgtest_main
+$(H)/test_%: $(H)/test/cuda/test_%.cu.o $(B)/test/cuda/reference.o $(HOST_LIB) $(LIB)  # one file alone
+	@echo "  link     $@"
+	$(Q)$(CXX) $(CXXFLAGS) -fsanitize=alignment $(LDFLAGS) -o $@ $^ $(BOOST_CONTEXT) $(LDLIBS)
+$(CUDA_TESTS) $(B)/train_gpt2cu_cpu:
+	@mkdir -p $(@D)
+	@echo "  link     $@"
+	$(Q)$(CXX) $(CXXFLAGS) -fsanitize=alignment $(LDFLAGS) -o $@ $^ $(if $(HOST_MISSING),,$(BOOST_CONTEXT)) $(LDLIBS)
+
+.PHONY: debug debug_build
+debug:  ## gdb inside a CUDA kernel, on the CPU (K=layernorm_forward_kernel FILTER='LayerNorm*' SEED=0)
+	@[ -n "$(K)" ] || { echo "make debug K=KERNEL [FILTER=TESTS] [SEED=n]: K is the name of a kernel, FILTER of tests that launch it" >&2; exit 2; }
+	@$(MAKE) --no-print-directory debug_build
+	CUDAHOST_SEED=$(or $(SEED),0) gdb -q -ex 'set breakpoint pending on' -ex 'rbreak $(K)' -ex run \
+	  --args $(B)/cudahost-debug/run_cuda_tests --gtest_filter='$(or $(FILTER),*)' --gtest_catch_exceptions=0
+debug_build: $(CUDA_TESTS)
+
 # ---- tests and benchmarks ----------------------------------------------------------------------------------------------
 .PHONY: test test_asan test_cuda check_cuda check_programs bench_cpu bench_cuda bench_tokenizer
 .PHONY: gpu_pack gpu_check build_gpu_check gpu_check_losses
 test:  ## everything that runs without a GPU; last line: N passed, N failed[, N skipped]
 	@$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) check_programs
-	@TRAIN_GPT2=$(CURDIR)/$(BIN)train_gpt2 TOKENIZE=$(CURDIR)/$(BIN)tokenize bash dev/run_tests.sh $(B)/test/run_tests
-check_programs: $(PROGRAMS) $(B)/test/run_tests
+	@TRAIN_GPT2=$(CURDIR)/$(BIN)train_gpt2 TOKENIZE=$(CURDIR)/$(BIN)tokenize bash dev/run_tests.sh $(B)/test/run_tests $(B)/test/run_cuda_tests
+check_programs: $(PROGRAMS) $(B)/test/run_tests $(B)/test/run_cuda_tests
 
 test_asan:  ## the same tests under AddressSanitizer and UBSan
 	@$(MAKE) --no-print-directory SANITIZE=1 test

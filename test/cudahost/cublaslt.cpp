@@ -1,0 +1,354 @@
+// cuBLASLt on the CPU: the functions that llmc/matmul_cublaslt.cuh calls, with the semantics that NVIDIA documents.
+//
+//   D = epilogue(alpha * op(A) . op(B) + beta * C)                column-major: element (i,j) of a matrix is p[i + j *
+//   ld]
+//
+// A, B both fp32 or both bf16; C, D fp32 or bf16; sums fp32. Epilogues: bias (a value for each row), GELU (tanh), AUX
+// (what goes into the GELU is kept), DGELU (times gelu'(aux)), BGRADA and BGRADB (sums of A or B over k). Everything
+// else is CUBLAS_STATUS_NOT_SUPPORTED.
+#include <cublasLt.h>
+
+#include "llmc/bf16.h"
+#include "test/cudahost/internal.h"
+
+namespace {
+
+struct Operation {
+    cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
+    cudaDataType_t scale = CUDA_R_32F, bias_type = static_cast<cudaDataType_t>(-1),
+                   aux_type = static_cast<cudaDataType_t>(-1);
+    int32_t pointer_mode = CUBLASLT_POINTER_MODE_HOST;
+    int32_t transposed_a = CUBLAS_OP_N, transposed_b = CUBLAS_OP_N;
+    uint32_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+    void *bias = nullptr, *aux = nullptr;
+    int64_t aux_ld = 0;
+};
+struct Layout {
+    cudaDataType_t type;
+    uint64_t rows, columns;
+    int64_t ld;
+};
+struct Preference {
+    uint64_t workspace = 0;
+};
+static_assert(sizeof(Operation) <= sizeof(cublasLtMatmulDescOpaque_t));
+
+template <typename T, typename Handle>
+T& own(Handle handle) {
+    return *reinterpret_cast<T*>(handle);
+}
+
+bool known_type(cudaDataType_t type) { return type == CUDA_R_32F || type == CUDA_R_16BF; }
+size_t size_of(cudaDataType_t type) { return type == CUDA_R_32F ? 4 : 2; }
+float load(const void* p, cudaDataType_t type, size_t i) {
+    return type == CUDA_R_32F ? static_cast<const float*>(p)[i] : static_cast<float>(static_cast<const bf16*>(p)[i]);
+}
+void store(void* p, cudaDataType_t type, size_t i, float x) {
+    if (type == CUDA_R_32F) static_cast<float*>(p)[i] = x;
+    else static_cast<bf16*>(p)[i] = bf16(x);
+}
+
+float gelu(float x) { return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))); }
+float gelu_gradient(float x) {
+    float t = tanhf(0.7978845608f * (x + 0.044715f * x * x * x));
+    return 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * 0.7978845608f * (1 + 3 * 0.044715f * x * x);
+}
+
+struct Product {
+    Operation op;
+    Layout a, b, c, d;
+    uint64_t M, N, K;
+    cudaDataType_t bias_type, aux_type;
+    bool has_bias, has_gelu, has_aux, has_dgelu;
+};
+
+// The problem with all defaults filled in, or why there is none.
+cublasStatus_t make_product(Product* p, const Operation& op, const Layout& a, const Layout& b, const Layout& c,
+                            const Layout& d) {
+    *p = {op,
+          a,
+          b,
+          c,
+          d,
+          d.rows,
+          d.columns,
+          op.transposed_a == CUBLAS_OP_N ? a.columns : a.rows,
+          op.bias_type,
+          op.aux_type,
+          false,
+          false,
+          false,
+          false};
+    auto rows_and_columns = [](const Layout& l, int32_t transposed) {
+        return transposed == CUBLAS_OP_N ? std::pair(l.rows, l.columns) : std::pair(l.columns, l.rows);
+    };
+    if (rows_and_columns(a, op.transposed_a) != std::pair(p->M, p->K) ||
+        rows_and_columns(b, op.transposed_b) != std::pair(p->K, p->N) || c.rows != d.rows || c.columns != d.columns)
+        return CUBLAS_STATUS_INVALID_VALUE;
+    for (const Layout* l : {&a, &b, &c, &d}) {
+        if (!known_type(l->type)) return CUBLAS_STATUS_NOT_SUPPORTED;
+        if (l->ld < static_cast<int64_t>(l->rows)) return CUBLAS_STATUS_INVALID_VALUE;
+    }
+    if (a.type != b.type || c.type != d.type || (a.type == CUDA_R_32F && d.type != CUDA_R_32F))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (op.transposed_a == CUBLAS_OP_C || op.transposed_b == CUBLAS_OP_C || op.scale != CUDA_R_32F ||
+        op.pointer_mode != CUBLASLT_POINTER_MODE_HOST)
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    switch (op.compute) {
+        case CUBLAS_COMPUTE_32F:
+        case CUBLAS_COMPUTE_32F_PEDANTIC:
+        case CUBLAS_COMPUTE_32F_FAST_TF32:
+            break;
+        default:
+            return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
+    switch (op.epilogue) {
+        case CUBLASLT_EPILOGUE_DEFAULT:
+        case CUBLASLT_EPILOGUE_BGRADA:
+        case CUBLASLT_EPILOGUE_BGRADB:
+            break;
+        case CUBLASLT_EPILOGUE_BIAS:
+            p->has_bias = true;
+            break;
+        case CUBLASLT_EPILOGUE_GELU:
+            p->has_gelu = true;
+            break;
+        case CUBLASLT_EPILOGUE_GELU_BIAS:
+            p->has_gelu = p->has_bias = true;
+            break;
+        case CUBLASLT_EPILOGUE_GELU_AUX:
+            p->has_gelu = p->has_aux = true;
+            break;
+        case CUBLASLT_EPILOGUE_GELU_AUX_BIAS:
+            p->has_gelu = p->has_aux = p->has_bias = true;
+            break;
+        case CUBLASLT_EPILOGUE_DGELU:
+            p->has_dgelu = p->has_aux = true;
+            break;
+        default:
+            return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
+    if (static_cast<int>(p->bias_type) == -1) p->bias_type = d.type;
+    if (static_cast<int>(p->aux_type) == -1) p->aux_type = d.type;
+    if (!known_type(p->bias_type) || !known_type(p->aux_type)) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (p->has_aux && (op.aux_ld < static_cast<int64_t>(p->M) || op.aux_ld % 8)) return CUBLAS_STATUS_INVALID_VALUE;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+// op(m) as floats: to[j * rows + i] = op(m)(i,j), or transposed.
+std::vector<float> unpack(const void* data, const Layout& l, int32_t transposed, bool by_rows) {
+    bool swap = (transposed != CUBLAS_OP_N) != by_rows;
+    std::vector<float> to(l.rows * l.columns);
+    for (uint64_t j = 0; j < l.columns; j++)
+        for (uint64_t i = 0; i < l.rows; i++)
+            to[swap ? i * l.columns + j : j * l.rows + i] = load(data, l.type, i + j * static_cast<uint64_t>(l.ld));
+    return to;
+}
+
+void compute(const Product& p, float alpha, const void* a, const void* b, float beta, const void* c, void* d) {
+    std::vector<float> av = unpack(a, p.a, p.op.transposed_a, false);  // (K,M), M contiguous
+    std::vector<float> bv = unpack(b, p.b, p.op.transposed_b, false);  // (N,K), K contiguous
+    std::vector<float> column(p.M);
+    for (uint64_t n = 0; n < p.N; n++) {
+        std::fill(column.begin(), column.end(), 0.0f);
+        for (uint64_t k = 0; k < p.K; k++) {
+            float x = bv[n * p.K + k];
+            const float* ak = av.data() + k * p.M;
+            for (uint64_t m = 0; m < p.M; m++) column[m] += ak[m] * x;
+        }
+        for (uint64_t m = 0; m < p.M; m++) {
+            float x = alpha * column[m];
+            if (beta != 0) x += beta * load(c, p.c.type, m + n * static_cast<uint64_t>(p.c.ld));  // 0: C is not read
+            if (p.has_bias) x += load(p.op.bias, p.bias_type, m);
+            size_t at_aux = m + n * static_cast<uint64_t>(p.op.aux_ld);
+            if (p.has_gelu) {
+                if (p.has_aux) store(p.op.aux, p.aux_type, at_aux, x);
+                x = gelu(x);
+            }
+            if (p.has_dgelu) x *= gelu_gradient(load(p.op.aux, p.aux_type, at_aux));
+            store(d, p.d.type, m + n * static_cast<uint64_t>(p.d.ld), x);
+        }
+    }
+    if (p.op.epilogue == CUBLASLT_EPILOGUE_BGRADA)
+        for (uint64_t m = 0; m < p.M; m++) {
+            float sum = 0;
+            for (uint64_t k = 0; k < p.K; k++) sum += av[k * p.M + m];
+            store(p.op.bias, p.bias_type, m, sum);
+        }
+    if (p.op.epilogue == CUBLASLT_EPILOGUE_BGRADB)
+        for (uint64_t n = 0; n < p.N; n++) {
+            float sum = 0;
+            for (uint64_t k = 0; k < p.K; k++) sum += bv[n * p.K + k];
+            store(p.op.bias, p.bias_type, n, sum);
+        }
+}
+
+template <typename T>
+cublasStatus_t set(T* to, const void* from, size_t bytes) {
+    if (bytes != sizeof(T)) return CUBLAS_STATUS_INVALID_VALUE;
+    std::memcpy(to, from, bytes);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+}  // namespace
+
+extern "C" {
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
+    static int any;
+    *handle = reinterpret_cast<cublasLtHandle_t>(&any);
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t) { return CUBLAS_STATUS_SUCCESS; }
+size_t cublasLtGetVersion() { return CUBLAS_VER_MAJOR * 10000 + CUBLAS_VER_MINOR * 100; }
+const char* cublasLtGetStatusName(cublasStatus_t status) {
+    switch (status) {
+        case CUBLAS_STATUS_SUCCESS:
+            return "CUBLAS_STATUS_SUCCESS";
+        case CUBLAS_STATUS_INVALID_VALUE:
+            return "CUBLAS_STATUS_INVALID_VALUE";
+        case CUBLAS_STATUS_NOT_SUPPORTED:
+            return "CUBLAS_STATUS_NOT_SUPPORTED";
+        default:
+            return "CUBLAS_STATUS";
+    }
+}
+const char* cublasLtGetStatusString(cublasStatus_t status) { return cublasLtGetStatusName(status); }
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* operation, cublasComputeType_t compute,
+                                        cudaDataType_t scale) {
+    auto* op = new Operation;
+    op->compute = compute, op->scale = scale;
+    *operation = reinterpret_cast<cublasLtMatmulDesc_t>(op);
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t operation) {
+    delete &own<Operation>(operation);
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t which,
+                                              const void* value, size_t bytes) {
+    Operation& op = own<Operation>(operation);
+    switch (which) {
+        case CUBLASLT_MATMUL_DESC_COMPUTE_TYPE:
+            return set(&op.compute, value, bytes);
+        case CUBLASLT_MATMUL_DESC_SCALE_TYPE:
+            return set(&op.scale, value, bytes);
+        case CUBLASLT_MATMUL_DESC_POINTER_MODE:
+            return set(&op.pointer_mode, value, bytes);
+        case CUBLASLT_MATMUL_DESC_TRANSA:
+            return set(&op.transposed_a, value, bytes);
+        case CUBLASLT_MATMUL_DESC_TRANSB:
+            return set(&op.transposed_b, value, bytes);
+        case CUBLASLT_MATMUL_DESC_EPILOGUE:
+            return set(&op.epilogue, value, bytes);
+        case CUBLASLT_MATMUL_DESC_BIAS_POINTER:
+            return set(&op.bias, value, bytes);
+        case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
+            return set(&op.bias_type, value, bytes);
+        case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER:
+            return set(&op.aux, value, bytes);
+        case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD:
+            return set(&op.aux_ld, value, bytes);
+        case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE:
+            return set(&op.aux_type, value, bytes);
+        default:
+            return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
+}
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type, uint64_t rows,
+                                          uint64_t columns, int64_t ld) {
+    *layout = reinterpret_cast<cublasLtMatrixLayout_t>(new Layout{type, rows, columns, ld});
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
+    delete &own<Layout>(layout);
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t which,
+                                                const void* value, size_t bytes) {
+    Layout& l = own<Layout>(layout);
+    switch (which) {
+        case CUBLASLT_MATRIX_LAYOUT_TYPE:
+            return set(&l.type, value, bytes);
+        case CUBLASLT_MATRIX_LAYOUT_ROWS:
+            return set(&l.rows, value, bytes);
+        case CUBLASLT_MATRIX_LAYOUT_COLS:
+            return set(&l.columns, value, bytes);
+        case CUBLASLT_MATRIX_LAYOUT_LD:
+            return set(&l.ld, value, bytes);
+        default:
+            return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
+}
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
+    *preference = reinterpret_cast<cublasLtMatmulPreference_t>(new Preference);
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) {
+    delete &own<Preference>(preference);
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t which, const void* value,
+                                                    size_t bytes) {
+    if (which == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES)
+        return set(&own<Preference>(preference).workspace, value, bytes);
+    return CUBLAS_STATUS_SUCCESS;  // which algorithm: there is one
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t operation,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t, int wanted,
+                                              cublasLtMatmulHeuristicResult_t results[], int* found) {
+    *found = 0;
+    if (wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
+    Product p;
+    cublasStatus_t status =
+        make_product(&p, own<Operation>(operation), own<Layout>(a), own<Layout>(b), own<Layout>(c), own<Layout>(d));
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    results[0] = {};
+    results[0].state = CUBLAS_STATUS_SUCCESS;
+    results[0].wavesCount = 1;
+    *found = 1;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, const void* alpha, const void* a,
+                              cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
+                              const void* beta, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
+                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t*, void* workspace,
+                              size_t workspace_bytes, cudaStream_t stream) {
+    Product p;
+    cublasStatus_t status = make_product(&p, own<Operation>(operation), own<Layout>(a_layout), own<Layout>(b_layout),
+                                         own<Layout>(c_layout), own<Layout>(d_layout));
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    if ((p.has_bias && !p.op.bias) || (p.has_aux && !p.op.aux)) return CUBLAS_STATUS_INVALID_VALUE;
+    auto check = [](const void* data, const Layout& l, const char* what) {
+        if (l.columns == 0 || l.rows == 0) return;
+        cudahost::check_device_range(data, (static_cast<uint64_t>(l.ld) * (l.columns - 1) + l.rows) * size_of(l.type),
+                                     what);
+        if (reinterpret_cast<uintptr_t>(data) % size_of(l.type))
+            throw cudahost::Bug(std::string(what) + ": odd address");
+    };
+    float alpha_value = *static_cast<const float*>(alpha), beta_value = *static_cast<const float*>(beta);
+    check(a, p.a, "cublasLtMatmul's A");
+    check(b, p.b, "cublasLtMatmul's B");
+    check(d, p.d, "cublasLtMatmul's D");
+    if (beta_value != 0) check(c, p.c, "cublasLtMatmul's C");
+    if (p.has_bias) check(p.op.bias, {p.bias_type, p.M, 1, static_cast<int64_t>(p.M)}, "cublasLtMatmul's bias");
+    if (p.has_aux) {
+        check(p.op.aux, {p.aux_type, p.M, p.N, p.op.aux_ld}, "cublasLtMatmul's auxiliary matrix");
+        if (reinterpret_cast<uintptr_t>(p.op.aux) % 16) return CUBLAS_STATUS_INVALID_VALUE;
+    }
+    if (workspace_bytes) cudahost::check_device_range(workspace, workspace_bytes, "cublasLtMatmul's workspace");
+    cudaError_t error = cudahost::enqueue_work(stream, [=] {
+        if (workspace_bytes)
+            std::memset(workspace, 0xff, std::min<size_t>(workspace_bytes, 4096));  // anything may be there
+        compute(p, alpha_value, a, b, beta_value, c, d);
+    });
+    return error == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
+}
+
+}  // extern "C"
