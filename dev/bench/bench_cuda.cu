@@ -585,12 +585,14 @@ void bench_products(const ModelConfig& m, int B, cudaStream_t stream) {
         const char* name;
         int M, N, K;
         bool a_transposed, b_transposed;
+        double calls;  // in a step
     };
     std::vector<Product> products;
     auto linear = [&](const char* name, int rows, int IC, int OC) {
-        products.push_back({name, rows, OC, IC, false, true});
-        products.push_back({name, rows, IC, OC, false, false});
-        products.push_back({name, OC, IC, rows, true, false});
+        double calls = OC == Vp ? double(N) / rows : m.L;
+        products.push_back({name, rows, OC, IC, false, true, calls});
+        products.push_back({name, rows, IC, OC, false, false, calls});
+        products.push_back({name, OC, IC, rows, true, false, calls});
     };
     linear("qkv", N, C, 3 * C), linear("attention projection", N, C, C), linear("fc", N, C, 4 * C);
     linear("fcproj", N, 4 * C, C), linear("LM head", head, C, Vp);
@@ -633,6 +635,7 @@ void bench_products(const ModelConfig& m, int B, cudaStream_t stream) {
                                .add("M", p.M)
                                .add("N", p.N)
                                .add("K", p.K)
+                               .add("calls", p.calls)
                                .add("cublaslt_ms", 1e3 * library)
                                .add("cublaslt_tflops", 1e-12 * flops / library)
                                .add("own_ms", 1e3 * own)
@@ -684,11 +687,22 @@ void bench_attention(int B, cudaStream_t stream) {
         const int* no_documents = nullptr;
         report(
             "own",
-            [&] { attention_forward(out, lse, qkv, qkv + C, qkv + 2 * C, shape, no_documents, Dropout{}, stream); },
+            [&] { attention_mma_forward(out, lse, qkv, qkv + C, qkv + 2 * C, shape, no_documents, Dropout{}, stream); },
             [&] {
-                attention_backward(dqkv, dqkv + C, dqkv + 2 * C, dout, qkv, qkv + C, qkv + 2 * C, out, lse, shape,
-                                   no_documents, Dropout{}, stream);
+                attention_mma_backward(dqkv, dqkv + C, dqkv + 2 * C, dout, qkv, qkv + C, qkv + 2 * C, out, lse, shape,
+                                       no_documents, Dropout{}, stream);
             });
+#ifdef USE_CUDNN
+        if (!attention_cudnn_supports(shape, true)) note("attention: cuDNN does not offer this shape");
+        else
+            report(
+                "cudnn",
+                [&] { attention_forward_cudnn(out, lse, qkv, qkv + C, qkv + 2 * C, shape, workspace, stream); },
+                [&] {
+                    attention_backward_cudnn(dqkv, dqkv + C, dqkv + 2 * C, dout, qkv, qkv + C, qkv + 2 * C, out, lse,
+                                             shape, workspace, stream);
+                });
+#endif
     }
 }
 
