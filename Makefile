@@ -153,7 +153,7 @@ CUDA_GOALS := train_gpt2cu test_cuda check_cuda bench_cuda build_gpu_check $(B)/
 ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_tests $(B)/dev/cuda/%,$(MAKECMDGOALS)),)
   PIP := $(shell python3 -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")))' 2>/dev/null)
   CUDA_ROOTS := $(CUDA_HOME) $(wildcard .deps/python/nvidia/*) $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc))) \
-    /usr/local/cuda $(wildcard $(PIP:%=%/nvidia/*)) /usr/local /usr
+    /usr/local/cuda $(wildcard $(PIP:%=%/nvidia/*)) .deps/python $(PIP) /usr/local /usr
   NVCC := $(firstword $(wildcard $(CUDA_ROOTS:%=%/bin/nvcc)))
   ifeq ($(NVCC),)
     $(error nvcc is missing (not in CUDA_HOME, .deps, PATH, /usr/local/cuda, pip's packages): install the CUDA Toolkit 12.4 \
@@ -177,7 +177,8 @@ ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_
   CUBLASLT := $(call find_library,libcublasLt.so.1[23])
   NCCL := $(call find_library,libnccl.so.2)
   CUDNN := $(call find_library,libcudnn.so.9)
-  CUDA_RPATH := $(sort $(patsubst %/,%,$(dir $(abspath $(CUBLASLT) $(NCCL) $(CUDNN)))))
+  CUDA_RPATH := $(sort $(patsubst %/,%,$(dir $(abspath $(CUBLASLT) $(NCCL) $(CUDNN) $(if $(USE_CUDNN),$(call find_library,libcudart.so.1[23]))))))
+  CUDNN_INCLUDE := $(if $(USE_CUDNN),$(call find_header,cudnn.h,pip's nvidia-cudnn-cu13) $(call find_header,cudnn_frontend.h,pip's nvidia-cudnn-frontend))
 
   # Machine code for CUDA_ARCH, and PTX of the newest of them, which newer GPUs compile for themselves when the program
   # starts. Machine code runs on GPUs of the same major number and at least the minor one, so without a GPU in this
@@ -232,7 +233,7 @@ $(B)/%.cu.o: %.cu $(B)/cuda_flags
 	@mkdir -p $(@D)
 	@echo "  nvcc     $<"
 	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MP -c -o $@ $<
-$(CUDNN_OBJ): CPPFLAGS += $(CUDA_INCLUDE)
+$(CUDNN_OBJ): CPPFLAGS += $(CUDNN_INCLUDE) $(CUDA_INCLUDE) -isystem $(NVCC:%/bin/nvcc=%/include)
 
 # ---- the kernel zoo ------------------------------------------------------------------------------------------------------
 ZOO := $(patsubst dev/cuda/%.cu,%,$(wildcard dev/cuda/*.cu))
