@@ -49,22 +49,23 @@ __device__ inline uint16_t bf16_stochastically(float x, uint32_t random) {
     return static_cast<uint16_t>((finite ? u + (random & 0xffff) : u | ((u & 0xffff) ? 0x400000 : 0)) >> 16);
 }
 
-// What one thread works on: W elements i.. of the arena, W = 1 or 4, i a multiple of W.
+// What one thread works on: W elements of the arena, W = 1 or 4, of which the first has a multiple of W as its index
+// i; they lie at `at` in the arrays.
 template <typename X, int W>
 struct AdamWElements {
     float p[W], m[W], v[W], grad[W];
 
     __device__ void load(const X* weights, const float* master, const float* m_from, const float* v_from,
-                         const float* grad_from, int64_t i) {
-        load_pack<W, Cached::no>(grad, grad_from + i);
-        load_pack<W, Cached::no>(m, m_from + i);
-        load_pack<W, Cached::no>(v, v_from + i);
-        if (master) load_pack<W, Cached::no>(p, master + i);
+                         const float* grad_from, int64_t at) {
+        load_pack<W, Cached::no>(grad, grad_from + at);
+        load_pack<W, Cached::no>(m, m_from + at);
+        load_pack<W, Cached::no>(v, v_from + at);
+        if (master) load_pack<W, Cached::no>(p, master + at);
         else if constexpr (W == 4 && sizeof(X) == 2) {  // half a pack
-            uint2 four = *reinterpret_cast<const uint2*>(weights + i);
+            uint2 four = *reinterpret_cast<const uint2*>(weights + at);
             p[0] = ptx::low_bf16(four.x), p[1] = ptx::high_bf16(four.x);
             p[2] = ptx::low_bf16(four.y), p[3] = ptx::high_bf16(four.y);
-        } else load_pack<W>(p, weights + i);
+        } else load_pack<W>(p, weights + at);
     }
     __device__ void update(const AdamWOptions& o, float weight_decay, const StepState& state) {
         float lr = state.learning_rate, step_size = lr / state.beta1_correction,
@@ -77,13 +78,13 @@ struct AdamWElements {
             p[j] -= step_size * m[j] / (sqrtf(v[j] * v_scale) + o.epsilon) + lr * weight_decay * p[j];
         }
     }
-    __device__ void store(X* weights, float* master, float* m_to, float* v_to, int64_t i, bool stochastic_rounding,
-                          const StepState& state) const {
-        store_pack<W, Cached::no>(m_to + i, m);
-        store_pack<W, Cached::no>(v_to + i, v);
-        if (master) store_pack<W, Cached::no>(master + i, p);
+    __device__ void store(X* weights, float* master, float* m_to, float* v_to, int64_t at, int64_t i,
+                          bool stochastic_rounding, const StepState& state) const {
+        store_pack<W, Cached::no>(m_to + at, m);
+        store_pack<W, Cached::no>(v_to + at, v);
+        if (master) store_pack<W, Cached::no>(master + at, p);
         if constexpr (sizeof(X) == 4) {
-            store_pack<W>(weights + i, p);
+            store_pack<W>(weights + at, p);
         } else {
             uint16_t bits[W];
             if (stochastic_rounding) {
@@ -97,9 +98,9 @@ struct AdamWElements {
 #pragma unroll
                 for (int j = 0; j < W; j++) bits[j] = bf16(p[j]).bits;
             }
-            if constexpr (W == 1) weights[i].bits = bits[0];
+            if constexpr (W == 1) weights[at].bits = bits[0];
             else
-                *reinterpret_cast<uint2*>(weights + i) =
+                *reinterpret_cast<uint2*>(weights + at) =
                     uint2{bits[0] | uint32_t{bits[1]} << 16, bits[2] | uint32_t{bits[3]} << 16};
         }
     }
@@ -113,35 +114,36 @@ __global__ void __launch_bounds__(256)
     if (i >= end) return;
     AdamWElements<X, W> e;
     bool whole = i >= begin && i + W <= end;  // all W elements are ours
-    if (whole) e.load(p, master, m, v, grad, i);
+    if (whole) e.load(p, master, m, v, grad, i - begin);
     if (state->skip) return;
     const AdamWSegment* s = find_segment(segments, count, i);
     if (whole && s && i + W <= s->begin + s->n) {
         e.update(o, s->weight_decay, *state);
-        e.store(p, master, m, v, i, o.stochastic_rounding, *state);
+        e.store(p, master, m, v, i - begin, i, o.stochastic_rounding, *state);
     } else if constexpr (W > 1) {  // an end of a tensor or of the range: one by one
         for (int64_t j = i < begin ? begin : i; j < i + W && j < end; j++) {
             s = find_segment(segments, count, j);
             if (!s) continue;
             AdamWElements<X, 1> one;
-            one.load(p, master, m, v, grad, j);
+            one.load(p, master, m, v, grad, j - begin);
             one.update(o, s->weight_decay, *state);
-            one.store(p, master, m, v, j, o.stochastic_rounding, *state);
+            one.store(p, master, m, v, j - begin, j, o.stochastic_rounding, *state);
         }
     }
 }
 
-// Elements [begin, end) of an arena whose element 0 is p[0], master[0], m[0], ...; master may be null. Elements of no
-// segment are left alone; segments (count, device memory) in order of begin, their weight decay counts, not that of
-// `options`. Does nothing if state->skip.
+// Elements [begin, end) of an arena. p, master (may be null), m, v and grad point to element `begin`: they may be
+// pieces of arenas. Elements of no segment are left alone; segments (count, device memory) in order of begin; their
+// weight decay counts, not that of `options`. Does nothing if state->skip.
 template <typename X>
 void adamw_update(X* p, float* master, float* m, float* v, const float* grad, const AdamWSegment* segments, int count,
                   int64_t begin, int64_t end, const AdamWOptions& options, const StepState* state,
                   cudaStream_t stream) {
     if (begin >= end) return;
-    auto aligned = [](const void* q, size_t bytes) { return reinterpret_cast<uintptr_t>(q) % bytes == 0; };
-    bool wide =
-        aligned(p, 4 * sizeof(X)) && aligned(master, 16) && aligned(m, 16) && aligned(v, 16) && aligned(grad, 16);
+    auto aligned = [begin](const auto* q) {  // are elements i % 4 == 0 of the arena on boundaries of four elements?
+        return (reinterpret_cast<uintptr_t>(q) / sizeof(*q) - static_cast<uintptr_t>(begin)) % 4 == 0;
+    };
+    bool wide = aligned(p) && (!master || aligned(master)) && aligned(m) && aligned(v) && aligned(grad);
     int W = wide ? 4 : 1;
     launch(wide ? adamw_kernel<4, X> : adamw_kernel<1, X>, ceil_div(end - begin / W * W, 256 * W), 256, 0, stream, p,
            master, m, v, grad, segments, count, begin, end, options, state);

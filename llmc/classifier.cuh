@@ -77,7 +77,8 @@ __global__ void __launch_bounds__(512, 2)
     if (!write_dlogits) return;
 
     float weight = (weights ? weights[i] : 1.0f) * state->loss_normaliser, scale = weight / sum;
-    int last = first + (Vp - 1 - first) / stride * stride;  // the thread's last pack; below 0 where it has none
+    if (first >= Vp) return;
+    int last = first + (Vp - 1 - first) / stride * stride;  // the thread's last pack
     for (int v0 = last; v0 >= 0; v0 -= ahead * stride) {
         Pack<X, W> packs[ahead];
 #pragma unroll

@@ -53,12 +53,13 @@ static __global__ void __launch_bounds__(512) sum_kernel(double* sum, const doub
     if (threadIdx.x == 0) *sum = x;
 }
 
-inline int global_norm_blocks() { return 4 * device().multiprocessors; }
-inline size_t global_norm_workspace_bytes() { return static_cast<size_t>(global_norm_blocks()) * sizeof(double); }
+inline size_t global_norm_workspace_bytes() {
+    return 4 * sizeof(double) * static_cast<size_t>(device().multiprocessors);
+}
 
-// *sum (device memory) = sum of grad[i]^2, i < n. Same GPU, same bits.
+// *sum (device memory) = sum of grad[i]^2, i < n; grad on a 16-byte boundary. Same GPU, same bits.
 inline void global_norm_squared(double* sum, const float* grad, int64_t n, cudaStream_t stream) {
-    int blocks = global_norm_blocks();
+    int blocks = static_cast<int>(std::clamp<int64_t>(n / (512 * 16), 1, 4 * device().multiprocessors));
     double* partial = workspace<double>(static_cast<size_t>(blocks));
     launch(n % 4 == 0 ? square_sum_kernel<4> : square_sum_kernel<1>, blocks, 512, 0, stream, partial, grad, n);
     launch(sum_kernel, 1, 512, 0, stream, sum, partial, blocks);

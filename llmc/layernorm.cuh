@@ -227,23 +227,21 @@ __global__ void __launch_bounds__(512, 1)
             if (int c = column(k) + i; c < C) to[c] = dw[k][i], to[C + c] = db[k][i];
 }
 
-// dw (C) += , db (C) += the sums of partial (blocks, 2, C) over blocks. A block has 32 columns, one a lane, so that a
-// warp reads 128 neighbouring bytes; each of its 32 warps sums every 32nd row, and the first one those sums.
+// dw (C) +=, db (C) += the sums of partial (blocks, 2, C) over blocks. A block has 32 columns, one a lane, so that a
+// warp reads 128 neighbouring bytes; each of its warps sums every warps-th row, and the first one those sums.
 static __global__ void __launch_bounds__(1024)
     layernorm_backward_sum_kernel(float* dw, float* db, const float* partial, int blocks, int C) {
-    __shared__ float sums[32][33];
-    int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-    int column = static_cast<int>(blockIdx.x) * 32 + lane;
+    __shared__ float sums[32][32];
+    int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32),
+        warps = static_cast<int>(blockDim.x / 32), column = static_cast<int>(blockIdx.x) * 32 + lane;
     float sum = 0;
     if (column < 2 * C)
 #pragma unroll 8
-        for (int row = warp; row < blocks; row += 32) sum += partial[int64_t(row) * 2 * C + column];
+        for (int row = warp; row < blocks; row += warps) sum += partial[int64_t(row) * 2 * C + column];
     sums[warp][lane] = sum;
     __syncthreads();
     if (warp != 0 || column >= 2 * C) return;
-    sum = 0;
-#pragma unroll
-    for (int i = 0; i < 32; i++) sum += sums[i][lane];
+    for (int i = 1; i < warps; i++) sum += sums[i][lane];
     (column < C ? dw[column] : db[column - C]) += sum;
 }
 
@@ -274,5 +272,6 @@ void layernorm_backward(X* dx, float* dw, float* db, const X* dy, const X* x, co
     };
     if (C % W != 0) run(E == 8 ? layernorm_backward_kernel<1, 8, 1, X> : layernorm_backward_kernel<1, 24, 1, X>);
     else run(E == 8 ? layernorm_backward_kernel<W, 8 / W, W / 2, X> : layernorm_backward_kernel<W, 24 / W, 1, X>);
-    launch(layernorm_backward_sum_kernel, ceil_div(2 * C, 32), 1024, 0, stream, dw, db, partial, blocks, C);
+    launch(layernorm_backward_sum_kernel, ceil_div(2 * C, 32), 32 * std::min(32, blocks), 0, stream, dw, db, partial,
+           blocks, C);
 }
