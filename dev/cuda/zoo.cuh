@@ -110,11 +110,11 @@ struct Page {
         CHECK(initial.empty() || initial.size() == expected.size(), "%s", name);
         if (initial.empty()) initial.assign(expected.size(), X(NAN));
         X* data = input(initial);
-        size_t bytes = expected.size() * sizeof(X);
-        auto reset = [=] { CUDA_CHECK(cudaMemcpy(data, initial.data(), bytes, cudaMemcpyHostToDevice)); };
+        size_t size = expected.size() * sizeof(X);
+        auto reset = [=] { CUDA_CHECK(cudaMemcpy(data, initial.data(), size, cudaMemcpyHostToDevice)); };
         auto error = [=] {
             std::vector<X> got(expected.size());
-            CUDA_CHECK(cudaMemcpy(got.data(), data, bytes, cudaMemcpyDeviceToHost));
+            CUDA_CHECK(cudaMemcpy(got.data(), data, size, cudaMemcpyDeviceToHost));
             return relative_error(got, expected);
         };
         outputs.push_back({name, tolerance, reset, error});
