@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(128) matmul_few_kernel(Matmul<X, O> args) {
 #pragma unroll
         for (int c = 0; c < columns; c++) {
             float total[1] = {warp_sum(sum[m][c])};
-            if (lane == 0 && m < args.M && n0 + c < args.N) finish_outputs(args, m, n0 + c, total);
+            if (lane == 0 && m < args.M && n0 + c < args.N) finish_outputs(args, m, n0 + c, total, false);
         }
 }
 

@@ -1,4 +1,15 @@
 // Matrix products by the program's own kernels.
+//
+//   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue    (layer_arguments.h)
+//
+// Limit: arithmetic. Each number of a and b is needed many times, so everything here is about reuse: out is cut into
+// tiles, a block of threads makes a tile, its warps make pieces of 64x64, and K is walked in steps, for each of which
+// a slice of op(a) and of op(b) is brought to shared memory once and then read by all warps.
+//   bf16   tensor cores (mma.sync), fed by asynchronous copies, several steps ahead            sm_80 and newer
+//   fp32   ordinary multiply-adds, 8x8 outputs a thread, in exact fp32                         any GPU
+// Where a product has too few tiles to keep all multiprocessors busy, as weight gradients have (small out, long K), K
+// is split among several blocks. Their sums go to the workspace, and a second kernel adds them in order: no atomics,
+// the same bits every time. Which tile and how many parts is a rule of the shape and the GPU alone (choose_splits).
 #pragma once
 #include "llmc/cuda_common.cuh"
 #include "llmc/gelu.cuh"
@@ -6,36 +17,505 @@
 #include "llmc/pack.cuh"
 
 inline bool aligned_16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
-inline size_t matmul_own_workspace_bytes() { return 0; }
 
-// The end of W neighbouring outputs of row m, from column n on: sum is complete but for bias, accumulation, epilogue.
-template <int W, typename X, typename O>
-__device__ inline void finish_outputs(const Matmul<X, O>& args, int m, int n, float (&sum)[W]) {
-    int64_t at = int64_t(m) * args.N + n;
-    for (int i = 0; i < W; i++) {
-        if (args.bias) sum[i] += static_cast<float>(args.bias[n + i]);
-        if (args.accumulate) sum[i] += static_cast<float>(args.out[at + i]);
-        if (args.epilogue == Epilogue::gelu) {
-            if (args.aux) args.aux[at + i] = X(sum[i]), sum[i] = static_cast<float>(args.aux[at + i]);
-            sum[i] = gelu_value(sum[i]);
-        }
-        if (args.epilogue == Epilogue::gelu_backward) sum[i] *= gelu_derivative(static_cast<float>(args.aux[at + i]));
-        args.out[at + i] = O(sum[i]);
+// ---- the end of every product: bias, accumulation, epilogue, store ----
+
+// x[0..W), of which `count` count; packs: all, and on a boundary of 16 bytes.
+template <int W, typename T>
+__device__ inline void load_some(float (&x)[W], const T* from, int count, bool packs) {
+    constexpr int P = pack_width<T>;
+    if (W % P == 0 && packs) {
+#pragma unroll
+        for (int i = 0; i + P <= W; i += P) load_pack(reinterpret_cast<float(&)[P]>(x[i]), from + i);
+    } else {
+#pragma unroll
+        for (int i = 0; i < W; i++) x[i] = i < count ? static_cast<float>(from[i]) : 0.0f;
+    }
+}
+template <int W, typename T>
+__device__ inline void store_some(T* to, const float (&x)[W], int count, bool packs) {
+    constexpr int P = pack_width<T>;
+    if (W % P == 0 && packs) {
+#pragma unroll
+        for (int i = 0; i + P <= W; i += P) store_pack(to + i, reinterpret_cast<const float(&)[P]>(x[i]));
+    } else {
+#pragma unroll
+        for (int i = 0; i < W; i++)
+            if (i < count) to[i] = T(x[i]);
     }
 }
 
-template <typename X, typename O>
-__global__ void matmul_own_kernel(Matmul<X, O> args) {
-    int n = blockIdx.x * blockDim.x + threadIdx.x, m = blockIdx.y;
-    if (n >= args.N) return;
-    float sum[1] = {};
-    for (int64_t k = 0; k < args.K; k++)
-        sum[0] += static_cast<float>(args.a[args.a_transposed ? k * args.M + m : int64_t(m) * args.K + k]) *
-                  static_cast<float>(args.b[args.b_transposed ? int64_t(n) * args.K + k : k * args.N + n]);
-    finish_outputs(args, m, n, sum);
+// W neighbouring outputs of row m, from column n on: `sum` is the product alone.
+template <int W, typename X, typename O>
+__device__ inline void finish_outputs(const Matmul<X, O>& args, int m, int n, float (&sum)[W], bool packs = false) {
+    int count = args.N - n;
+    int64_t at = int64_t(m) * args.N + n;
+    float x[W];
+    if (args.bias) {
+        load_some(x, args.bias + n, count, packs);
+#pragma unroll
+        for (int i = 0; i < W; i++) sum[i] += x[i];
+    }
+    if (args.accumulate) {
+        load_some(x, args.out + at, count, packs);
+#pragma unroll
+        for (int i = 0; i < W; i++) sum[i] += x[i];
+    }
+    if (args.epilogue == Epilogue::gelu) {
+        if (args.aux) {  // y is a function of what the backward pass will see
+            store_some(args.aux + at, sum, count, packs);
+#pragma unroll
+            for (int i = 0; i < W; i++) sum[i] = static_cast<float>(X(sum[i]));
+        }
+#pragma unroll
+        for (int i = 0; i < W; i++) sum[i] = gelu_value(sum[i]);
+    } else if (args.epilogue == Epilogue::gelu_backward) {
+        load_some(x, args.aux + at, count, packs);
+#pragma unroll
+        for (int i = 0; i < W; i++) sum[i] *= gelu_derivative(x[i]);
+    }
+    store_some(args.out + at, sum, count, packs);
+}
+
+// ---- tiles of out, and parts of K ----
+
+// What a kernel gets. An item is a tile of out and a part of K; blocks take items by number.
+template <typename X>
+struct OwnProduct {
+    Matmul<X> args;
+    float* out_float;  // the result if it is float and X is not; one kernel serves both
+    int tiles_m, tiles_n, k_tiles, splits;
+    float* partial;   // (splits,M,partial_row), if splits > 1
+    int partial_row;  // N rounded up to 8
+    bool packs;       // rows of out, bias and aux are whole packs of 16 bytes
+
+    __device__ int items() const { return tiles_m * tiles_n * splits; }
+
+    // W outputs of an item.
+    template <int W>
+    __device__ void finish(int m, int n, int split, float (&sum)[W]) const {
+        if (m >= args.M || n >= args.N) return;
+        if (splits > 1) {
+            store_some(partial + (int64_t(split) * args.M + m) * partial_row + n, sum, W, true);
+        } else {
+            finish_sum(m, n, sum);
+        }
+    }
+    template <int W>
+    __device__ void finish_sum(int m, int n, float (&sum)[W]) const {
+        if (std::is_same_v<X, float> || !out_float) return finish_outputs(args, m, n, sum, packs);
+        Matmul<X, float> same{.out = out_float, .a = nullptr, .b = nullptr, .M = args.M, .N = args.N, .K = args.K};
+        same.accumulate = args.accumulate, same.bias = args.bias, same.epilogue = args.epilogue, same.aux = args.aux;
+        finish_outputs(same, m, n, sum, packs);
+    }
+};
+
+// Tiles are numbered down columns of 16 tiles: those that run at the same time form a square, more or less, and need
+// the fewest different rows of op(a) and columns of op(b), which the L2 cache then serves.
+struct OwnItem {
+    int m, n, split, k, k_end;  // tile coordinates, in tiles; steps of K
+    template <typename X>
+    __device__ OwnItem(const OwnProduct<X>& p, int index) {
+        constexpr int high = 16;
+        int tiles = p.tiles_m * p.tiles_n, tile = index % tiles, first = tile / (high * p.tiles_n) * high;
+        int height = min(high, p.tiles_m - first), within = tile - first * p.tiles_n;
+        split = index / tiles, m = first + within % height, n = within / height;
+        k = static_cast<int>(int64_t(split) * p.k_tiles / p.splits);
+        k_end = static_cast<int>(int64_t(split + 1) * p.k_tiles / p.splits);
+    }
+};
+
+// The second kernel of a product whose K was split: a thread adds W outputs, part by part.
+template <int W, typename X>
+__global__ void __launch_bounds__(256) matmul_add_partial_kernel(OwnProduct<X> p) {
+    int packs_a_row = p.partial_row / W;
+    int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i >= int64_t(p.args.M) * packs_a_row) return;
+    int m = static_cast<int>(i / packs_a_row), n = static_cast<int>(i % packs_a_row) * W;
+    if (n >= p.args.N) return;
+    float sum[W] = {}, x[W];
+#pragma unroll 4
+    for (int s = 0; s < p.splits; s++) {
+        load_some(x, p.partial + (int64_t(s) * p.args.M + m) * p.partial_row + n, W, true);
+#pragma unroll
+        for (int j = 0; j < W; j++) sum[j] += x[j];
+    }
+    p.finish_sum(m, n, sum);
+}
+
+// ---- bf16: tensor cores ----
+
+template <int M, int N, int K, int warps_m, int warps_n, int kStages, int blocks>
+struct MmaTile {
+    using Type = bf16;
+    static constexpr int BM = M, BN = N, BK = K, kWarpsM = warps_m;
+    static constexpr int threads = 32 * warps_m * warps_n;
+    static constexpr int stages = kStages;  // slices of K in shared memory: one in use, the others under way
+    static constexpr int blocks_per_multiprocessor = blocks;
+    static constexpr int a_bytes = BM * BK * 2, stage_bytes = a_bytes + BN * BK * 2;
+    static constexpr int shared_bytes = stages * stage_bytes;
+    static constexpr int fma_per_clock = 1024;  // of a multiprocessor, roughly: for choose_splits
+    static_assert(BM == 64 * warps_m && BN == 64 * warps_n, "a warp makes 64x64");
+    static_assert(stage_bytes >= 16 * 64 * 4 * warps_m * warps_n, "the epilogue stages 16x64 floats a warp");
+};
+// The more a tile's sides are, the fewer bytes have to come from the L2 cache for each multiply-add: the large tile
+// where shared memory allows it (A100, H100 and their successors), the small one elsewhere (99 KiB: two blocks), and
+// for shapes that it divides better.
+using LargeMmaTile = MmaTile<128, 256, 64, 2, 4, 3, 1>;
+using SmallMmaTile = MmaTile<128, 128, 32, 2, 2, 3, 2>;
+
+// How a slice of an operand lies in shared memory: as in device memory, rows along the direction in which the operand
+// is contiguous: K (extent rows of BK elements) or not (BK rows of extent elements). ldmatrix reads 8 rows of 16 bytes
+// at a time, from the same place of neighbouring rows; were the rows simply stacked, all 8 would lie in the same 4 of
+// the 32 memory banks and be read one after the other. So the 16-byte chunks of a row are exchanged, by XOR with the
+// row's number, and the 8 chunks lie in different banks.
+template <typename Tile, bool k_contiguous, int extent>
+struct SharedOperand {
+    static constexpr int width = k_contiguous ? Tile::BK : extent, rows = k_contiguous ? extent : Tile::BK;
+    static constexpr int pitch = width * 2, chunks = width / 8;  // bytes and chunks of a row
+    static constexpr int row_step = Tile::threads / chunks;      // rows that the block copies at once
+    static_assert(row_step % 8 == 0 && rows % row_step == 0 && (chunks >= 8 || chunks == 4));
+
+    static __device__ int place(int row, int chunk) {  // in bytes; the same exchange in rows r and r + 8
+        return row * pitch + (chunk ^ (chunks == 4 ? row / 2 % 4 : row % 8)) * 16;
+    }
+
+    // Starts copying the slice x[e0..][k0..] of an operand of extent_all x K; what lies outside of it becomes 0.
+    static __device__ void copy(unsigned char* to, const bf16* x, int extent_all, int K, int e0, int k0) {
+        int row = threadIdx.x / chunks, chunk = threadIdx.x % chunks;
+        int r = (k_contiguous ? e0 : k0) + row, r_end = k_contiguous ? extent_all : K;
+        int c = (k_contiguous ? k0 : e0) + chunk * 8, c_end = k_contiguous ? K : extent_all;
+        to += place(row, chunk);
+        const bf16* from = x + int64_t(r) * c_end + c;  // rows are c_end long
+#pragma unroll
+        for (int i = 0; i < rows; i += row_step) {
+            bool valid = r + i < r_end && c < c_end;
+            ptx::cp_async_16(to + i * pitch, valid ? from : x, valid);
+            from += int64_t(row_step) * c_end;
+        }
+    }
+    // The same, element by element: rows begin anywhere, strides are free.
+    static __device__ void copy_elements(unsigned char* to, const bf16* x, int extent_all, int K, int e0, int k0,
+                                         int64_t e_stride, int64_t k_stride) {
+        static_assert(k_contiguous);
+        int row = threadIdx.x / chunks, chunk = threadIdx.x % chunks, k = k0 + chunk * 8;
+        for (int i = row; i < rows; i += row_step) {
+            uint32_t words[4];
+            auto element = [&](int j) -> uint32_t {
+                return e0 + i < extent_all && k + j < K ? x[(e0 + i) * e_stride + (k + j) * k_stride].bits : 0;
+            };
+#pragma unroll
+            for (int j = 0; j < 4; j++) words[j] = element(2 * j) | element(2 * j + 1) << 16;
+            *reinterpret_cast<uint4*>(to + place(i, chunk)) = uint4{words[0], words[1], words[2], words[3]};
+        }
+    }
+
+    // Where this lane's ldmatrix address for the first 16x16 fragment of the warp's 64 is. The four 8x8 matrices of a
+    // fragment follow each other down the slice's rows first, or across (`down`), as mma wants its registers.
+    static __device__ int fragment_place(int e0, bool down) {
+        int lane = threadIdx.x % 32;
+        int row = down ? lane % 16 : lane % 8 + lane / 16 * 8, chunk = down ? lane / 16 : lane / 8 % 2;
+        return k_contiguous ? place(e0 + row, chunk) : place(row, e0 / 8 + chunk);
+    }
+    // Fragment i of the warp's four, k_step of the slice: the exchange of chunks is an XOR, and so is a step along a
+    // row.
+    static __device__ void load(uint32_t (&r)[4], const unsigned char* slice, int place0, int i, int k_step) {
+        if constexpr (k_contiguous) ptx::ldmatrix_x4(r, slice + (place0 ^ (k_step * 32)) + i * 16 * pitch);
+        else ptx::ldmatrix_x4_trans(r, slice + (place0 ^ (i * 32)) + k_step * 16 * pitch);
+    }
+};
+
+// Each block takes items blockIdx.x, blockIdx.x + gridDim.x, ... and walks their slices of K in one stream: while a
+// slice is multiplied, the copies of the next ones are under way, be they of this item or the next. Within a slice, the
+// fragments of one step of 16 are loaded into registers while those of the step before are multiplied.
+// packed: both operands' rows are whole 16-byte chunks; else they are gathered, in any orientation, into the layout of
+// <a_transposed, b_transposed> = <false, true>.
+template <typename Tile, bool a_transposed, bool b_transposed, bool packed>
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_multiprocessor)
+    matmul_mma_kernel(OwnProduct<bf16> p) {
+    extern __shared__ __align__(128) unsigned char shared[];
+    using A = SharedOperand<Tile, !a_transposed, Tile::BM>;
+    using B = SharedOperand<Tile, b_transposed, Tile::BN>;
+    constexpr int stages = Tile::stages, k_steps = Tile::BK / 16;
+    const Matmul<bf16>& args = p.args;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int warp_m = warp % Tile::kWarpsM * 64, warp_n = warp / Tile::kWarpsM * 64;
+    int a_place = A::fragment_place(warp_m, !a_transposed);
+    int b_place = Tile::a_bytes + B::fragment_place(warp_n, !b_transposed);
+
+    // the copies: one slice at a time, `stages` - 1 ahead of the arithmetic
+    int copy_index = blockIdx.x;
+    OwnItem copy(p, copy_index);
+    auto copy_slice = [&](int stage) {
+        if (copy_index < p.items()) {
+            unsigned char *to_a = shared + stage * Tile::stage_bytes, *to_b = to_a + Tile::a_bytes;
+            int m0 = copy.m * Tile::BM, n0 = copy.n * Tile::BN, k0 = copy.k * Tile::BK;
+            if constexpr (packed) {
+                A::copy(to_a, args.a, args.M, args.K, m0, k0);
+                B::copy(to_b, args.b, args.N, args.K, n0, k0);
+            } else {
+                bool at = args.a_transposed, bt = args.b_transposed;
+                A::copy_elements(to_a, args.a, args.M, args.K, m0, k0, at ? 1 : args.K, at ? args.M : 1);
+                B::copy_elements(to_b, args.b, args.N, args.K, n0, k0, bt ? args.K : 1, bt ? 1 : args.N);
+            }
+            if (++copy.k == copy.k_end) {
+                copy_index += gridDim.x;
+                copy = OwnItem(p, copy_index);
+            }
+        }
+        ptx::cp_async_commit();
+    };
+    for (int s = 0; s < stages - 1; s++) copy_slice(s);
+
+    uint32_t a[2][4][4], b[2][4][4];  // fragments of two steps: 64 rows of op(a), 64 columns of op(b)
+    auto load_fragments = [&](int which, int stage, int k_step) {
+        const unsigned char* slice = shared + stage * Tile::stage_bytes;
+#pragma unroll
+        for (int i = 0; i < 4; i++) A::load(a[which][i], slice, a_place, i, k_step);
+#pragma unroll
+        for (int j = 0; j < 4; j++) B::load(b[which][j], slice, b_place, j, k_step);
+    };
+    int stage = 0;
+    auto next = [](int s) { return s + 1 == stages ? 0 : s + 1; };
+    ptx::cp_async_wait<stages - 2>();
+    __syncthreads();
+    load_fragments(0, stage, 0);
+
+    for (int index = blockIdx.x; index < p.items(); index += gridDim.x) {
+        OwnItem item(p, index);
+        float sum[4][8][4] = {};
+        for (int k = item.k; k < item.k_end; k++) {
+#pragma unroll
+            for (int step = 0; step < k_steps; step++) {
+                if (step == k_steps - 1) {  // the next slice is there, for all, and nobody reads this one any more
+                    ptx::cp_async_wait<stages - 2>();
+                    __syncthreads();
+                    load_fragments((step + 1) % 2, next(stage), 0);
+                } else {
+                    load_fragments((step + 1) % 2, stage, step + 1);
+                }
+                if (step == 0) copy_slice(stage == 0 ? stages - 1 : stage - 1);  // where the slice before this one was
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+#pragma unroll
+                    for (int j = 0; j < 8; j++) {
+                        const uint32_t* bj = b[step % 2][j / 2] + j % 2 * 2;
+                        ptx::mma_m16n8k16(sum[i][j], a[step % 2][i], bj[0], bj[1]);
+                    }
+            }
+            stage = next(stage);
+        }
+
+        // The sums go through shared memory, so that a lane gets eight neighbours of a row and a warp stores whole
+        // lines: 16 rows at a time, each warp in a part of its own of the slice that was used last. A row's 16 chunks
+        // of 16 bytes are exchanged so that neither the stores (four rows, two chunks of each) nor the loads (eight
+        // chunks of one row) hit the same banks.
+        float* patch = reinterpret_cast<float*>(shared + (stage == 0 ? stages - 1 : stage - 1) * Tile::stage_bytes) +
+                       warp * 16 * 64;
+        auto chunk = [&](int row, int c) { return patch + row * 64 + ((c / 2 ^ row % 4 ^ c % 2 * 4) + c % 2 * 8) * 4; };
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int group = lane / 4, quad = lane % 4;
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+#pragma unroll
+                for (int side = 0; side < 2; side++) {
+                    float* to = chunk(group + side * 8, 2 * j + quad / 2) + quad % 2 * 2;
+                    *reinterpret_cast<float2*>(to) = float2{sum[i][j][2 * side], sum[i][j][2 * side + 1]};
+                }
+            __syncwarp();
+#pragma unroll 1
+            for (int r = lane / 8; r < 16; r += 4) {
+                float x[8];
+                load_pack(reinterpret_cast<float(&)[4]>(x[0]), chunk(r, lane % 8 * 2));
+                load_pack(reinterpret_cast<float(&)[4]>(x[4]), chunk(r, lane % 8 * 2 + 1));
+                p.finish(item.m * Tile::BM + warp_m + i * 16 + r, item.n * Tile::BN + warp_n + lane % 8 * 8, item.split,
+                         x);
+            }
+            __syncwarp();
+        }
+        __syncthreads();  // the next copy goes where the patches are
+    }
+}
+
+// ---- fp32 ----
+
+struct FloatTile {
+    using Type = float;
+    static constexpr int BM = 128, BN = 128, BK = 16, threads = 256, blocks_per_multiprocessor = 2;
+    static constexpr int fma_per_clock = 128;
+};
+
+// A slice of an operand in registers, on its way to shared memory, where it lies k by k: to[k][e]. A thread carries two
+// packs of four elements along the direction in which the operand is contiguous.
+struct FloatSlice {
+    static constexpr int pitch = 128 + 4;  // of a row in shared memory
+    float x[2][4];
+
+    // {e, k} of pack i: 4 packs along k for each e, or 32 along e for each k.
+    static __device__ int2 place(int i, bool k_contiguous) {
+        int t = threadIdx.x + i * FloatTile::threads;
+        return k_contiguous ? int2{t / 4, t % 4 * 4} : int2{t % 32 * 4, t / 32};
+    }
+    __device__ void load(const float* from, int extent, int K, int e0, int k0, bool k_contiguous, bool packs) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            int2 at = place(i, k_contiguous);
+            int e = e0 + at.x, k = k0 + at.y;
+            int count = e < extent && k < K ? (k_contiguous ? K - k : extent - e) : 0;
+            const float* pack = from + (k_contiguous ? int64_t(e) * K + k : int64_t(k) * extent + e);
+            load_some(x[i], pack, count, packs && count > 0);
+        }
+    }
+    __device__ void store(float* to, bool k_contiguous) const {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            int2 at = place(i, k_contiguous);
+            if (k_contiguous) {
+#pragma unroll
+                for (int j = 0; j < 4; j++) to[(at.y + j) * pitch + at.x] = x[i][j];
+            } else {
+                store_pack(to + at.y * pitch + at.x, x[i]);
+            }
+        }
+    }
+};
+
+// A block makes one item. A thread makes 8x8 outputs, in four pieces of 4x4, 64 rows or columns apart, so that the
+// lanes of a warp (4 down, 8 across) read neighbouring packs. While a slice is multiplied, the next one comes to
+// registers.
+static __global__ void __launch_bounds__(FloatTile::threads, FloatTile::blocks_per_multiprocessor)
+    matmul_float_kernel(OwnProduct<float> p, bool a_packs, bool b_packs) {
+    constexpr int BK = FloatTile::BK, pitch = FloatSlice::pitch;
+    __shared__ __align__(16) float a_slices[2][BK * pitch];
+    __shared__ __align__(16) float b_slices[2][BK * pitch];
+    const Matmul<float>& args = p.args;
+    OwnItem item(p, blockIdx.x);
+    int m0 = item.m * 128, n0 = item.n * 128, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int down = (warp / 2 * 4 + lane / 8) * 4, across = (warp % 2 * 8 + lane % 8) * 4;
+    FloatSlice a, b;
+    auto load = [&](int k) {
+        a.load(args.a, args.M, args.K, m0, k * BK, !args.a_transposed, a_packs);
+        b.load(args.b, args.N, args.K, n0, k * BK, args.b_transposed, b_packs);
+    };
+    auto store = [&](int stage) {
+        a.store(a_slices[stage], !args.a_transposed);
+        b.store(b_slices[stage], args.b_transposed);
+    };
+    load(item.k);
+    store(0);
+    float sum[8][8] = {};
+    for (int k = item.k, stage = 0; k < item.k_end; k++, stage ^= 1) {
+        __syncthreads();  // this slice is there; the one before it, where the next will go, is read no more
+        if (k + 1 < item.k_end) load(k + 1);
+#pragma unroll
+        for (int i = 0; i < BK; i++) {
+            const float *row_a = a_slices[stage] + i * pitch + down, *row_b = b_slices[stage] + i * pitch + across;
+            float x[8], y[8];
+#pragma unroll
+            for (int side = 0; side < 2; side++) {
+                load_pack(reinterpret_cast<float(&)[4]>(x[4 * side]), row_a + 64 * side);
+                load_pack(reinterpret_cast<float(&)[4]>(y[4 * side]), row_b + 64 * side);
+            }
+#pragma unroll
+            for (int r = 0; r < 8; r++)
+#pragma unroll
+                for (int c = 0; c < 8; c++) sum[r][c] += x[r] * y[c];
+        }
+        if (k + 1 < item.k_end) store(stage ^ 1);
+    }
+#pragma unroll
+    for (int r = 0; r < 8; r++)
+#pragma unroll
+        for (int side = 0; side < 2; side++)
+            p.finish(m0 + down + r % 4 + r / 4 * 64, n0 + across + side * 64, item.split,
+                     reinterpret_cast<float(&)[4]>(sum[r][4 * side]));
+}
+
+// ---- which tile, and how many parts ----
+
+constexpr int matmul_own_most_items = 4;  // for each block that runs at once, if K is split: bounds the workspace
+
+inline size_t matmul_own_workspace_bytes() {
+    return static_cast<size_t>(device().multiprocessors) * matmul_own_most_items * LargeMmaTile::BM * LargeMmaTile::BN *
+           sizeof(float);
+}
+
+struct OwnPlan {
+    int splits;
+    double clocks;  // estimate
+};
+// The number of parts of K that takes the least time: rounds in which all blocks have an item, times an item's clocks.
+// Estimates, from data sheets, of what matters: an item's start and end, which nothing hides, cost about 3,000 clocks,
+// the sums of a part in the workspace 8 bytes an output at 16 bytes a clock, the second kernel 4,000 clocks.
+template <typename Tile>
+OwnPlan choose_splits(int M, int N, int K) {
+    int64_t tiles = int64_t(ceil_div(M, Tile::BM)) * ceil_div(N, Tile::BN),
+            k_tiles = std::max(1, ceil_div(K, Tile::BK));
+    int64_t processors = device().multiprocessors, blocks = Tile::blocks_per_multiprocessor;
+    int64_t slots = processors * blocks;
+    double slice = 1.0 * Tile::BM * Tile::BN * Tile::BK * blocks / Tile::fma_per_clock;
+    OwnPlan best{1, 0};
+    for (int64_t s = 1; s == 1 || (s <= k_tiles / 4 && s * tiles <= slots * matmul_own_most_items); s++) {
+        double rounds = static_cast<double>((tiles * s + slots - 1) / slots), parts = static_cast<double>(tiles * s);
+        double clocks = rounds * (static_cast<double>((k_tiles + s - 1) / s) * slice + 3000);
+        if (s > 1) clocks += 4000 + parts * Tile::BM * Tile::BN * 8 / (16.0 * static_cast<double>(processors));
+        if (s == 1 || clocks < best.clocks) best = {static_cast<int>(s), clocks};
+    }
+    return best;
+}
+
+// ---- launchers ----
+
+// One product with this tile and so many parts of K.
+template <typename Tile, typename X, typename O>
+void matmul_own_with(const Matmul<X, O>& args, int splits, cudaStream_t stream) {
+    OwnProduct<X> p{};
+    p.args = {.out = nullptr, .a = args.a, .b = args.b, .M = args.M, .N = args.N, .K = args.K};
+    p.args.a_transposed = args.a_transposed, p.args.b_transposed = args.b_transposed;
+    p.args.accumulate = args.accumulate, p.args.bias = args.bias;
+    p.args.epilogue = args.epilogue, p.args.aux = args.aux;
+    if constexpr (std::is_same_v<X, O>) p.args.out = args.out;
+    else p.out_float = args.out;
+    constexpr int W = pack_width<X>;
+    p.tiles_m = ceil_div(args.M, Tile::BM), p.tiles_n = ceil_div(args.N, Tile::BN);
+    p.k_tiles = std::max(1, ceil_div(args.K, Tile::BK)), p.splits = splits;
+    p.partial_row = ceil_div(args.N, 8) * 8;
+    p.packs = args.N % W == 0 && aligned_16(args.out) && aligned_16(args.bias) && aligned_16(args.aux);
+    if (splits > 1) p.partial = workspace<float>(static_cast<size_t>(splits) * args.M * p.partial_row);
+    bool a_packs = (args.a_transposed ? args.M : args.K) % W == 0 && aligned_16(args.a);
+    bool b_packs = (args.b_transposed ? args.K : args.N) % W == 0 && aligned_16(args.b);
+    int items = p.tiles_m * p.tiles_n * splits;
+    if constexpr (std::is_same_v<X, float>) {
+        launch(matmul_float_kernel, items, Tile::threads, 0, stream, p, a_packs, b_packs);
+    } else {
+        auto kernel = matmul_mma_kernel<SmallMmaTile, false, true, false>;
+        if (!(a_packs && b_packs)) {
+            if (!std::is_same_v<Tile, SmallMmaTile>) return matmul_own_with<SmallMmaTile>(args, splits, stream);
+        } else if (args.a_transposed) {
+            kernel = args.b_transposed ? matmul_mma_kernel<Tile, true, true, true>
+                                       : matmul_mma_kernel<Tile, true, false, true>;
+        } else {
+            kernel = args.b_transposed ? matmul_mma_kernel<Tile, false, true, true>
+                                       : matmul_mma_kernel<Tile, false, false, true>;
+        }
+        int blocks = std::min(items, device().multiprocessors * Tile::blocks_per_multiprocessor);
+        launch(kernel, blocks, Tile::threads, Tile::shared_bytes, stream, p);
+    }
+    if (splits > 1)
+        launch(matmul_add_partial_kernel<W, X>, ceil_div(int64_t(args.M) * p.partial_row / W, 256), 256, 0, stream, p);
 }
 
 template <typename X, typename O>
 void matmul_own(const Matmul<X, O>& args, cudaStream_t stream) {
-    launch(matmul_own_kernel<X, O>, dim3(ceil_div(args.N, 128), args.M), 128, 0, stream, args);
+    if (args.M == 0 || args.N == 0) return;
+    if constexpr (std::is_same_v<X, float>) {
+        matmul_own_with<FloatTile>(args, choose_splits<FloatTile>(args.M, args.N, args.K).splits, stream);
+    } else {
+        OwnPlan small = choose_splits<SmallMmaTile>(args.M, args.N, args.K),
+                large = choose_splits<LargeMmaTile>(args.M, args.N, args.K);
+        bool fits = LargeMmaTile::shared_bytes <= device().max_shared_bytes;
+        if (fits && large.clocks < 1.2 * small.clocks) matmul_own_with<LargeMmaTile>(args, large.splits, stream);
+        else matmul_own_with<SmallMmaTile>(args, small.splits, stream);
+    }
 }
