@@ -91,13 +91,13 @@ using MakePage = Page (*)(const Setup&);
 // Checks and times every version for one type; the number of wrong ones.
 template <typename X>
 int run_type(const char* name, const Sizes& sizes, Setup setup, int only, MakePage make_page) {
-    std::vector<Page> copies;  // the first one is checked, all are timed
-    copies.push_back(make_page(setup));
-    const Page& page = copies[0];
+    std::vector<Page> copies{make_page(setup)};  // the first one is checked, all are timed
+    double bytes = copies[0].bytes, turns = bytes > 0 ? 3.0 * device().l2_bytes / bytes : 0;
     setup.reference = false;
-    reserve_workspace(page.workspace_bytes);
-    for (double bytes = page.bytes; copies.size() < 2 || bytes < 3.0 * device().l2_bytes; bytes += page.bytes)
+    while (copies.size() < 2 || (static_cast<double>(copies.size()) < turns && copies.size() < 100))
         copies.push_back(make_page(setup));
+    const Page& page = copies[0];
+    reserve_workspace(page.workspace_bytes);
 
     double limit = page.flops > 0 ? product_rate<X>() : copy_rate(), work = page.flops > 0 ? page.flops : page.bytes;
     bool is_bf16 = sizeof(X) == 2;
