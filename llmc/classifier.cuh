@@ -43,6 +43,13 @@ __global__ void __launch_bounds__(512, 2)
     int64_t i = blockIdx.x;
     X* row = logits + i * Vp;
     int target = targets[i], stride = static_cast<int>(blockDim.x) * W, first = static_cast<int>(threadIdx.x) * W;
+    Pack<X, W> packs[ahead];
+    auto load = [&](int v0, int step) {  // those that lie in [0, V)
+#pragma unroll
+        for (int k = 0; k < ahead; k++)
+            if (int v = v0 + k * step; v >= 0 && v < V) packs[k] = Pack<X, W>::load(row + v);
+    };
+    load(first, stride);  // before the target is looked at: two waits in one
     if (target < 0) {
         if (threadIdx.x == 0) losses[i] = 0;
         if (write_dlogits)
@@ -51,11 +58,7 @@ __global__ void __launch_bounds__(512, 2)
     }
 
     float max = -1e30f, sum = 0;
-    for (int v0 = first; v0 < V; v0 += ahead * stride) {
-        Pack<X, W> packs[ahead];
-#pragma unroll
-        for (int k = 0; k < ahead; k++)
-            if (int v = v0 + k * stride; v < V) packs[k] = Pack<X, W>::load(row + v);
+    for (int v0 = first; v0 < V; load(v0 += ahead * stride, stride)) {
 #pragma unroll
         for (int k = 0; k < ahead; k++) {
             int v = v0 + k * stride;
@@ -69,21 +72,17 @@ __global__ void __launch_bounds__(512, 2)
             sum = sum * softmax_exp(before - max) + s;
         }
     }
+    int last = first + (Vp - 1 - first) / stride * stride;  // the thread's last pack, where first < Vp
+    if (write_dlogits) load(last, -stride);
     float row_max = block_max(max, maxima);
     float at_target =
         static_cast<float>(row[target]) - row_max;  // before the barrier after which gradients are written
     sum = block_sum(sum * softmax_exp(max - row_max), sums);
     if (threadIdx.x == 0) losses[i] = logf(sum) - at_target;
-    if (!write_dlogits) return;
+    if (!write_dlogits || first >= Vp) return;
 
     float weight = (weights ? weights[i] : 1.0f) * state->loss_normaliser, scale = weight / sum;
-    if (first >= Vp) return;
-    int last = first + (Vp - 1 - first) / stride * stride;  // the thread's last pack
-    for (int v0 = last; v0 >= 0; v0 -= ahead * stride) {
-        Pack<X, W> packs[ahead];
-#pragma unroll
-        for (int k = 0; k < ahead; k++)
-            if (int v = v0 - k * stride; v >= 0 && v < V) packs[k] = Pack<X, W>::load(row + v);
+    for (int v0 = last; v0 >= 0; load(v0 -= ahead * stride, -stride)) {
 #pragma unroll
         for (int k = 0; k < ahead; k++) {
             int v = v0 - k * stride;

@@ -152,6 +152,7 @@ __global__ void __launch_bounds__(512, 1)
     int warp = static_cast<int>(threadIdx.x / 32), warps = static_cast<int>(blockDim.x / 32), buffer = 0;
     auto column = [](int k) { return static_cast<int>(threadIdx.x + k * blockDim.x) * W; };
     float dw[P][W] = {}, db[P][W] = {};
+    constexpr bool all_early = P * W <= 8;  // else dx and w wait in the caches until they are needed: too few registers
 
     for (int n0 = static_cast<int>(blockIdx.x) * R; n0 < N; n0 += static_cast<int>(gridDim.x) * R, buffer ^= 1) {
         Pack<X, W> dy_row[R][P], x_row[R][P], dx_row[R][P], w_row[P];
@@ -166,13 +167,13 @@ __global__ void __launch_bounds__(512, 1)
                 if (!valid || c >= C) continue;
                 dy_row[r][k] = Pack<X, W>::template load<Cached::no>(dy + begin + c);
                 x_row[r][k] = Pack<X, W>::template load<Cached::no>(x + begin + c);
-                dx_row[r][k] = Pack<X, W>::load(dx + begin + c);
+                if (all_early) dx_row[r][k] = Pack<X, W>::load(dx + begin + c);
             }
             m[r] = valid ? mean[n0 + r] : 0, s[r] = valid ? rstd[n0 + r] : 0;
         }
 #pragma unroll
         for (int k = 0; k < P; k++)
-            if (int c = column(k); c < C) w_row[k] = Pack<X, W>::load(w + c);
+            if (int c = column(k); all_early && c < C) w_row[k] = Pack<X, W>::load(w + c);
 
         float sum[2 * R] = {};  // of row r: sum of g, sum of g * (x - mean)
 #pragma unroll
@@ -181,6 +182,7 @@ __global__ void __launch_bounds__(512, 1)
             for (int k = 0; k < P; k++) {
                 if (n0 + r >= N || column(k) >= C) continue;
                 float d[W], v[W], weight[W];
+                if (!all_early) w_row[k] = Pack<X, W>::load(w + column(k));
                 dy_row[r][k].unpack(d), x_row[r][k].unpack(v), w_row[k].unpack(weight);
 #pragma unroll
                 for (int i = 0; i < W; i++) {
@@ -208,6 +210,10 @@ __global__ void __launch_bounds__(512, 1)
                 int c = column(k);
                 if (n0 + r >= N || c >= C) continue;
                 float d[W], v[W], weight[W], out[W];
+                if (!all_early) {
+                    w_row[k] = Pack<X, W>::load(w + c);
+                    dx_row[r][k] = Pack<X, W>::load(dx + int64_t(n0 + r) * C + c);
+                }
                 dy_row[r][k].unpack(d), x_row[r][k].unpack(v), w_row[k].unpack(weight), dx_row[r][k].unpack(out);
 #pragma unroll
                 for (int i = 0; i < W; i++) {
