@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # Installs what the build and the tests need. Runs again at no cost: with everything there, it says so and ends.
 #
-#   dev/setup.sh [--yes] [PACKAGE...]      PACKAGE: only these, fetched in the same way
+#   dev/setup.sh [--yes] [--cuda] [PACKAGE...]      PACKAGE: only these, fetched in the same way
 #
 # As root, or where sudo asks for no password: apt-get install (asks before, on a terminal without --yes).
 # Else: the libraries are unpacked into .deps/, where the Makefile looks first; nothing outside this directory changes.
 # Where neither works: the one line to run.
+# --cuda (in CI: always): where this machine has no CUDA Toolkit, nvcc and CUDA's headers and libraries as well, by pip into
+# .deps/python (about 1.5 GB); enough to build the CUDA program and to test it on the CPU. A GPU needs NVIDIA's driver besides.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 commands=(g++ make git curl clang-format)
-libraries=(libcli11-dev nlohmann-json3-dev libdnnl-dev libgtest-dev libpcre2-dev)
+libraries=(libcli11-dev nlohmann-json3-dev libdnnl-dev libgtest-dev libpcre2-dev libboost-context-dev)
 required=" g++ make git curl libcli11-dev nlohmann-json3-dev "
 header() {  # the file by which a library is known
     case $1 in
@@ -19,16 +21,18 @@ header() {  # the file by which a library is known
         libdnnl-dev) echo dnnl.hpp ;;
         libgtest-dev) echo gtest/gtest.h ;;
         libpcre2-dev) echo pcre2.h ;;
+        libboost-context-dev) echo boost/context/detail/fcontext.hpp ;;
     esac
 }
 
-yes=${CI:-}
+yes=${CI:-} cuda=${CI:-}
 more=()
 for argument in "$@"; do
     case $argument in
         -y | --yes) yes=1 ;;
+        --cuda) cuda=1 ;;
         -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit ;;
-        -*) echo "dev/setup.sh: unknown option $argument (there is --yes)" >&2; exit 2 ;;
+        -*) echo "dev/setup.sh: unknown option $argument (there are --yes and --cuda)" >&2; exit 2 ;;
         *) more+=("$argument") ;;
     esac
 done
@@ -107,10 +111,58 @@ download() {  # download DIR [-o OPTION]... PACKAGE...
     [ -n "$packages" ] && (cd "$dir" && apt-get "${options[@]}" download $packages >"$log" 2>&1)
 }
 
+# What CUDA lacks, as pip's packages, in the places where the Makefile looks.
+list_missing_cuda() {
+    cuda_packages=()
+    local nvcc roots site
+    nvcc=$(command -v nvcc) && nvcc=$(realpath "$nvcc") || nvcc=
+    site=$(python3 -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")))' 2>/dev/null || true)
+    # shellcheck disable=SC2086,SC2206  # one word a directory
+    roots=(${CUDA_HOME:-} .deps/python/nvidia/* ${nvcc%/bin/nvcc} /usr/local/cuda ${site:+$(printf '%s/nvidia/* ' $site)} /usr/local /usr)
+    has() {
+        local root
+        for root in "${roots[@]}"; do [ ! -e "$root/$1" ] || return 0; done
+        return 1
+    }
+    # one version for the parts of the compiler; cuBLAS and NCCL have numbers of their own
+    has bin/nvcc || cuda_packages+=(nvidia-{cuda-nvcc,nvvm,cuda-crt,cuda-runtime,cuda-cccl}"==13.0.*")
+    has include/cublasLt.h || cuda_packages+=("nvidia-cublas==13.0.*")
+    has include/nccl.h || cuda_packages+=(nvidia-nccl-cu13)
+}
+with_pip() {
+    list_missing_cuda
+    if [ ${#cuda_packages[@]} -eq 0 ]; then
+        echo "set-up: CUDA is there"
+    elif ! python3 -m pip --version >/dev/null 2>&1; then
+        echo "set-up: no CUDA: install the CUDA Toolkit, or python3-pip and run dev/setup.sh --cuda again" >&2
+        return 1
+    else
+        echo "set-up: by pip into .deps/python: ${cuda_packages[*]}"
+        # into a directory of its own first: pip replaces nvidia/ as a whole where it finds one
+        local out
+        rm -rf .deps/python.new
+        if ! out=$(python3 -m pip install -q --disable-pip-version-check --no-deps --target .deps/python.new "${cuda_packages[@]}" 2>&1 </dev/null); then
+            rm -rf .deps/python.new
+            tail -n 3 <<<"$out" >&2
+            echo "set-up: CUDA could not be fetched; the CPU program needs none of it" >&2
+            return 1
+        fi
+        mkdir -p .deps/python
+        cp -r .deps/python.new/. .deps/python/
+        rm -rf .deps/python.new
+    fi
+}
+status=0
+if [ -n "$cuda" ]; then
+    with_pip || status=$?
+    # in CI what needs CUDA is then skipped, and says so
+    [ -z "${CI:-}" ] || status=0
+fi
+
 list_missing
 if [ ${#missing[@]} -eq 0 ]; then
     echo "set-up: everything is there"
-    exit 0
+    exit $status
 fi
 echo "set-up: missing: ${missing[*]}"
 log=$(mktemp)
@@ -140,3 +192,4 @@ elif [ -n "$fatal" ]; then
 else
     echo "set-up: the programs can be built; for speed or tests, also:  sudo apt-get update && sudo apt-get install -y ${missing[*]}"
 fi
+exit $status
