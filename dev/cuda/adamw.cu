@@ -102,6 +102,12 @@ __global__ void arena_kernel(Arena<X> arena, const AdamWSegment* segments, int c
         update_four(arena, i, segment.begin + segment.n, segment.weight_decay, options, *state);
 }
 
+// ---- 4: llmc/adamw.cuh ---------------------------------------------------------------------------------------------
+// Version 3, but a thread asks for its elements before it looks up their tensor, so that the search takes place while
+// they are on their way; and with streaming hints, since nobody reads any of this again before the next step. It also
+// rounds stochastically where the options say so, and works on a piece of the arena, for optimizers that are spread
+// over GPUs.
+
 // ---- the page ------------------------------------------------------------------------------------------------------
 
 inline const zoo::Sizes sizes = {"layers C", {12, 768}, {{1, 1}, {2, 5}, {1, 17}}};

@@ -210,6 +210,11 @@ __global__ void shared_kernel(X* logits, float* losses, const int* targets, cons
     }
 }
 
+// ---- 6: llmc/classifier.cuh ----------------------------------------------------------------------------------------
+// Version 4 with more bytes under way: four packs of a thread are loaded before the first is used, in both visits, and
+// the first four even before the target is known, so that a block does not wait twice where it begins. Blocks of 512
+// are few rows at a time, which the L2 cache keeps for the second visit.
+
 // ---- the page ------------------------------------------------------------------------------------------------------
 
 inline const zoo::Sizes sizes = {
