@@ -128,8 +128,13 @@ void check_pointer(const void* kernel, int index, const void* pointer);
 void check_struct(const void* kernel, int index, const void* object, size_t bytes);
 template <typename T>
 void check_argument(const void* kernel, int index, const T& value) {
-    if constexpr (std::is_pointer_v<T>) check_pointer(kernel, index, static_cast<const void*>(value));
-    else if constexpr (std::is_class_v<T>) check_struct(kernel, index, &value, sizeof value);
+    if constexpr (std::is_pointer_v<T>) {
+        check_pointer(kernel, index, static_cast<const void*>(value));
+    } else if constexpr (std::is_class_v<T>) {
+        T copy = value;
+        __builtin_clear_padding(&copy);
+        check_struct(kernel, index, &copy, sizeof copy);
+    }
 }
 
 }  // namespace cudahost

@@ -14,6 +14,8 @@
 
 #include "test/cudahost/internal.h"
 
+extern char _end;  // the linker's: the program's data end here, and malloc's heap begins
+
 namespace cudahost {
 
 std::string format(const char* text, ...) {
@@ -195,7 +197,7 @@ void fill_bytes(void* to, int value, size_t bytes) {
 }
 
 // Says what a SIGSEGV was, and lets it end the process.
-void on_segv(int signal, siginfo_t* info, void*) {
+[[maybe_unused]] void on_segv(int signal, siginfo_t* info, void*) {
     std::string text = position();
     const char* p = static_cast<const char*>(info->si_addr);
     if (in_heap(p) && text.empty()) text = format("cudahost: the host touched device memory at %p", info->si_addr);
@@ -277,15 +279,19 @@ void check_pointer(const void* kernel, int index, const void* p) {
 
 // Words of a struct that are addresses of the host's stack or heap must be pointers.
 void check_struct(const void* kernel, int index, const void* object, size_t bytes) {
-    static char* first_break = static_cast<char*>(sbrk(0)) - (1 << 30);
     int on_stack = 0;
     uintptr_t stack = reinterpret_cast<uintptr_t>(&on_stack);
+#ifdef CUDAHOST_ASAN
+    char *heap_begin = reinterpret_cast<char*>(0x600000000000), *heap_end = reinterpret_cast<char*>(0x640000000000);
+#else
+    char *heap_begin = &_end, *heap_end = static_cast<char*>(sbrk(0));
+#endif
     for (size_t i = 0; i + sizeof(uintptr_t) <= bytes; i += sizeof(uintptr_t)) {
         uintptr_t word;
         std::memcpy(&word, static_cast<const char*>(object) + i, sizeof word);
         char* p = reinterpret_cast<char*>(word);
         bool host_stack = word > stack - (1 << 20) && word < stack + (8 << 20);
-        bool host_heap = p > first_break && p < static_cast<char*>(sbrk(0));
+        bool host_heap = p >= heap_begin && p < heap_end;
         if ((host_stack || host_heap || in_heap(p)) && !find(heap().live, p) && !find(heap().pinned, p))
             throw Bug(argument(kernel, index) + format("holds, at byte %zu, a pointer to ", i) +
                       (in_heap(p) ? "device memory that is not allocated, or was freed" : "host memory"));

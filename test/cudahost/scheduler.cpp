@@ -573,7 +573,11 @@ std::string kernel_name(const void* kernel) {
                 char* plain = abi::__cxa_demangle(strings + symbols[s].st_name, nullptr, nullptr, &status_of_demangle);
                 name = plain ? plain : strings + symbols[s].st_name;
                 free(plain);
-                if (size_t arguments = name.rfind('('); arguments != std::string::npos) name.resize(arguments);
+                int depth = 0;  // without the list of parameters, in which there may be parentheses too
+                for (size_t c = name.size(); c-- > 0 && name.back() == ')';) {
+                    depth += (name[c] == ')') - (name[c] == '(');
+                    if (depth == 0) name.resize(c);
+                }
                 if (name.rfind("void ", 0) == 0) name.erase(0, 5);
             }
     }
