@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "llmc/activations.h"
+#include "llmc/communicator.h"
 #include "llmc/cpu/adamw.h"
 #include "llmc/cpu/arena.h"
 #include "llmc/cpu/attention.h"
@@ -30,6 +31,7 @@
 #include "llmc/model_files.h"
 #include "llmc/program.h"
 #include "llmc/step_state.h"
+#include "llmc/zero.h"
 
 // Keys and values of the tokens seen so far, for sampling.
 template <typename X>
@@ -49,19 +51,17 @@ class GPT2 {
     static void open(Options&) {}  // a CPU is always there
     static void configure(const Options&) {}
 
-    GPT2(const ModelConfig& config, const StepOptions& options)
-        : m_(config),
-          o_(options),
-          table_(parameter_table(config)),
-          size_(arena_size(table_)),
-          acts_(config, rows(), lm_head_chunk(), options.training, options.recompute),
-          decode_acts_(config, decode_chunk(), 1, false, 0) {
-        plan();
+    // comm: the ranks that train together; null: this one alone.
+    GPT2(const ModelConfig& config, const StepOptions& options, Communicator* comm = nullptr)
+        : GPT2(config, options, PlanOnly{}) {
+        comm_ = comm;
         parameters_.allocate();
         if (o_.training) gradients_.allocate(), optimizer_.allocate(), scratch_memory_.allocate();
         acts_.allocate();
-        w_ = ModelPointers<X>(table_, weights_);
-        if (o_.training) dw_ = ModelPointers<G>(table_, grads_);
+        w_ = ModelPointers<X>(
+            table_, [&](const Parameter& p) { return weights_ ? weights_ + p.offset : in_slot(weight_slots_, p); });
+        if (stage() == 0) own_grads_ = grads_;
+        if (o_.training) dw_ = ModelPointers<G>(table_, [&](const Parameter& p) { return gradient_of(p); });
     }
 
     // Weights as GPT-2 has them at the start (llmc/initial_weights.h). Clears the optimizer.
@@ -71,46 +71,45 @@ class GPT2 {
             const Parameter& p = table_[t];
             values.resize(static_cast<size_t>(p.size()));
             initial_weights(values.data(), p, t, m_.L, seed, 0, p.size());
-            for (int64_t i = 0; i < p.size(); i++) set_weight(p.offset + i, values[static_cast<size_t>(i)]);
+            write(Buffer::weights, p.offset, p.size(), values.data());
+            if (master_) write(Buffer::master, p.offset, p.size(), values.data());
         }
         if (!o_.training) return;
-        std::fill_n(m1_, size_, A(0));
-        std::fill_n(m2_, size_, A(0));
+        std::fill_n(m1_, shards_.local_size(), A(0));
+        std::fill_n(m2_, shards_.local_size(), A(0));
     }
 
-    // One whole training step on `batch`: forward and backward of each micro-batch, clip, update. `state` comes with
-    // the values of this step and returns with its results. (A GPU would ask for the next batch while it works; here
-    // the data loader's thread does.)
+    // One whole training step: forward and backward of each micro-batch, sums over ranks, clip, update. `batch` is this
+    // rank's part of the step; all ranks have the same number of micro-batches. `state` comes with the values of this
+    // step and returns with its results. (A GPU would ask for the next batch while it works; here the data loader's
+    // thread does.)
     void step(const Batch& batch, StepState* state, const NextBatch& = {}) {
         state_ = *state;
-        clear_gradients();
+        if (stage() >= 2) std::fill_n(own_grads_, shards_.local_size(), G(0));
         double loss = 0;
         for (int first = 0; first < batch.sequences; first += o_.B) {
             // The last micro-batch may be smaller; the loss normaliser is that of the whole step.
             int B = std::min(o_.B, batch.sequences - first);
-            matrix_gradients_add_ = first > 0;
+            first_micro_step_ = first == 0, last_micro_step_ = first + B == batch.sequences;
             int64_t begin = int64_t(first) * batch.T;
-            state_.first_sample = static_cast<uint32_t>(first);
+            state_.first_sample = state_.rank_first_sample + static_cast<uint32_t>(first);
             forward(&batch.inputs[begin], B, batch.T, true);
             loss += lm_head_and_loss(&batch.targets[begin], B * batch.T, true);
             backward(&batch.inputs[begin], B, batch.T);
         }
-        matrix_gradients_add_ = true;
-        state_.loss = static_cast<float>(loss * state_.loss_normaliser);
-        state_.grad_norm = static_cast<float>(std::sqrt(global_norm_squared(grads_, size_)));
+        double sums[2] = {loss, 0};
+        comm_stream_.wait();  // the gradients of all buckets
+        sums[1] = global_norm_squared(own_grads_, shards_.local_size());
+        // At stage 0 every rank has the whole gradient; else the norm's square is summed over the parts.
+        if (world() > 1) comm_->all_reduce(sums, stage() == 0 ? 1 : 2, comm_stream_), comm_stream_.wait();
+        state_.loss = static_cast<float>(sums[0] * state_.loss_normaliser);
+        state_.grad_norm = static_cast<float>(std::sqrt(sums[1]));
         state_.clip_scale =
             o_.grad_clip > 0 && state_.grad_norm > o_.grad_clip ? o_.grad_clip / state_.grad_norm : 1.0f;
         // Written so that a NaN skips, too.
         state_.skip = !(state_.loss <= state_.skip_loss_above && state_.grad_norm <= state_.skip_norm_above);
         update();
         *state = state_;
-    }
-
-    // Gradients add up over micro-steps. Those of the matrices, nearly all of them, are not cleared: the first
-    // micro-step overwrites them, which saves writing and reading the arena once.
-    void clear_gradients() {
-        for (const Parameter& p : table_)
-            if (!p.transposed_in_file && &p != &table_[0]) std::fill_n(grads_ + p.offset, p.padded_size(), G(0));
     }
 
     // ---- forward ----
@@ -123,7 +122,9 @@ class GPT2 {
                     KVCache<X>* cache) {
         CHECK(int64_t(B) * T <= (cache ? decode_chunk() : rows()), "B=%d T=%d", B, T);
         BlockActivations<X>& a = acts.h[0];
+        need_weights(0), fetch_weights(1);
         encoder_forward(a.input, tokens, positions, w_.wte, w_.wpe, B, T, m_.C, dropout(4 * m_.L, training));
+        need_weights(1);
         layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, a.input, norm1(0).w, norm1(0).b, B * T, m_.C);
         for (int l = 0; l < m_.L; l++) block_forward(acts, l, B, T, training, cache);
     }
@@ -133,8 +134,10 @@ class GPT2 {
     void block_forward(Activations<X, Arena>& acts, int l, int B, int T, bool training, KVCache<X>* cache) {
         int N = B * T, C = m_.C;
         BlockActivations<X>&a = acts.h[static_cast<size_t>(l)], &next = acts.h[static_cast<size_t>(l) + 1];
+        fetch_weights(l + 2);  // of the next block, bucket l + 2, on their way while this one works
         block_inner(acts, l, B, T, training, cache);
         matmul_forward<X>(acts.branch, nullptr, a.fch_gelu, w_.h[l].fcprojw, w_.h[l].fcprojb, N, 4 * C, C);
+        need_weights(l + 2);
         residual_layernorm_forward(next.input, next.ln1, next.ln1_mean, next.ln1_rstd, a.residual2, acts.branch,
                                    norm1(l + 1).w, norm1(l + 1).b, N, C, T, dropout(4 * l + 2, training));
     }
@@ -171,6 +174,7 @@ class GPT2 {
     // the sum of losses.
     double lm_head_and_loss(const int* targets, int N, bool training) {
         int C = m_.C, Vp = m_.Vp();
+        if (training) begin_gradients(0);
         const X* x = acts_.h[static_cast<size_t>(m_.L)].ln1;
         for (int64_t r = 0; r < N; r += acts_.chunk) {
             int n = static_cast<int>(std::min(acts_.chunk, N - r));
@@ -179,7 +183,7 @@ class GPT2 {
                                 Vp, training);
             if (training)
                 matmul_backward<X>(scratch_.dbranch + r * C, dw_.wte, nullptr, acts_.logits, x + r * C, w_.wte, nullptr,
-                                   n, C, Vp, matrix_gradients_add_ || r > 0);
+                                   n, C, Vp, add_gradients() || r > 0);
         }
         double sum = 0;
         for (int i = 0; i < N; i++) sum += static_cast<double>(acts_.losses[i]);
@@ -192,6 +196,8 @@ class GPT2 {
     void backward(const int* tokens, int B, int T) {
         int N = B * T, C = m_.C;
         const BlockActivations<X>& last = acts_.h[static_cast<size_t>(m_.L)];
+        const int final_norm = m_.L + 1;
+        begin_gradients(final_norm);
         std::fill_n(scratch_.dresidual, int64_t(N) * C, X(0));
         layernorm_backward(scratch_.dresidual, dw_.lnfw, dw_.lnfb, scratch_.dbranch, last.input, w_.lnfw, last.ln1_mean,
                            last.ln1_rstd, N, C);
@@ -206,6 +212,8 @@ class GPT2 {
         const BlockPointers<X>& w = w_.h[static_cast<size_t>(l)];
         const BlockPointers<G>& dw = dw_.h[static_cast<size_t>(l)];
         auto [dresidual, dbranch, dwide] = scratch_;
+        need_weights(l + 1), fetch_weights(l);  // and those of the block before this one, bucket l
+        begin_gradients(l + 1);
 
         if (o_.recompute >= 2) layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, a.input, w.ln1w, w.ln1b, N, C);
         if (o_.recompute >= 3) block_inner(acts_, l, B, T, true, nullptr);
@@ -214,20 +222,20 @@ class GPT2 {
         // MLP
         const X* dmlp = dropout_backward(dresidual, B, T, 4 * l + 2);
         matmul_backward<X>(dwide, dw.fcprojw, dw.fcprojb, dmlp, a.fch_gelu, w.fcprojw, a.fch, N, 4 * C, C,
-                           matrix_gradients_add_);
+                           add_gradients());
         if (o_.recompute == 2) layernorm_forward(a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, w.ln2w, w.ln2b, N, C);
-        matmul_backward<X>(dbranch, dw.fcw, dw.fcb, dwide, a.ln2, w.fcw, nullptr, N, C, 4 * C, matrix_gradients_add_);
+        matmul_backward<X>(dbranch, dw.fcw, dw.fcb, dwide, a.ln2, w.fcw, nullptr, N, C, 4 * C, add_gradients());
         layernorm_backward(dresidual, dw.ln2w, dw.ln2b, dbranch, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd, N, C);
         // Attention
         const X* dattproj = dropout_backward(dresidual, B, T, 4 * l + 1);
         X* datty = a.fch_gelu;  // no longer needed; (N,4C) has room for (N,C)
         matmul_backward<X>(datty, dw.attprojw, dw.attprojb, dattproj, a.atty, w.attprojw, nullptr, N, C, C,
-                           matrix_gradients_add_);
+                           add_gradients());
         attention_backward(dwide, dwide + C, dwide + 2 * C, datty, a.qkv, a.qkv + C, a.qkv + 2 * C, a.atty, a.lse,
                            packed_qkv_shape(B, T, C, m_.NH), nullptr, dropout(4 * l, true));
-        matmul_backward<X>(dbranch, dw.qkvw, dw.qkvb, dwide, a.ln1, w.qkvw, nullptr, N, C, 3 * C,
-                           matrix_gradients_add_);
+        matmul_backward<X>(dbranch, dw.qkvw, dw.qkvb, dwide, a.ln1, w.qkvw, nullptr, N, C, 3 * C, add_gradients());
         layernorm_backward(dresidual, dw.ln1w, dw.ln1b, dbranch, a.input, w.ln1w, a.ln1_mean, a.ln1_rstd, N, C);
+        reduce_gradients(l + 1);
     }
 
     // Gradient of the branch that dropout scaled before it joined the residual stream: dresidual itself where there is
@@ -239,17 +247,71 @@ class GPT2 {
         return scratch_.dbranch;
     }
 
+    // ---- ranks: what each has of weights and gradients, and what travels (zero.h) ----
+
+    // Before bucket b's gradients are computed. Gradients add up over micro-steps, in the arena (stages 0 and 1) or in
+    // the owner's part of their sums. Those of the matrices, nearly all of them, are not cleared first but overwritten,
+    // which saves writing and reading them once (add_gradients).
+    void begin_gradients(int b) {
+        int slot = shards_.slot(b);
+        if (stage() >= 2) comm_stream_.wait(gradients_sent_[slot]);  // the bucket that lay here before
+        if (add_gradients()) return;
+        Bucket bucket = shards_.bucket(b);
+        for (size_t row = bucket.first_row; row < bucket.first_row + bucket.rows; row++)
+            if (const Parameter& p = table_[row]; !p.transposed_in_file && row != 0)
+                std::fill_n(gradient_of(p), p.padded_size(), G(0));
+    }
+    bool add_gradients() const { return stage() < 2 && !first_micro_step_; }
+
+    // When bucket b's gradients of a micro-step are complete: they are summed over ranks while the backward pass goes
+    // on. Stages 0 and 1 send them once a step, 2 and 3 after each micro-step.
+    void reduce_gradients(int b) {
+        if (world() == 1 || (stage() < 2 && !last_micro_step_)) return;
+        Bucket bucket = shards_.bucket(b);
+        int64_t part = shards_.part(b);
+        G* own = own_grads_ + shards_.local(b);
+        if (stage() == 0) comm_->all_reduce(grads_ + bucket.begin, static_cast<size_t>(bucket.size), comm_stream_);
+        if (stage() == 1) comm_->reduce_scatter(own, grads_ + bucket.begin, static_cast<size_t>(part), comm_stream_);
+        if (stage() < 2) return;
+        int slot = shards_.slot(b);
+        comm_->reduce_scatter(received_, grad_slots_[slot], static_cast<size_t>(part), comm_stream_);
+        gradients_sent_[slot] = comm_stream_.add([own, part, from = received_] {
+            for (int64_t i = 0; i < part; i++) own[i] += from[i];
+        });
+    }
+
+    // Stage 3: bucket b's weights are gathered into their slot, unless they lie there; need_weights waits for them.
+    void fetch_weights(int b) {
+        int slot = shards_.slot(b);
+        if (stage() < 3 || b > m_.L + 1 || resident_[slot] == b) return;
+        resident_[slot] = b;
+        weights_here_[slot] = comm_->all_gather(weight_slots_[slot], weight_part_ + shards_.local(b),
+                                                static_cast<size_t>(shards_.part(b)), comm_stream_);
+    }
+    void need_weights(int b) {
+        fetch_weights(b);
+        if (stage() == 3) comm_stream_.wait(weights_here_[shards_.slot(b)]);
+    }
+
     // ---- update ----
 
+    // A rank updates what it has the optimizer state of; then the weights of all parts come together again.
     void update() {
         for (const Parameter& p : table_) {
             if (!p.trainable) continue;
             AdamWOptions o{o_.beta1, o_.beta2, o_.epsilon, p.weight_decay ? o_.weight_decay : 0.0f,
                            o_.stochastic_rounding};
-            int64_t i = p.offset;
-            adamw_update<X>(weights_ + i, master_ ? master_ + i : nullptr, m1_ + i, m2_ + i, grads_ + i, p.size(), i, o,
-                            &state_);
+            shards_.for_own(p.offset, p.size(), [&](int64_t arena, int64_t local, int64_t n) {
+                adamw_update<X>(own_weight(arena, local), master_ ? master_ + local : nullptr, m1_ + local, m2_ + local,
+                                own_grads_ + local, n, p.index + arena - p.offset, o, &state_);
+            });
         }
+        std::fill_n(resident_, Sharding::kSlots, -1);
+        if (stage() == 0 || stage() == 3) return;
+        for (int b = 0; b < shards_.buckets(); b++)
+            comm_->all_gather(weights_ + shards_.bucket(b).begin, weights_ + shards_.begin(b),
+                              static_cast<size_t>(shards_.part(b)), comm_stream_);
+        comm_stream_.wait();
     }
 
     // ---- evaluation and sampling ----
@@ -285,17 +347,12 @@ class GPT2 {
 
     // ---- files and diagnosis ----
 
-    // How files reach the weights and the optimizer.
+    // How files reach the weights and the optimizer. With several ranks, all of them read together: each gives what it
+    // has. Each writes on its own, and keeps what it needs.
     ModelTensors tensors() {
         ModelTensors t{table_, std::is_same_v<X, bf16>, master_ != nullptr, {}, {}};
-        t.read = [this](Buffer buffer, int64_t offset, int64_t n, float* out) {
-            if (buffer == Buffer::weights) std::copy_n(weights_ + offset, n, out);
-            else std::copy_n(optimizer_buffer(buffer) + offset, n, out);
-        };
-        t.write = [this](Buffer buffer, int64_t offset, int64_t n, const float* in) {
-            if (buffer == Buffer::weights) std::copy_n(in, n, weights_ + offset);
-            else std::copy_n(in, n, optimizer_buffer(buffer) + offset);
-        };
+        t.read = [this](Buffer buffer, int64_t offset, int64_t n, float* out) { read(buffer, offset, n, out); };
+        t.write = [this](Buffer buffer, int64_t offset, int64_t n, const float* in) { write(buffer, offset, n, in); };
         return t;
     }
 
@@ -320,10 +377,6 @@ class GPT2 {
     const ModelConfig& config() const { return m_; }
     StepState& state() { return state_; }
     X* weights() { return weights_; }
-    void set_weight(int64_t i, float x) {
-        weights_[i] = X(x);
-        if (master_) master_[i] = x;
-    }
     G* gradients() { return grads_; }
     int64_t arena_elements() const { return size_; }
     Activations<X, Arena>& activations() { return acts_; }
@@ -340,31 +393,39 @@ class GPT2 {
 
   private:
     struct PlanOnly {};
+    // Sizes of everything, and no memory.
     GPT2(const ModelConfig& config, const StepOptions& options, PlanOnly)
         : m_(config),
           o_(options),
-          table_(parameter_table(config)),
-          size_(arena_size(table_)),
+          table_(parameter_table(config, stage() > 0 ? o_.world : 1)),
+          shards_(table_, stage() > 0 ? o_.rank : 0, stage() > 0 ? o_.world : 1),
+          size_(arena_size(table_, shards_.world())),
           acts_(config, rows(), lm_head_chunk(), options.training, options.recompute),
-          decode_acts_(config, 1, 1, false, 0) {
-        plan();
+          decode_acts_(config, decode_chunk(), 1, false, 0) {
+        int64_t local = shards_.local_size();
+        if (stage() < 3) parameters_.add(&weights_, size_);
+        else parameters_.add(&weight_part_, local);
+        for (int slot = 0; slot < Sharding::kSlots; slot++) {
+            if (stage() == 3) parameters_.add(&weight_slots_[slot], shards_.slot_size(slot));
+            if (stage() >= 2) gradients_.add(&grad_slots_[slot], shards_.slot_size(slot));
+        }
+        if (!o_.training) return;
+        if (stage() < 2) gradients_.add(&grads_, size_);
+        if (stage() > 0) gradients_.add(&own_grads_, local);
+        if (stage() >= 2) gradients_.add(&received_, shards_.largest_part());
+        if (std::is_same_v<X, bf16> && o_.master_weights) optimizer_.add(&master_, local);
+        optimizer_.add(&m1_, local);
+        optimizer_.add(&m2_, local);
+        scratch_.add_to(scratch_memory_, rows(), m_.C);
     }
 
+    int world() const { return o_.world; }
+    int stage() const { return o_.world > 1 && o_.training ? o_.zero_stage : 0; }
     int64_t rows() const { return int64_t(o_.B) * o_.T; }
     int decode_chunk() const { return std::min(m_.T, 128); }
     // At most 52 Mi logits (208 MiB in fp32), 1024 rows of GPT-2's vocabulary: each chunk reads and writes the gradient
     // of wte once more. A rule of the shape alone, because chunks decide the order of sums.
     int64_t lm_head_chunk() const { return std::max<int64_t>(64, (int64_t(52) << 20) / m_.Vp() / 64 * 64); }
-
-    void plan() {
-        bool master = std::is_same_v<X, bf16> && o_.master_weights && o_.training;
-        parameters_.add(&weights_, size_);
-        gradients_.add(&grads_, o_.training ? size_ : 0);
-        if (master) optimizer_.add(&master_, size_);
-        optimizer_.add(&m1_, o_.training ? size_ : 0);
-        optimizer_.add(&m2_, o_.training ? size_ : 0);
-        if (o_.training) scratch_.add_to(scratch_memory_, rows(), m_.C);
-    }
 
     Dropout dropout(int site, bool training) const {
         return training && o_.dropout > 0 ? Dropout{o_.dropout, static_cast<uint32_t>(site), &state_} : Dropout{};
@@ -378,6 +439,41 @@ class GPT2 {
     Norm norm1(int l) const {  // the layernorm in front of block l; l == L: the final one
         if (l == m_.L) return {w_.lnfw, w_.lnfb};
         return {w_.h[static_cast<size_t>(l)].ln1w, w_.h[static_cast<size_t>(l)].ln1b};
+    }
+    template <typename Y>
+    Y* in_slot(Y* const* slots, const Parameter& p) const {
+        int b = shards_.bucket_of(p);
+        return slots[shards_.slot(b)] + p.offset - shards_.bucket(b).begin;
+    }
+    G* gradient_of(const Parameter& p) const { return grads_ ? grads_ + p.offset : in_slot(grad_slots_, p); }
+    X* own_weight(int64_t arena, int64_t local) const { return weights_ ? weights_ + arena : weight_part_ + local; }
+    void read(Buffer buffer, int64_t offset, int64_t n, float* out) {
+        if (buffer == Buffer::weights && weights_) {
+            std::copy_n(weights_ + offset, n, out);
+            return;
+        }
+        for (int r = 0; r < shards_.world(); r++)
+            shards_.for_owned(r, offset, n, [&](int64_t arena, int64_t local, int64_t count) {
+                float* to = out + arena - offset;
+                if (shards_.world() == 1 || r == o_.rank) {
+                    if (buffer == Buffer::weights) std::copy_n(weight_part_ + local, count, to);
+                    else std::copy_n(optimizer_buffer(buffer) + local, count, to);
+                }
+                if (shards_.world() > 1) comm_->broadcast(to, static_cast<size_t>(count), r, comm_stream_);
+            });
+        comm_stream_.wait();
+    }
+    void write(Buffer buffer, int64_t offset, int64_t n, const float* in) {
+        if (buffer == Buffer::weights && weights_) {
+            std::copy_n(in, n, weights_ + offset);
+            return;
+        }
+        shards_.for_own(offset, n, [&](int64_t arena, int64_t local, int64_t count) {
+            const float* from = in + arena - offset;
+            if (buffer == Buffer::weights) std::copy_n(from, count, weight_part_ + local);
+            else std::copy_n(from, count, optimizer_buffer(buffer) + local);
+        });
+        std::fill_n(resident_, Sharding::kSlots, -1);
     }
     A* optimizer_buffer(Buffer buffer) const {
         A* data = buffer == Buffer::master ? master_ : buffer == Buffer::m ? m1_ : m2_;
@@ -398,11 +494,24 @@ class GPT2 {
     ModelConfig m_;
     StepOptions o_;
     std::vector<Parameter> table_;
+    Sharding shards_;
     int64_t size_;  // elements of an arena
     Arena parameters_, gradients_, optimizer_, scratch_memory_;
+    // The whole arenas, null where a rank has only its part (weights: stage 3, gradients: 2 and 3)
     X* weights_ = nullptr;
     G* grads_ = nullptr;
-    A *master_ = nullptr, *m1_ = nullptr, *m2_ = nullptr;  // fp32 weights (bf16 only); AdamW's moments
+    // In the local arena, which at stage 0 is the whole one: weights (stage 3), summed gradients, fp32 weights (bf16
+    // only), AdamW's moments
+    X* weight_part_ = nullptr;
+    G* own_grads_ = nullptr;
+    A *master_ = nullptr, *m1_ = nullptr, *m2_ = nullptr;
+    // Buckets in use: weights (stage 3) and gradients (2 and 3)
+    X* weight_slots_[Sharding::kSlots] = {};
+    G *grad_slots_[Sharding::kSlots] = {}, *received_ = nullptr;
+    int resident_[Sharding::kSlots] = {-1, -1, -1, -1};
+    int64_t weights_here_[Sharding::kSlots] = {}, gradients_sent_[Sharding::kSlots] = {};  // tickets of comm_stream_
+    Communicator* comm_ = nullptr;
+    HostStream comm_stream_;
     ModelPointers<X> w_;
     ModelPointers<G> dw_;
     Activations<X, Arena> acts_, decode_acts_;
@@ -410,7 +519,7 @@ class GPT2 {
     KVCache<X> cache_;
     std::vector<float> decode_logits_;
     StepState state_;
-    bool matrix_gradients_add_ = true;  // false in the first micro-step
+    bool first_micro_step_ = false, last_micro_step_ = true;
 };
 
 #ifndef TESTING

@@ -147,16 +147,18 @@ int64_t Communicator::all_reduce_numbers(void* data, size_t n, bool is_double, H
                                  comm, request));
     });
 }
-int64_t Communicator::reduce_scatter(float* out, const float* in, size_t n, HostStream& stream) {
-    if (size() == 1) return memmove(out, in, n * sizeof(float)), 0;
-    const float* own = in + static_cast<size_t>(rank()) * n;
+int64_t Communicator::reduce_scatter_numbers(void* out, const void* in, size_t n, bool is_double, HostStream& stream) {
+    size_t bytes = n * (is_double ? sizeof(double) : sizeof(float));
+    if (size() == 1) return memmove(out, in, bytes), 0;
+    const void* own = static_cast<const char*>(in) + static_cast<size_t>(rank()) * bytes;
     // MPI's in-place form would leave the result at the start of `in`: it goes through a buffer instead.
-    auto buffer = std::make_shared<std::vector<float>>(out == own ? n : 0);
-    float* to = out == own ? buffer->data() : out;
+    auto buffer = std::make_shared<std::vector<char>>(out == own ? bytes : 0);
+    void* to = out == own ? buffer->data() : out;
     int64_t ticket = state_->run(stream, n, [=, comm = state_->comm](MPI_Request* request) {
-        MPI_CHECK(MPI_Ireduce_scatter_block(in, to, static_cast<int>(n), MPI_FLOAT, MPI_SUM, comm, request));
+        MPI_CHECK(MPI_Ireduce_scatter_block(in, to, static_cast<int>(n), is_double ? MPI_DOUBLE : MPI_FLOAT, MPI_SUM,
+                                            comm, request));
     });
-    return out == own ? stream.add([=] { memcpy(out, buffer->data(), n * sizeof(float)); }) : ticket;
+    return out == own ? stream.add([=] { memcpy(out, buffer->data(), bytes); }) : ticket;
 }
 int64_t Communicator::all_gather_bytes(void* out, const void* in, size_t bytes, HostStream& stream) {
     if (size() == 1) return memmove(out, in, bytes), 0;
@@ -202,8 +204,8 @@ Communicator::Communicator(Group& group) : state_(std::make_shared<State>()) {
 }
 Communicator Communicator::split(int, int) const { return Communicator(state_); }
 int64_t Communicator::all_reduce_numbers(void*, size_t, bool, HostStream&) { return 0; }
-int64_t Communicator::reduce_scatter(float* out, const float* in, size_t n, HostStream&) {
-    return memmove(out, in, n * sizeof(float)), 0;
+int64_t Communicator::reduce_scatter_numbers(void* out, const void* in, size_t n, bool is_double, HostStream&) {
+    return memmove(out, in, n * (is_double ? sizeof(double) : sizeof(float))), 0;
 }
 int64_t Communicator::all_gather_bytes(void* out, const void* in, size_t bytes, HostStream&) {
     return memmove(out, in, bytes), 0;

@@ -51,7 +51,10 @@ class Communicator {
         return all_reduce_numbers(data, n, std::is_same_v<T, double>, stream);
     }
     // out (n) = part `rank()` of the sum over all ranks of in (size() * n); out may be that part of in.
-    int64_t reduce_scatter(float* out, const float* in, size_t n, HostStream& stream);
+    template <typename T>
+    int64_t reduce_scatter(T* out, const T* in, size_t n, HostStream& stream) {
+        return reduce_scatter_numbers(out, in, n, std::is_same_v<T, double>, stream);
+    }
     // out (size() * n) = what each rank gave as in (n), by rank; in may be its own place in out. T: any plain type.
     template <typename T>
     int64_t all_gather(T* out, const T* in, size_t n, HostStream& stream) {
@@ -67,6 +70,7 @@ class Communicator {
     struct State;
     explicit Communicator(std::shared_ptr<State> state);
     int64_t all_reduce_numbers(void* data, size_t n, bool is_double, HostStream& stream);
+    int64_t reduce_scatter_numbers(void* out, const void* in, size_t n, bool is_double, HostStream& stream);
     int64_t all_gather_bytes(void* out, const void* in, size_t bytes, HostStream& stream);
     int64_t broadcast_bytes(void* data, size_t bytes, int root, HostStream& stream);
     std::shared_ptr<State> state_;

@@ -22,6 +22,7 @@ struct Parameter {
     int64_t rows, cols;   // logical shape in memory; cols = 1 for a vector (then one dimension in files)
     int64_t padded_rows;  // wte: Vp, else rows. Padding rows are zero and stay zero.
     int64_t offset;       // in elements from the start of each arena (weights, gradients, m, v)
+    int64_t index;        // the offset that it has in an arena of one rank: what random numbers are addressed by
     int layer;            // -1 outside the blocks
     int shard_axis;       // 0: rows may be split between ranks (ZeRO, tensor parallelism); 1: cols; -1: not worth it
     bool weight_decay, trainable, transposed_in_file;
@@ -32,14 +33,19 @@ struct Parameter {
 
 inline constexpr int64_t kArenaAlignment = 64;  // elements; each tensor starts on such a boundary, gaps are zero
 
-inline std::vector<Parameter> parameter_table(const ModelConfig& m) {
+inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// With several ranks the embeddings, each block and the final layernorm start on multiples of kArenaAlignment * world,
+// so that each of them divides into one part for each rank (zero.h).
+inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 1) {
     std::vector<Parameter> table;
-    int64_t C = m.C, end = 0;
+    int64_t C = m.C, end = 0, index = 0;
     auto add = [&](const std::string& name, int layer, int64_t rows, int64_t cols, Init init, int shard_axis,
                    bool linear) {
         int64_t padded = name == "transformer.wte.weight" ? m.Vp() : rows;
-        table.push_back({name, rows, cols, padded, end, layer, shard_axis, cols > 1, true, linear, init});
-        end += (padded * cols + kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment;
+        if (!table.empty() && table.back().layer != layer) end = round_up(end, kArenaAlignment * world);
+        table.push_back({name, rows, cols, padded, end, index, layer, shard_axis, cols > 1, true, linear, init});
+        end += round_up(padded * cols, kArenaAlignment), index += round_up(padded * cols, kArenaAlignment);
     };
     auto vector = [&](const std::string& name, int layer, int64_t n, Init init) {
         add(name, layer, n, 1, init, -1, false);
@@ -68,9 +74,8 @@ inline std::vector<Parameter> parameter_table(const ModelConfig& m) {
 }
 
 // Elements of an arena that holds the whole table.
-inline int64_t arena_size(const std::vector<Parameter>& table) {
-    const Parameter& last = table.back();
-    return (last.offset + last.padded_size() + kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment;
+inline int64_t arena_size(const std::vector<Parameter>& table, int world = 1) {
+    return round_up(table.back().offset + table.back().padded_size(), kArenaAlignment * world);
 }
 
 // Typed pointers into an arena, by name. X may be a weight or a gradient type.
@@ -84,9 +89,13 @@ struct ModelPointers {
     std::vector<BlockPointers<X>> h;
 
     ModelPointers() = default;
-    ModelPointers(const std::vector<Parameter>& table, X* arena) {  // in the order of parameter_table()
+    ModelPointers(const std::vector<Parameter>& table, X* arena)
+        : ModelPointers(table, [=](const Parameter& p) { return arena + p.offset; }) {}
+    // at(row) gives a tensor's address.
+    template <typename At>
+    ModelPointers(const std::vector<Parameter>& table, At at) {  // in the order of parameter_table()
         auto row = table.begin();
-        auto next = [&] { return arena + (row++)->offset; };
+        auto next = [&] { return at(*row++); };
         wte = next(), wpe = next();
         while (row->layer >= 0) {
             BlockPointers<X> b;

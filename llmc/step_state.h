@@ -6,9 +6,10 @@
 #include "llmc/host_device.h"
 
 struct StepState {
-    uint64_t seed = 0;          // key of all random numbers
-    uint32_t step = 0;          // 0-based index of this step
-    uint32_t first_sample = 0;  // index within the step, over all ranks, of row b = 0 of the micro-batch at hand
+    uint64_t seed = 0;               // key of all random numbers
+    uint32_t step = 0;               // 0-based index of this step
+    uint32_t rank_first_sample = 0;  // index within the step, over all ranks, of this rank's first sample
+    uint32_t first_sample = 0;       // index within the step, over all ranks, of row b = 0 of the micro-batch at hand
     float learning_rate = 0;
     float beta1_correction = 1;  // 1 - beta1^t, t = number of updates so far + 1
     float beta2_correction = 1;  // 1 - beta2^t
@@ -31,6 +32,7 @@ struct StepOptions {
     float dropout = 0, grad_clip = 1;
     float beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0.1f;
     bool master_weights = true, stochastic_rounding = false;  // for bf16 only
+    int rank = 0, world = 1, zero_stage = 0;                  // zero.h; 0 with one rank
 };
 
 // One place in the network where dropout happens. An element is kept with probability 1 - p and scaled by 1 / (1 - p).

@@ -36,6 +36,14 @@ std::unique_ptr<GPT2<X>> load_model(const std::string& directory, StepOptions op
     return model;
 }
 
+// Weight i, and its fp32 master where there is one.
+template <typename X>
+void set_weight(GPT2<X>& model, int64_t i, float x) {
+    ModelTensors tensors = model.tensors();
+    tensors.write(Buffer::weights, i, 1, &x);
+    if (tensors.has_master) tensors.write(Buffer::master, i, 1, &x);
+}
+
 // Weights large enough that no part of the network is close to linear or trivial.
 template <typename X>
 std::unique_ptr<GPT2<X>> random_model(const ModelConfig& config, const StepOptions& options, double deviation = 0.2) {
@@ -45,7 +53,7 @@ std::unique_ptr<GPT2<X>> random_model(const ModelConfig& config, const StepOptio
     for (const Parameter& p : model->table()) {
         Doubles x = random_vector(p.size(), seed++, deviation);
         for (int64_t i = 0; i < p.size(); i++)
-            model->set_weight(p.offset + i, static_cast<float>(x[size(i)] + (p.init == Init::ones ? 1 : 0)));
+            set_weight(*model, p.offset + i, static_cast<float>(x[size(i)] + (p.init == Init::ones ? 1 : 0)));
     }
     return model;
 }
@@ -424,7 +432,7 @@ TEST(ModelTraining, NamesTheFirstTensorThatIsNotFinite) {
     model->step(batch, &state);
     EXPECT_EQ(model->first_non_finite(), "none any more");
     const Parameter& p = model->table()[2 + 12 + 8];
-    model->set_weight(p.offset + 5, NAN);
+    set_weight(*model, p.offset + 5, NAN);
     state = step_state(batch, 1, 1e-3f);
     model->step(batch, &state);
     EXPECT_TRUE(std::isnan(state.loss));
