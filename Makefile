@@ -159,14 +159,19 @@ ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_
     $(error nvcc is missing (not in CUDA_HOME, .deps, PATH, /usr/local/cuda, pip's packages): install the CUDA Toolkit 12.4 \
       or newer, or run dev/setup.sh --cuda; `make` alone builds ./train_gpt2 for the CPU)
   endif
-  CUDA_ROOTS := $(NVCC:%/bin/nvcc=%) $(CUDA_ROOTS)  # its own headers first
+  # nvcc in PATH may be a link or a script; it knows itself where it is. Its own headers come first.
+  NVCC_ROOT := $(patsubst %/bin,%,$(shell $(NVCC) --dryrun -c -x cu /dev/null 2>&1 | sed -n 's/^#\$$ _HERE_=//p'))
+  CUDA_ROOTS := $(NVCC_ROOT) $(CUDA_ROOTS)
   NVCC_VERSION := $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
+  ifeq ($(NVCC_VERSION),)
+    $(error $(NVCC) does not run)
+  endif
   ifneq ($(shell printf '%s\n' 12.4 $(NVCC_VERSION) | sort -V | head -n 1),12.4)
     $(error $(NVCC) is of CUDA $(NVCC_VERSION); the program needs 12.4 or newer (CUDA_HOME=/path/to/another))
   endif
   first = $(firstword $(wildcard $(foreach r,$(CUDA_ROOTS),$(foreach p,$(1),$(r)/$(p)))))
   # find_header NAME PACKAGE: an -isystem, unless nvcc or the compiler looks there anyway
-  find_header = $(if $(call first,include/$(1)),$(patsubst %,-isystem %,$(filter-out /usr/include $(NVCC:%/bin/nvcc=%/include),\
+  find_header = $(if $(call first,include/$(1)),$(patsubst %,-isystem %,$(filter-out /usr/include $(NVCC_ROOT)/include,\
     $(patsubst %/$(1),%,$(call first,include/$(1))))),$(error $(1) is missing ($(2)): install it or run dev/setup.sh --cuda))
   find_library = $(call first,lib64/$(1) lib/$(1) lib/$(MULTIARCH)/$(1))
   CUDA_INCLUDE := $(call find_header,cuda_runtime.h,pip's nvidia-cuda-runtime) $(call find_header,crt/host_config.h,pip's nvidia-cuda-crt) \
@@ -233,7 +238,7 @@ $(B)/%.cu.o: %.cu $(B)/cuda_flags
 	@mkdir -p $(@D)
 	@echo "  nvcc     $<"
 	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MP -c -o $@ $<
-$(CUDNN_OBJ): CPPFLAGS += $(CUDNN_INCLUDE) $(CUDA_INCLUDE) -isystem $(NVCC:%/bin/nvcc=%/include)
+$(CUDNN_OBJ): CPPFLAGS += $(CUDNN_INCLUDE) $(CUDA_INCLUDE) -isystem $(NVCC_ROOT)/include
 
 # ---- the kernel zoo ------------------------------------------------------------------------------------------------------
 ZOO := $(patsubst dev/cuda/%.cu,%,$(wildcard dev/cuda/*.cu))
@@ -259,7 +264,7 @@ ifneq ($(filter test test_asan check_programs debug_build $(B)/test/run_cuda_tes
     /usr/local/include /usr/include)
   host_root = $(firstword $(foreach r,$(HOST_ROOTS),$(if $(wildcard $(r)/$(1)),$(r))))
   HOST_HEADERS := cuda_runtime.h crt/host_config.h cublasLt.h nv/target
-  HOST_MISSING := $(foreach h,$(HOST_HEADERS),$(if $(call host_root,$(h)),,CUDA's $(h) (CUDA Toolkit$(comma) or dev/setup.sh --cuda)))
+  HOST_MISSING := $(foreach h,$(HOST_HEADERS),$(if $(call host_root,$(h)),,$(h) of CUDA (CUDA Toolkit$(comma) or dev/setup.sh --cuda)))
   HOST_INCLUDE := $(patsubst %,-isystem %,$(filter-out /usr/include /usr/local/include,$(call uniq,$(foreach h,$(HOST_HEADERS),$(call host_root,$(h))))))
   ifeq ($(shell printf '%s\n' '$(HASH)include <boost/context/detail/fcontext.hpp>' | $(CXX) $(CPPFLAGS) -E -x c++ - >/dev/null 2>&1 && echo yes),)
     HOST_MISSING += Boost.Context (libboost-context-dev; dev/setup.sh installs it)
