@@ -52,6 +52,24 @@ TEST(CudaDropout, ScalesOfNeighboursAreThePhiloxWords) {
         }
 }
 
+// p between two neighbouring values of uniform01: kept at p = uniform01(word), dropped at the next value above.
+TEST(CudaDropout, TheThresholdIsExact) {
+    StepState state = some_state();
+    DeviceVector<StepState> device_state({state});
+    for (uint32_t e = 0; e < 40; e += 4) {
+        uint32_t word = philox(state.seed, e / 4, state.first_sample, state.step,
+                               (static_cast<uint32_t>(Stream::dropout) << 24) | 9)
+                            .v[0];
+        for (uint32_t above : {0u, 1u}) {
+            DeviceVector<float> got(1);
+            float p = uniform01(word + (above << 8));
+            launch(scales_kernel<1, false>, 1, 1, 0, current_stream(), got.get(), Dropout{p, 9, device_state.get()}, 0,
+                   e, 1, 1);
+            EXPECT_EQ(got.host()[0], above ? 0 : 1 / (1 - p)) << e;
+        }
+    }
+}
+
 template <typename X>
 class CudaDropoutApply : public ::testing::Test {};
 TYPED_TEST_SUITE(CudaDropoutApply, StorageTypes);

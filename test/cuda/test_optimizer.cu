@@ -131,8 +131,9 @@ TYPED_TEST(CudaAdamW, EqualsCpu) {
                                 g = upload(grad);
             DeviceVector<AdamWSegment> segments(kSegments);
             auto base = [&](auto& x) { return x.get() + lead; };
-            auto download = [&](auto& x) {
-                auto host = x.host();
+            auto download = [&]<typename Y>(const DeviceVector<Y>& x) {
+                std::vector<Y> host = x.host();
+                for (size_t i = 0; i < lead; i++) EXPECT_TRUE(same_bits(host[i], Y(1e30f))) << "before the range";
                 return std::vector(host.begin() + static_cast<int64_t>(lead), host.end());
             };
             for (int step = 0; step < 4; step++) {
