@@ -257,7 +257,7 @@ $(ZOO:%=$(B)/dev/cuda/%): $(B)/dev/cuda/%: $(B)/dev/cuda/%.cu.o $(B)/test/cuda/r
 DEBUG_CUDA := $(filter debug_build,$(MAKECMDGOALS))
 H := $(B)/cudahost$(if $(DEBUG_CUDA),-debug)
 CUDA_TESTS := $(if $(DEBUG_CUDA),$(H)/run_cuda_tests,$(B)/test/run_cuda_tests)
-ifneq ($(filter test test_asan check_programs debug_build $(B)/test/run_cuda_tests $(B)/train_gpt2cu_cpu $(B)/cudahost/%,$(MAKECMDGOALS)),)
+ifneq ($(filter test test_asan check_programs debug_build $(B)/test/run_cuda_tests $(B)/train_gpt2cu_cpu $(B)/bench_cuda_cpu $(B)/cudahost/%,$(MAKECMDGOALS)),)
   HOST_ROOTS := $(wildcard $(if $(CUDA_HOME),$(CUDA_HOME)/include) .deps/python/nvidia/*/include .deps/usr/include /usr/local/cuda/include \
     $(patsubst %/bin/nvcc,%/include,$(realpath $(shell command -v nvcc))) \
     $(addsuffix /nvidia/*/include,$(shell python3 -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")))' 2>/dev/null)) \
@@ -298,11 +298,13 @@ $(B)/test/cudahost/missing.o: CPPFLAGS += -DCUDAHOST_MISSING='"$(HOST_MISSING)"'
 $(CUDA_TESTS): LDLIBS += -lgtest -lgtest_main
 $(CUDA_TESTS): $(if $(HOST_MISSING),$(B)/test/cudahost/missing.o,$(HOST_OBJ) $(HOST_LIB) $(LIB))
 $(B)/train_gpt2cu_cpu: $(H)/train_gpt2.cu.o $(HOST_LIB) $(LIB)
+$(H)/dev/bench/bench_cuda.cu.o: | $(H)/src/train_gpt2.cu
+$(B)/bench_cuda_cpu: $(H)/dev/bench/bench_cuda.cu.o $(HOST_LIB) $(LIB)  # for dev/gpu_check.sh --dry
 $(H)/test_%: LDLIBS += -lgtest -lgtest_main
 $(H)/test_%: $(H)/test/cuda/test_%.cu.o $(B)/test/cuda/reference.o $(HOST_LIB) $(LIB)  # one file alone
 	@echo "  link     $@"
 	$(Q)$(CXX) $(CXXFLAGS) -fsanitize=alignment $(LDFLAGS) -o $@ $^ $(BOOST_CONTEXT) $(LDLIBS)
-$(CUDA_TESTS) $(B)/train_gpt2cu_cpu:
+$(CUDA_TESTS) $(B)/train_gpt2cu_cpu $(B)/bench_cuda_cpu:
 	@mkdir -p $(@D)
 	@echo "  link     $@"
 	$(Q)$(CXX) $(CXXFLAGS) -fsanitize=alignment $(LDFLAGS) -o $@ $^ $(if $(HOST_MISSING),,$(BOOST_CONTEXT)) $(LDLIBS)

@@ -253,8 +253,8 @@ void bench_rates(cudaStream_t stream) {
 // ---- whole steps ----
 
 struct StepTime {
-    double seconds = 1e9;
-    int B = 0, recompute = 0;
+    double seconds = 0;  // 0: not measured
+    int B = 0;
 };
 
 // Median seconds of whole steps on one batch, between CUDA events in the model's own stream: graph launches, the copy
@@ -338,14 +338,19 @@ ModelConfig model_size(const std::string& name) {
     return m;
 }
 
-// One model, for the largest micro-batch, takes the smaller ones, too.
-StepTime bench_steps(const ModelConfig& m) {
-    printf("\n## Training steps, bf16, T=%d\n\n%s", o.T, step_header);
-    StepTime best;
+int largest_batch(const ModelConfig& m) {
     int largest = 0;
     for (int B : o.batches)
         if (fits(m, B, 0)) largest = std::max(largest, B);
     if (!largest) throw Error("no micro-batch of --batches fits in this GPU's memory");
+    return largest;
+}
+
+// One model, for the largest micro-batch, takes the smaller ones, too.
+StepTime bench_steps(const ModelConfig& m) {
+    printf("\n## Training steps, bf16, T=%d\n\n%s", o.T, step_header);
+    StepTime best;
+    int largest = largest_batch(m);
     double per_token = 1e9;
     {
         Model model(m, step_options(largest, 0));
@@ -353,7 +358,7 @@ StepTime bench_steps(const ModelConfig& m) {
         for (int B : o.batches) {
             if (B > largest) continue;
             double seconds = report_step(model, "steps", o.model, B, B, 0, 1.5);
-            if (seconds / B < per_token) per_token = seconds / B, best = {seconds, B, 0};
+            if (seconds / B < per_token) per_token = seconds / B, best = {seconds, B};
             write_json();
         }
     }
@@ -779,10 +784,17 @@ void bench() {
     bench_rates(stream);
     write_json();
     ModelConfig m = model_size(o.model);
-    StepTime best{1, o.batches.front(), 0};
+    StepTime best{0, largest_batch(m)};
     if (wanted("steps", 10)) best = bench_steps(m);
     write_json();
-    if (wanted("kernels", 10)) bench_kernels(m, best.B, best.seconds);
+    if (wanted("kernels", 10)) {
+        if (best.seconds == 0) {
+            Model model(m, step_options(best.B, 0));
+            randomise(model);
+            best.seconds = step_seconds(model, random_batch(best.B, o.T, m.V), 1);
+        }
+        bench_kernels(m, best.B, best.seconds);
+    }
     write_json();
     if (wanted("products", 10)) bench_products(m, best.B, stream);
     write_json();
