@@ -123,7 +123,6 @@ class GPT2 {
         }
         buffers_.allocate("the buffers of a step", false);
         acts_.allocate("the activations", false);
-        device().workspace_data = workspace_, device().workspace_bytes = workspace_bytes_;
         w_ = ModelPointers<X>(table_, weights_);
         if (o_.training) dw_ = ModelPointers<float>(table_, grads_);
         host_state_ = pinned<StepState>(1);
@@ -150,6 +149,7 @@ class GPT2 {
     // the values of this step and returns with its results. While the GPU works, next_batch() gets the batch of the
     // step after this one ready (it may return null) and its tokens travel to the GPU.
     void step(const Batch& batch, StepState* state, const NextBatch& next_batch = {}) {
+        use_workspace();
         if (staged_first_ != batch.first || staged_sequences_ != batch.sequences) stage(batch);
         take_staged(batch);
         *host_state_ = *state;
@@ -332,6 +332,7 @@ class GPT2 {
     // <= StepOptions::T.
     void token_losses(float* losses, const int* inputs, const int* targets, int B, int T) {
         CHECK(int64_t(B) * T <= rows(), "B=%d T=%d", B, T);
+        use_workspace();
         size_t n = static_cast<size_t>(B) * static_cast<size_t>(T);
         CUDA_CHECK(cudaMemcpyAsync(inputs_, inputs, n * sizeof(int), cudaMemcpyHostToDevice, stream()));
         CUDA_CHECK(cudaMemcpyAsync(targets_, targets, n * sizeof(int), cudaMemcpyHostToDevice, stream()));
@@ -344,6 +345,7 @@ class GPT2 {
     // Sampling: feeds n more tokens and returns the logits (V) after the last one. `reset` forgets what was fed before.
     // At most m.T tokens in all.
     const float* decode(const int* tokens, int n, bool reset) {
+        use_workspace();
         if (cache_.capacity == 0) allocate_cache();
         if (reset) {
             cache_.used = 0;
@@ -444,13 +446,14 @@ class GPT2 {
         buffers_.add(&norm_squared_, 1);
         buffers_.add(&segments_, static_cast<int64_t>(table_.size()));
         int N = static_cast<int>(rows()), C = m_.C;
-        workspace_bytes_ = std::max({size_t(1) << 20, matmul_workspace_bytes(N, std::max(4 * C, m_.Vp())),
-                                     attention_decode_workspace_bytes(decode_shape(decode_chunk()))});
+        AttentionShape attention = packed_qkv_shape(o_.B, o_.T, C, m_.NH);
+        workspace_bytes_ =
+            std::max({size_t(1) << 20, matmul_own_workspace_bytes(), attention_forward_workspace_bytes(attention),
+                      attention_decode_workspace_bytes(decode_shape(decode_chunk()))});
         if (o_.training)
             workspace_bytes_ = std::max({workspace_bytes_, layernorm_backward_workspace_bytes(N, C),
-                                         encoder_backward_workspace_bytes(N),
-                                         attention_backward_workspace_bytes(packed_qkv_shape(o_.B, o_.T, C, m_.NH)),
-                                         global_norm_workspace_bytes()});
+                                         bias_backward_workspace_bytes(N, 4 * C), encoder_backward_workspace_bytes(N),
+                                         attention_backward_workspace_bytes(attention), global_norm_workspace_bytes()});
         buffers_.add(&workspace_, static_cast<int64_t>(workspace_bytes_));
     }
 
@@ -501,6 +504,8 @@ class GPT2 {
     }
 
     // ---- helpers ----
+
+    void use_workspace() { device().workspace_data = workspace_, device().workspace_bytes = workspace_bytes_; }
 
     struct Norm {
         const X *w, *b;
