@@ -434,8 +434,9 @@ void bench_kernels(const ModelConfig& m, int B, double step) {
     AdamWSegment* segments;
     char* workspace;
     int64_t workspace_bytes =
-        static_cast<int64_t>(std::max({matmul_workspace_bytes(N, std::max(4 * C, Vp)),
+        static_cast<int64_t>(std::max({matmul_own_workspace_bytes(), bias_backward_workspace_bytes(N, 4 * C),
                                        layernorm_backward_workspace_bytes(N, C), encoder_backward_workspace_bytes(N),
+                                       attention_forward_workspace_bytes(shape),
                                        attention_backward_workspace_bytes(shape), global_norm_workspace_bytes()}));
     for (X** p : {&x, &y, &z, &r}) arena.add(p, NC);
     for (X** p : {&wide, &wide2, &wide3}) arena.add(p, 4 * NC);
@@ -666,7 +667,8 @@ void bench_attention(int B, cudaStream_t stream) {
         bf16 *qkv, *dqkv, *out, *dout;
         float* lse;
         char* workspace;
-        int64_t workspace_bytes = static_cast<int64_t>(attention_backward_workspace_bytes(shape));
+        int64_t workspace_bytes = static_cast<int64_t>(
+            std::max(attention_forward_workspace_bytes(shape), attention_backward_workspace_bytes(shape)));
         arena.add(&qkv, 3 * NC), arena.add(&dqkv, 3 * NC), arena.add(&out, NC), arena.add(&dout, NC);
         arena.add(&lse, int64_t(B) * T * h.NH), arena.add(&workspace, workspace_bytes);
         arena.allocate("the tensors of attention", false);
@@ -763,9 +765,9 @@ void bench() {
     cudaStream_t stream = nullptr;
     CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     std::unique_ptr<CUstream_st, cudaError_t (*)(cudaStream_t)> stream_owner(stream, cudaStreamDestroy);
-    DeviceArena workspace_arena;  // for products outside a model; large enough for any
+    DeviceArena workspace_arena;  // for products outside a model
     char* workspace;
-    int64_t workspace_bytes = static_cast<int64_t>(matmul_workspace_bytes(1 << 17, 1 << 17));
+    int64_t workspace_bytes = static_cast<int64_t>(matmul_own_workspace_bytes());
     workspace_arena.add(&workspace, workspace_bytes);
     workspace_arena.allocate("the workspace", false);
     auto own_workspace = [&] {  // models and sections before have left their own, which is gone
