@@ -6,10 +6,10 @@
 // tiles, a block of threads makes a tile, its warps make pieces of 64x64, and K is walked in steps, for each of which
 // a slice of op(a) and of op(b) is brought to shared memory once and then read by all warps.
 //   bf16   tensor cores (mma.sync), fed by asynchronous copies, several steps ahead            sm_80 and newer
-//   fp32   ordinary multiply-adds, 8x8 outputs a thread, in exact fp32                         any GPU
+//   fp32   ordinary multiply-adds in exact fp32, 8x8 outputs a thread; bf16 whose rows are not whole packs too
 // Where a product has too few tiles to keep all multiprocessors busy, as weight gradients have (small out, long K), K
 // is split among several blocks. Their sums go to the workspace, and a second kernel adds them in order: no atomics,
-// the same bits every time. Which tile and how many parts is a rule of the shape and the GPU alone (choose_splits).
+// the same bits every time. Which tile and how many parts is a rule of the shape and the GPU alone (plan_product).
 #pragma once
 #include "llmc/cuda_common.cuh"
 #include "llmc/gelu.cuh"
@@ -45,9 +45,11 @@ __device__ inline void store_some(T* to, const float (&x)[W], int count, bool pa
     }
 }
 
-// W neighbouring outputs of row m, from column n on: `sum` is the product alone.
+// W neighbouring outputs of row m, from column n on: `sum` is the product alone. out_float, if there, is what args.out
+// stands for; packs: rows of out, bias and aux are whole packs of 16 bytes.
 template <int W, typename X, typename O>
-__device__ inline void finish_outputs(const Matmul<X, O>& args, int m, int n, float (&sum)[W], bool packs = false) {
+__device__ inline void finish_outputs(const Matmul<X, O>& args, int m, int n, float (&sum)[W], bool packs = false,
+                                      float* out_float = nullptr) {
     int count = args.N - n;
     int64_t at = int64_t(m) * args.N + n;
     float x[W];
@@ -57,24 +59,23 @@ __device__ inline void finish_outputs(const Matmul<X, O>& args, int m, int n, fl
         for (int i = 0; i < W; i++) sum[i] += x[i];
     }
     if (args.accumulate) {
-        load_some(x, args.out + at, count, packs);
+        if (out_float) load_some(x, out_float + at, count, packs);
+        else load_some(x, args.out + at, count, packs);
 #pragma unroll
         for (int i = 0; i < W; i++) sum[i] += x[i];
     }
     if (args.epilogue == Epilogue::gelu) {
-        if (args.aux) {  // y is a function of what the backward pass will see
-            store_some(args.aux + at, sum, count, packs);
+        if (args.aux) store_some(args.aux + at, sum, count, packs);
 #pragma unroll
-            for (int i = 0; i < W; i++) sum[i] = static_cast<float>(X(sum[i]));
-        }
-#pragma unroll
-        for (int i = 0; i < W; i++) sum[i] = gelu_value(sum[i]);
+        for (int i = 0; i < W; i++)  // y is a function of what the backward pass will see
+            sum[i] = gelu_value(args.aux ? static_cast<float>(X(sum[i])) : sum[i]);
     } else if (args.epilogue == Epilogue::gelu_backward) {
         load_some(x, args.aux + at, count, packs);
 #pragma unroll
         for (int i = 0; i < W; i++) sum[i] *= gelu_derivative(x[i]);
     }
-    store_some(args.out + at, sum, count, packs);
+    if (out_float) store_some(out_float + at, sum, count, packs);
+    else store_some(args.out + at, sum, count, packs);
 }
 
 // ---- tiles of out, and parts of K ----
@@ -83,30 +84,18 @@ __device__ inline void finish_outputs(const Matmul<X, O>& args, int m, int n, fl
 template <typename X>
 struct OwnProduct {
     Matmul<X> args;
-    float* out_float;  // the result if it is float and X is not; one kernel serves both
+    float* out_float;  // the result if it is float and X is not: one kernel serves both
     int tiles_m, tiles_n, k_tiles, splits;
     float* partial;   // (splits,M,partial_row), if splits > 1
     int partial_row;  // N rounded up to 8
     bool packs;       // rows of out, bias and aux are whole packs of 16 bytes
 
     __device__ int items() const { return tiles_m * tiles_n * splits; }
-
-    // W outputs of an item.
     template <int W>
-    __device__ void finish(int m, int n, int split, float (&sum)[W]) const {
+    __device__ void finish(int m, int n, int split, float (&sum)[W]) const {  // W outputs of an item
         if (m >= args.M || n >= args.N) return;
-        if (splits > 1) {
-            store_some(partial + (int64_t(split) * args.M + m) * partial_row + n, sum, W, true);
-        } else {
-            finish_sum(m, n, sum);
-        }
-    }
-    template <int W>
-    __device__ void finish_sum(int m, int n, float (&sum)[W]) const {
-        if (std::is_same_v<X, float> || !out_float) return finish_outputs(args, m, n, sum, packs);
-        Matmul<X, float> same{.out = out_float, .a = nullptr, .b = nullptr, .M = args.M, .N = args.N, .K = args.K};
-        same.accumulate = args.accumulate, same.bias = args.bias, same.epilogue = args.epilogue, same.aux = args.aux;
-        finish_outputs(same, m, n, sum, packs);
+        if (splits == 1) finish_outputs(args, m, n, sum, packs, out_float);
+        else store_some(partial + (int64_t(split) * args.M + m) * partial_row + n, sum, W, true);
     }
 };
 
@@ -120,8 +109,8 @@ struct OwnItem {
         int tiles = p.tiles_m * p.tiles_n, tile = index % tiles, first = tile / (high * p.tiles_n) * high;
         int height = min(high, p.tiles_m - first), within = tile - first * p.tiles_n;
         split = index / tiles, m = first + within % height, n = within / height;
-        k = static_cast<int>(int64_t(split) * p.k_tiles / p.splits);
-        k_end = static_cast<int>(int64_t(split + 1) * p.k_tiles / p.splits);
+        int parts = p.k_tiles / p.splits, longer = p.k_tiles % p.splits;  // the first parts are longer by one
+        k = split * parts + min(split, longer), k_end = k + parts + (split < longer);
     }
 };
 
@@ -140,14 +129,13 @@ __global__ void __launch_bounds__(256) matmul_add_partial_kernel(OwnProduct<X> p
 #pragma unroll
         for (int j = 0; j < W; j++) sum[j] += x[j];
     }
-    p.finish_sum(m, n, sum);
+    finish_outputs(p.args, m, n, sum, p.packs, p.out_float);
 }
 
 // ---- bf16: tensor cores ----
 
 template <int M, int N, int K, int warps_m, int warps_n, int kStages, int blocks>
 struct MmaTile {
-    using Type = bf16;
     static constexpr int BM = M, BN = N, BK = K, kWarpsM = warps_m;
     static constexpr int threads = 32 * warps_m * warps_n;
     static constexpr int stages = kStages;  // slices of K in shared memory: one in use, the others under way
@@ -158,10 +146,10 @@ struct MmaTile {
     static_assert(BM == 64 * warps_m && BN == 64 * warps_n, "a warp makes 64x64");
     static_assert(stage_bytes >= 16 * 64 * 4 * warps_m * warps_n, "the epilogue stages 16x64 floats a warp");
 };
-// The more a tile's sides are, the fewer bytes have to come from the L2 cache for each multiply-add: the large tile
-// where shared memory allows it (A100, H100 and their successors), the small one elsewhere (99 KiB: two blocks), and
-// for shapes that it divides better.
-using LargeMmaTile = MmaTile<128, 256, 64, 2, 4, 3, 1>;
+// The longer a tile's sides, the fewer bytes have to come from the L2 cache for each multiply-add: wide or tall, as the
+// shape divides, where shared memory allows it (A100, H100 and their successors); small elsewhere (99 KiB: two blocks).
+using WideMmaTile = MmaTile<128, 256, 64, 2, 4, 3, 1>;
+using TallMmaTile = MmaTile<256, 128, 64, 4, 2, 3, 1>;
 using SmallMmaTile = MmaTile<128, 128, 32, 2, 2, 3, 2>;
 
 // How a slice of an operand lies in shared memory: as in device memory, rows along the direction in which the operand
@@ -180,36 +168,23 @@ struct SharedOperand {
         return row * pitch + (chunk ^ (chunks == 4 ? row / 2 % 4 : row % 8)) * 16;
     }
 
-    // Starts copying the slice x[e0..][k0..] of an operand of extent_all x K; what lies outside of it becomes 0.
-    static __device__ void copy(unsigned char* to, const bf16* x, int extent_all, int K, int e0, int k0) {
+    // One thread's share of the copy of a slice x[e0..][k0..] of an operand (extent_all, K), in `copies` pieces of 16
+    // bytes; what lies outside of the operand becomes 0.
+    static constexpr int copies = rows / row_step;
+    const bf16* from;
+    unsigned char* to;
+    int row_length, rows_left;
+    __device__ SharedOperand(unsigned char* slice, const bf16* x, int extent_all, int K, int e0, int k0) {
         int row = threadIdx.x / chunks, chunk = threadIdx.x % chunks;
-        int r = (k_contiguous ? e0 : k0) + row, r_end = k_contiguous ? extent_all : K;
-        int c = (k_contiguous ? k0 : e0) + chunk * 8, c_end = k_contiguous ? K : extent_all;
-        to += place(row, chunk);
-        const bf16* from = x + int64_t(r) * c_end + c;  // rows are c_end long
-#pragma unroll
-        for (int i = 0; i < rows; i += row_step) {
-            bool valid = r + i < r_end && c < c_end;
-            ptx::cp_async_16(to + i * pitch, valid ? from : x, valid);
-            from += int64_t(row_step) * c_end;
-        }
+        int r = (k_contiguous ? e0 : k0) + row, c = (k_contiguous ? k0 : e0) + chunk * 8;
+        row_length = k_contiguous ? K : extent_all;
+        rows_left = c < row_length ? (k_contiguous ? extent_all : K) - r : 0;
+        from = x + int64_t(r) * row_length + c, to = slice + place(row, chunk);
     }
-    // The same, element by element: rows begin anywhere, strides are free.
-    static __device__ void copy_elements(unsigned char* to, const bf16* x, int extent_all, int K, int e0, int k0,
-                                         int64_t e_stride, int64_t k_stride) {
-        static_assert(k_contiguous);
-        int row = threadIdx.x / chunks, chunk = threadIdx.x % chunks, k = k0 + chunk * 8;
-        for (int i = row; i < rows; i += row_step) {
-            uint32_t words[4];
-            auto element = [&](int j) -> uint32_t {
-                return e0 + i < extent_all && k + j < K ? x[(e0 + i) * e_stride + (k + j) * k_stride].bits : 0;
-            };
-#pragma unroll
-            for (int j = 0; j < 4; j++) words[j] = element(2 * j) | element(2 * j + 1) << 16;
-            *reinterpret_cast<uint4*>(to + place(i, chunk)) = uint4{words[0], words[1], words[2], words[3]};
-        }
+    __device__ void copy(int i) const {
+        ptx::cp_async_16(to + i * row_step * pitch, from + int64_t(i * row_step) * row_length,
+                         i * row_step < rows_left);
     }
-
     // Where this lane's ldmatrix address for the first 16x16 fragment of the warp's 64 is. The four 8x8 matrices of a
     // fragment follow each other down the slice's rows first, or across (`down`), as mma wants its registers.
     static __device__ int fragment_place(int e0, bool down) {
@@ -228,9 +203,7 @@ struct SharedOperand {
 // Each block takes items blockIdx.x, blockIdx.x + gridDim.x, ... and walks their slices of K in one stream: while a
 // slice is multiplied, the copies of the next ones are under way, be they of this item or the next. Within a slice, the
 // fragments of one step of 16 are loaded into registers while those of the step before are multiplied.
-// packed: both operands' rows are whole 16-byte chunks; else they are gathered, in any orientation, into the layout of
-// <a_transposed, b_transposed> = <false, true>.
-template <typename Tile, bool a_transposed, bool b_transposed, bool packed>
+template <typename Tile, bool a_transposed, bool b_transposed>
 __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_multiprocessor)
     matmul_mma_kernel(OwnProduct<bf16> p) {
     extern __shared__ __align__(128) unsigned char shared[];
@@ -243,29 +216,31 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_multiprocessor
     int a_place = A::fragment_place(warp_m, !a_transposed);
     int b_place = Tile::a_bytes + B::fragment_place(warp_n, !b_transposed);
 
-    // the copies: one slice at a time, `stages` - 1 ahead of the arithmetic
+    // The copies: slice by slice, `stages` - 1 slices ahead of the arithmetic. After the last one they copy nothing, as
+    // if the operands had ended.
     int copy_index = blockIdx.x;
-    OwnItem copy(p, copy_index);
-    auto copy_slice = [&](int stage) {
-        if (copy_index < p.items()) {
-            unsigned char *to_a = shared + stage * Tile::stage_bytes, *to_b = to_a + Tile::a_bytes;
-            int m0 = copy.m * Tile::BM, n0 = copy.n * Tile::BN, k0 = copy.k * Tile::BK;
-            if constexpr (packed) {
-                A::copy(to_a, args.a, args.M, args.K, m0, k0);
-                B::copy(to_b, args.b, args.N, args.K, n0, k0);
-            } else {
-                bool at = args.a_transposed, bt = args.b_transposed;
-                A::copy_elements(to_a, args.a, args.M, args.K, m0, k0, at ? 1 : args.K, at ? args.M : 1);
-                B::copy_elements(to_b, args.b, args.N, args.K, n0, k0, bt ? args.K : 1, bt ? 1 : args.N);
-            }
-            if (++copy.k == copy.k_end) {
-                copy_index += gridDim.x;
-                copy = OwnItem(p, copy_index);
-            }
-        }
-        ptx::cp_async_commit();
+    OwnItem ahead(p, copy_index);
+    auto copy_part = [&](int stage, int part, int parts) {
+        bool more = copy_index < p.items();
+        unsigned char* slice = shared + stage * Tile::stage_bytes;
+        A copy_a(slice, args.a, more ? args.M : 0, args.K, ahead.m * Tile::BM, ahead.k * Tile::BK);
+        B copy_b(slice + Tile::a_bytes, args.b, more ? args.N : 0, args.K, ahead.n * Tile::BN, ahead.k * Tile::BK);
+        constexpr int copies = A::copies + B::copies;
+#pragma unroll
+        for (int i = 0; i < copies; i++)
+            if (i * parts / copies == part) i < A::copies ? copy_a.copy(i) : copy_b.copy(i - A::copies);
     };
-    for (int s = 0; s < stages - 1; s++) copy_slice(s);
+    auto end_slice = [&] {
+        ptx::cp_async_commit();
+        if (++ahead.k == ahead.k_end) {
+            copy_index += gridDim.x;
+            ahead = OwnItem(p, copy_index);
+        }
+    };
+    for (int s = 0; s < stages - 1; s++) {
+        copy_part(s, 0, 1);
+        end_slice();
+    }
 
     uint32_t a[2][4][4], b[2][4][4];  // fragments of two steps: 64 rows of op(a), 64 columns of op(b)
     auto load_fragments = [&](int which, int stage, int k_step) {
@@ -277,6 +252,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_multiprocessor
     };
     int stage = 0;
     auto next = [](int s) { return s + 1 == stages ? 0 : s + 1; };
+    auto previous = [](int s) { return s == 0 ? stages - 1 : s - 1; };
     ptx::cp_async_wait<stages - 2>();
     __syncthreads();
     load_fragments(0, stage, 0);
@@ -294,14 +270,17 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_multiprocessor
                 } else {
                     load_fragments((step + 1) % 2, stage, step + 1);
                 }
-                if (step == 0) copy_slice(stage == 0 ? stages - 1 : stage - 1);  // where the slice before this one was
 #pragma unroll
-                for (int i = 0; i < 4; i++)
+                for (int i = 0; i < 4; i++) {
+                    if (step < k_steps - 1)  // a few copies at a time: the tensor cores are not to wait for them
+                        copy_part(previous(stage), step * 4 + i, (k_steps - 1) * 4);
 #pragma unroll
                     for (int j = 0; j < 8; j++) {
                         const uint32_t* bj = b[step % 2][j / 2] + j % 2 * 2;
                         ptx::mma_m16n8k16(sum[i][j], a[step % 2][i], bj[0], bj[1]);
                     }
+                }
+                if (step == k_steps - 2) end_slice();
             }
             stage = next(stage);
         }
@@ -310,8 +289,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_multiprocessor
         // lines: 16 rows at a time, each warp in a part of its own of the slice that was used last. A row's 16 chunks
         // of 16 bytes are exchanged so that neither the stores (four rows, two chunks of each) nor the loads (eight
         // chunks of one row) hit the same banks.
-        float* patch = reinterpret_cast<float*>(shared + (stage == 0 ? stages - 1 : stage - 1) * Tile::stage_bytes) +
-                       warp * 16 * 64;
+        float* patch = reinterpret_cast<float*>(shared + previous(stage) * Tile::stage_bytes) + warp * 16 * 64;
         auto chunk = [&](int row, int c) { return patch + row * 64 + ((c / 2 ^ row % 4 ^ c % 2 * 4) + c % 2 * 8) * 4; };
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -338,106 +316,94 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_multiprocessor
     }
 }
 
-// ---- fp32 ----
+// ---- fp32, and bf16 of any alignment ----
 
-struct FloatTile {
-    using Type = float;
-    static constexpr int BM = 128, BN = 128, BK = 16, threads = 256, blocks_per_multiprocessor = 2;
+struct PlainTile {
+    static constexpr int BM = 128, BN = 128, BK = 8, threads = 256, blocks_per_multiprocessor = 2;
     static constexpr int fma_per_clock = 128;
 };
 
-// A slice of an operand in registers, on its way to shared memory, where it lies k by k: to[k][e]. A thread carries two
-// packs of four elements along the direction in which the operand is contiguous.
-struct FloatSlice {
-    static constexpr int pitch = 128 + 4;  // of a row in shared memory
-    float x[2][4];
-
-    // {e, k} of pack i: 4 packs along k for each e, or 32 along e for each k.
-    static __device__ int2 place(int i, bool k_contiguous) {
-        int t = threadIdx.x + i * FloatTile::threads;
-        return k_contiguous ? int2{t / 4, t % 4 * 4} : int2{t % 32 * 4, t / 32};
+// A thread's four elements of a slice (128,8) of an operand, on their way to shared memory, where it lies k by k:
+// to[k][e]. A warp loads neighbours along the direction in which the operand is contiguous, and stores to all banks.
+template <typename X>
+struct PlainSlice {
+    static constexpr int pitch = 128 + 4;
+    const X* from;
+    int64_t step, slice_step;  // from one of the four elements to the next; from one slice to the next
+    int e_left, e_step, k_left, k_step, place, place_step;
+    float x[4];
+    __device__ PlainSlice(const X* operand, int extent, int K, int e0, int k0, bool k_contiguous) {
+        int t = threadIdx.x, e = k_contiguous ? t / 8 : t % 128, k = k_contiguous ? t % 8 : t / 128;
+        e_step = k_contiguous ? 32 : 0, k_step = k_contiguous ? 0 : 2;
+        e_left = extent - e0 - e, k_left = K - k0 - k;
+        from = operand + (k_contiguous ? int64_t(e0 + e) * K + k0 + k : int64_t(k0 + k) * extent + e0 + e);
+        step = k_contiguous ? 32ll * K : 2ll * extent, slice_step = k_contiguous ? 8 : 8ll * extent;
+        place = k * pitch + e, place_step = k_step * pitch + e_step;
     }
-    __device__ void load(const float* from, int extent, int K, int e0, int k0, bool k_contiguous, bool packs) {
+    __device__ void load() {  // the next slice
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int2 at = place(i, k_contiguous);
-            int e = e0 + at.x, k = k0 + at.y;
-            int count = e < extent && k < K ? (k_contiguous ? K - k : extent - e) : 0;
-            const float* pack = from + (k_contiguous ? int64_t(e) * K + k : int64_t(k) * extent + e);
-            load_some(x[i], pack, count, packs && count > 0);
-        }
+        for (int i = 0; i < 4; i++)
+            x[i] = i * e_step < e_left && i * k_step < k_left ? static_cast<float>(from[i * step]) : 0.0f;
+        from += slice_step, k_left -= 8;
     }
-    __device__ void store(float* to, bool k_contiguous) const {
+    __device__ void store(float* slice) const {
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int2 at = place(i, k_contiguous);
-            if (k_contiguous) {
-#pragma unroll
-                for (int j = 0; j < 4; j++) to[(at.y + j) * pitch + at.x] = x[i][j];
-            } else {
-                store_pack(to + at.y * pitch + at.x, x[i]);
-            }
-        }
+        for (int i = 0; i < 4; i++) slice[place + i * place_step] = x[i];
     }
 };
 
 // A block makes one item. A thread makes 8x8 outputs, in four pieces of 4x4, 64 rows or columns apart, so that the
 // lanes of a warp (4 down, 8 across) read neighbouring packs. While a slice is multiplied, the next one comes to
 // registers.
-static __global__ void __launch_bounds__(FloatTile::threads, FloatTile::blocks_per_multiprocessor)
-    matmul_float_kernel(OwnProduct<float> p, bool a_packs, bool b_packs) {
-    constexpr int BK = FloatTile::BK, pitch = FloatSlice::pitch;
+template <typename X>
+__global__ void __launch_bounds__(PlainTile::threads, PlainTile::blocks_per_multiprocessor)
+    matmul_plain_kernel(OwnProduct<X> p) {
+    constexpr int BK = PlainTile::BK, pitch = PlainSlice<X>::pitch;
     __shared__ __align__(16) float a_slices[2][BK * pitch];
     __shared__ __align__(16) float b_slices[2][BK * pitch];
-    const Matmul<float>& args = p.args;
+    const Matmul<X>& args = p.args;
     OwnItem item(p, blockIdx.x);
     int m0 = item.m * 128, n0 = item.n * 128, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int down = (warp / 2 * 4 + lane / 8) * 4, across = (warp % 2 * 8 + lane % 8) * 4;
-    FloatSlice a, b;
-    auto load = [&](int k) {
-        a.load(args.a, args.M, args.K, m0, k * BK, !args.a_transposed, a_packs);
-        b.load(args.b, args.N, args.K, n0, k * BK, args.b_transposed, b_packs);
-    };
-    auto store = [&](int stage) {
-        a.store(a_slices[stage], !args.a_transposed);
-        b.store(b_slices[stage], args.b_transposed);
-    };
-    load(item.k);
-    store(0);
+    PlainSlice<X> a(args.a, args.M, args.K, m0, item.k * BK, !args.a_transposed);
+    PlainSlice<X> b(args.b, args.N, args.K, n0, item.k * BK, args.b_transposed);
+    a.load(), b.load();
     float sum[8][8] = {};
-    for (int k = item.k, stage = 0; k < item.k_end; k++, stage ^= 1) {
-        __syncthreads();  // this slice is there; the one before it, where the next will go, is read no more
-        if (k + 1 < item.k_end) load(k + 1);
+    for (int left = item.k_end - item.k; left > 0; left--) {
+        float *slice_a = a_slices[left % 2], *slice_b = b_slices[left % 2];
+        a.store(slice_a), b.store(slice_b);
+        __syncthreads();  // the slice is there; the one before it may still be read, the one before that not
+        a.load(), b.load();
 #pragma unroll
         for (int i = 0; i < BK; i++) {
-            const float *row_a = a_slices[stage] + i * pitch + down, *row_b = b_slices[stage] + i * pitch + across;
             float x[8], y[8];
 #pragma unroll
             for (int side = 0; side < 2; side++) {
-                load_pack(reinterpret_cast<float(&)[4]>(x[4 * side]), row_a + 64 * side);
-                load_pack(reinterpret_cast<float(&)[4]>(y[4 * side]), row_b + 64 * side);
+                load_pack(reinterpret_cast<float(&)[4]>(x[4 * side]), slice_a + i * pitch + down + 64 * side);
+                load_pack(reinterpret_cast<float(&)[4]>(y[4 * side]), slice_b + i * pitch + across + 64 * side);
             }
 #pragma unroll
             for (int r = 0; r < 8; r++)
 #pragma unroll
                 for (int c = 0; c < 8; c++) sum[r][c] += x[r] * y[c];
         }
-        if (k + 1 < item.k_end) store(stage ^ 1);
     }
-#pragma unroll
-    for (int r = 0; r < 8; r++)
+#pragma unroll 1  // one row's code serves all: the rows move through the registers instead
+    for (int r = 0; r < 8; r++) {
 #pragma unroll
         for (int side = 0; side < 2; side++)
             p.finish(m0 + down + r % 4 + r / 4 * 64, n0 + across + side * 64, item.split,
-                     reinterpret_cast<float(&)[4]>(sum[r][4 * side]));
+                     reinterpret_cast<float(&)[4]>(sum[0][4 * side]));
+#pragma unroll
+        for (int i = 0; i < 7 * 8; i++) sum[i / 8][i % 8] = sum[i / 8 + 1][i % 8];
+    }
 }
 
 // ---- which tile, and how many parts ----
 
 constexpr int matmul_own_most_items = 4;  // for each block that runs at once, if K is split: bounds the workspace
-
 inline size_t matmul_own_workspace_bytes() {
-    return static_cast<size_t>(device().multiprocessors) * matmul_own_most_items * LargeMmaTile::BM * LargeMmaTile::BN *
+    return static_cast<size_t>(device().multiprocessors) * matmul_own_most_items * WideMmaTile::BM * WideMmaTile::BN *
            sizeof(float);
 }
 
@@ -446,59 +412,56 @@ struct OwnPlan {
     double clocks;  // estimate
 };
 // The number of parts of K that takes the least time: rounds in which all blocks have an item, times an item's clocks.
-// Estimates, from data sheets, of what matters: an item's start and end, which nothing hides, cost about 3,000 clocks,
-// the sums of a part in the workspace 8 bytes an output at 16 bytes a clock, the second kernel 4,000 clocks.
+// Estimates from data sheets, not measured: an item's start and end, which nothing hides, cost 3,000 clocks; the sums
+// of a part in the workspace 8 bytes an output at 16 bytes a clock; the second kernel 4,000 clocks.
 template <typename Tile>
-OwnPlan choose_splits(int M, int N, int K) {
-    int64_t tiles = int64_t(ceil_div(M, Tile::BM)) * ceil_div(N, Tile::BN),
-            k_tiles = std::max(1, ceil_div(K, Tile::BK));
-    int64_t processors = device().multiprocessors, blocks = Tile::blocks_per_multiprocessor;
-    int64_t slots = processors * blocks;
-    double slice = 1.0 * Tile::BM * Tile::BN * Tile::BK * blocks / Tile::fma_per_clock;
+OwnPlan plan_product(int M, int N, int K) {
+    constexpr int blocks = Tile::blocks_per_multiprocessor;
+    constexpr double slice = 1.0 * Tile::BM * Tile::BN * Tile::BK * blocks / Tile::fma_per_clock;
+    int64_t tiles = int64_t(ceil_div(M, Tile::BM)) * ceil_div(N, Tile::BN), slots = device().multiprocessors * blocks;
     OwnPlan best{1, 0};
-    for (int64_t s = 1; s == 1 || (s <= k_tiles / 4 && s * tiles <= slots * matmul_own_most_items); s++) {
-        double rounds = static_cast<double>((tiles * s + slots - 1) / slots), parts = static_cast<double>(tiles * s);
-        double clocks = rounds * (static_cast<double>((k_tiles + s - 1) / s) * slice + 3000);
-        if (s > 1) clocks += 4000 + parts * Tile::BM * Tile::BN * 8 / (16.0 * static_cast<double>(processors));
-        if (s == 1 || clocks < best.clocks) best = {static_cast<int>(s), clocks};
+    for (int s = 1; s == 1 || (s <= ceil_div(K, Tile::BK) / 4 && s * tiles <= slots * matmul_own_most_items); s++) {
+        double clocks = ceil_div(tiles * s, slots) * (ceil_div(ceil_div(K, Tile::BK), s) * slice + 3000);
+        if (s > 1)
+            clocks += 4000 + static_cast<double>(s * tiles) * Tile::BM * Tile::BN * 8 / 16 / device().multiprocessors;
+        if (s == 1 || clocks < best.clocks) best = {s, clocks};
     }
     return best;
 }
 
 // ---- launchers ----
 
+// Rows of both operands are whole packs of 16 bytes, as asynchronous copies need them.
+template <typename X, typename O>
+bool operands_are_packs(const Matmul<X, O>& args) {
+    constexpr int W = pack_width<X>;
+    return (args.a_transposed ? args.M : args.K) % W == 0 && (args.b_transposed ? args.K : args.N) % W == 0 &&
+           aligned_16(args.a) && aligned_16(args.b);
+}
+
 // One product with this tile and so many parts of K.
 template <typename Tile, typename X, typename O>
 void matmul_own_with(const Matmul<X, O>& args, int splits, cudaStream_t stream) {
+    constexpr int W = pack_width<X>;
     OwnProduct<X> p{};
-    p.args = {.out = nullptr, .a = args.a, .b = args.b, .M = args.M, .N = args.N, .K = args.K};
-    p.args.a_transposed = args.a_transposed, p.args.b_transposed = args.b_transposed;
-    p.args.accumulate = args.accumulate, p.args.bias = args.bias;
-    p.args.epilogue = args.epilogue, p.args.aux = args.aux;
+    p.args = {nullptr,           args.a,          args.b,    args.M,        args.N,  args.K, args.a_transposed,
+              args.b_transposed, args.accumulate, args.bias, args.epilogue, args.aux};
     if constexpr (std::is_same_v<X, O>) p.args.out = args.out;
     else p.out_float = args.out;
-    constexpr int W = pack_width<X>;
     p.tiles_m = ceil_div(args.M, Tile::BM), p.tiles_n = ceil_div(args.N, Tile::BN);
     p.k_tiles = std::max(1, ceil_div(args.K, Tile::BK)), p.splits = splits;
     p.partial_row = ceil_div(args.N, 8) * 8;
-    p.packs = args.N % W == 0 && aligned_16(args.out) && aligned_16(args.bias) && aligned_16(args.aux);
     if (splits > 1) p.partial = workspace<float>(static_cast<size_t>(splits) * args.M * p.partial_row);
-    bool a_packs = (args.a_transposed ? args.M : args.K) % W == 0 && aligned_16(args.a);
-    bool b_packs = (args.b_transposed ? args.K : args.N) % W == 0 && aligned_16(args.b);
+    p.packs = args.N % W == 0 && aligned_16(args.out) && aligned_16(args.bias) && aligned_16(args.aux);
     int items = p.tiles_m * p.tiles_n * splits;
-    if constexpr (std::is_same_v<X, float>) {
-        launch(matmul_float_kernel, items, Tile::threads, 0, stream, p, a_packs, b_packs);
+    if constexpr (std::is_same_v<Tile, PlainTile>) {
+        launch(matmul_plain_kernel<X>, items, Tile::threads, 0, stream, p);
     } else {
-        auto kernel = matmul_mma_kernel<SmallMmaTile, false, true, false>;
-        if (!(a_packs && b_packs)) {
-            if (!std::is_same_v<Tile, SmallMmaTile>) return matmul_own_with<SmallMmaTile>(args, splits, stream);
-        } else if (args.a_transposed) {
-            kernel = args.b_transposed ? matmul_mma_kernel<Tile, true, true, true>
-                                       : matmul_mma_kernel<Tile, true, false, true>;
-        } else {
-            kernel = args.b_transposed ? matmul_mma_kernel<Tile, false, true, true>
-                                       : matmul_mma_kernel<Tile, false, false, true>;
-        }
+        CHECK(operands_are_packs(args), "M %d, N %d, K %d", args.M, args.N, args.K);
+        auto kernel =
+            args.a_transposed
+                ? (args.b_transposed ? matmul_mma_kernel<Tile, true, true> : matmul_mma_kernel<Tile, true, false>)
+                : (args.b_transposed ? matmul_mma_kernel<Tile, false, true> : matmul_mma_kernel<Tile, false, false>);
         int blocks = std::min(items, device().multiprocessors * Tile::blocks_per_multiprocessor);
         launch(kernel, blocks, Tile::threads, Tile::shared_bytes, stream, p);
     }
@@ -508,14 +471,19 @@ void matmul_own_with(const Matmul<X, O>& args, int splits, cudaStream_t stream) 
 
 template <typename X, typename O>
 void matmul_own(const Matmul<X, O>& args, cudaStream_t stream) {
-    if (args.M == 0 || args.N == 0) return;
-    if constexpr (std::is_same_v<X, float>) {
-        matmul_own_with<FloatTile>(args, choose_splits<FloatTile>(args.M, args.N, args.K).splits, stream);
-    } else {
-        OwnPlan small = choose_splits<SmallMmaTile>(args.M, args.N, args.K),
-                large = choose_splits<LargeMmaTile>(args.M, args.N, args.K);
-        bool fits = LargeMmaTile::shared_bytes <= device().max_shared_bytes;
-        if (fits && large.clocks < 1.2 * small.clocks) matmul_own_with<LargeMmaTile>(args, large.splits, stream);
-        else matmul_own_with<SmallMmaTile>(args, small.splits, stream);
+    int M = args.M, N = args.N, K = args.K;
+    if (M == 0 || N == 0) return;
+    if constexpr (std::is_same_v<X, bf16>) {
+        if (operands_are_packs(args)) {
+            OwnPlan small = plan_product<SmallMmaTile>(M, N, K), wide = plan_product<WideMmaTile>(M, N, K),
+                    tall = plan_product<TallMmaTile>(M, N, K);
+            // the small tile waits for the L2 cache more than the estimate says
+            if (WideMmaTile::shared_bytes > device().max_shared_bytes ||
+                1.2 * small.clocks < std::min(wide.clocks, tall.clocks))
+                return matmul_own_with<SmallMmaTile>(args, small.splits, stream);
+            if (tall.clocks < wide.clocks) return matmul_own_with<TallMmaTile>(args, tall.splits, stream);
+            return matmul_own_with<WideMmaTile>(args, wide.splits, stream);
+        }
     }
+    matmul_own_with<PlainTile>(args, plan_product<PlainTile>(M, N, K).splits, stream);
 }

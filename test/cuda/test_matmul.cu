@@ -94,7 +94,7 @@ auto own_with(int splits) {
 
 TEST(MatmulOwn, Fp32) {
     Multiprocessors two(2);
-    auto product = own_with<FloatTile>(1);
+    auto product = own_with<PlainTile>(1);
     for (int n : {1, 2, 5}) compare_transposes<float, float>(n, n + 1, n + 2, product);
     compare_transposes<float, float>(131, 70, 17, product);
     compare_transposes<float, float>(36, 136, 40, product);
@@ -102,8 +102,8 @@ TEST(MatmulOwn, Fp32) {
     compare_ends<float, float>(9, 13, 5, product);
     compare<float, float>({20, 24, 32, 2}, product);
     compare<float, float>(Case{20, 24, 32, 2 + 8}.with_shift(), product);
-    compare_transposes<float, float>(12, 20, 100, own_with<FloatTile>(3));
-    compare_transposes<float, float>(5, 7, 33, own_with<FloatTile>(3));
+    compare_transposes<float, float>(12, 20, 100, own_with<PlainTile>(3));
+    compare_transposes<float, float>(5, 7, 33, own_with<PlainTile>(3));
 }
 
 template <typename Tile>
@@ -122,19 +122,26 @@ TEST(MatmulOwn, Bf16SmallTile) {
     compare<bf16, float>({264, 264, 72, 1 + 4}, own_with<SmallMmaTile>(1));  // nine tiles, two blocks
     compare<bf16, bf16>({8, 16, 160, 2 + 4 + 8}, own_with<SmallMmaTile>(5));
 }
-TEST(MatmulOwn, Bf16LargeTile) {
+TEST(MatmulOwn, Bf16WideTile) {
     Multiprocessors one(1);
-    small_bf16<LargeMmaTile>();
-    compare<bf16, bf16>({136, 264, 136, 2}, own_with<LargeMmaTile>(1));  // four tiles, one block
+    small_bf16<WideMmaTile>();
+    compare<bf16, bf16>({136, 264, 136, 2}, own_with<WideMmaTile>(1));  // four tiles, one block
+}
+TEST(MatmulOwn, Bf16TallTile) {
+    Multiprocessors one(1);
+    small_bf16<TallMmaTile>();
+    compare<bf16, bf16>({264, 136, 136, 2}, own_with<TallMmaTile>(1));
 }
 TEST(MatmulOwn, Bf16RowsThatAreNotWholePacks) {
     Multiprocessors one(1);
-    for (int n : {1, 3}) compare_transposes<bf16, bf16>(n, n + 1, n + 2, own_with<LargeMmaTile>(1));
-    compare_transposes<bf16, bf16>(37, 131, 45, own_with<SmallMmaTile>(1));
-    compare_transposes<bf16, float>(13, 7, 165, own_with<SmallMmaTile>(3));
-    compare_ends<bf16, bf16>(5, 9, 8, own_with<SmallMmaTile>(1));
-    compare<bf16, bf16>({8, 9, 16, 2 + 8}, own_with<LargeMmaTile>(1));  // operands are, the result is not
-    compare<bf16, bf16>(Case{16, 24, 32, 2 + 8}.with_shift(), own_with<SmallMmaTile>(1));
+    auto product = [](const auto& args, cudaStream_t stream) { matmul_own(args, stream); };
+    for (int n : {1, 3}) compare_transposes<bf16, bf16>(n, n + 1, n + 2, product);
+    compare_transposes<bf16, bf16>(37, 131, 45, product);
+    compare_transposes<bf16, float>(13, 7, 165, own_with<PlainTile>(3));
+    compare_transposes<bf16, float>(16, 24, 40, own_with<PlainTile>(1));
+    compare_ends<bf16, bf16>(5, 9, 8, product);
+    compare<bf16, bf16>({8, 9, 16, 2 + 8}, product);  // the operands' rows are, those of the result not
+    compare<bf16, bf16>(Case{16, 24, 32, 2 + 8}.with_shift(), product);
 }
 
 // K = 0 leaves what follows the sum.
@@ -148,8 +155,8 @@ TEST(MatmulOwn, EmptySum) {
 // A weight gradient: few tiles, long K. The rule splits it, and the workspace that the model reserves is enough.
 TEST(MatmulOwn, SplitsByRule) {
     Multiprocessors eight(8);
-    EXPECT_GT(choose_splits<SmallMmaTile>(16, 24, 2048).splits, 1);
-    EXPECT_GT(choose_splits<FloatTile>(16, 24, 2048).splits, 1);
+    EXPECT_GT(plan_product<SmallMmaTile>(16, 24, 2048).splits, 1);
+    EXPECT_GT(plan_product<PlainTile>(16, 24, 2048).splits, 1);
     auto product = [](const auto& args, cudaStream_t stream) { matmul_own(args, stream); };
     compare<bf16, float>({16, 24, 2048, 1 + 4}, product);
     compare<bf16, float>({13, 7, 2045, 1 + 4}, product);
@@ -159,7 +166,7 @@ TEST(MatmulOwn, SplitsByRule) {
             for (int N : {1, 768, 50304})
                 for (int K : {1, 768, 65536}) {
                     Multiprocessors some(processors);
-                    for (OwnPlan plan : {choose_splits<LargeMmaTile>(M, N, K), choose_splits<SmallMmaTile>(M, N, K)}) {
+                    for (OwnPlan plan : {plan_product<WideMmaTile>(M, N, K), plan_product<SmallMmaTile>(M, N, K)}) {
                         EXPECT_GE(plan.splits, 1);
                         EXPECT_LE(plan.splits, std::max(1, ceil_div(K, 32)));
                         if (plan.splits > 1)
