@@ -4,7 +4,6 @@
 #include <memory>
 #include <tuple>
 #include <unordered_map>
-#include "llmc/cuda_common.cuh"
 #include "llmc/dynamic_library.h"
 
 // The frontend finds cuDNN's functions through this handle instead of through the linker.
@@ -118,36 +117,37 @@ const Plan& find_plan(const AttentionShape& s, bool backward) {
     return at->second;
 }
 
-bool execute(const AttentionShape& s, bool backward, std::unordered_map<int64_t, const void*> tensors,
-             const int* doc_start, Dropout dropout, cudaStream_t stream) {
-    if (doc_start || dropout.active() || s.Tq != s.Tk) return false;
+void execute(const AttentionShape& s, bool backward, std::unordered_map<int64_t, const void*> tensors, void* workspace,
+             cudaStream_t stream) {
     const Plan& plan = find_plan(s, backward);
-    if (!plan.graph) return false;
+    CHECK(plan.graph, "B=%d T=%d NH=%d HS=%d", s.B, s.Tq, s.NH, s.HS);
     std::unordered_map<int64_t, void*> addresses;
     for (auto [uid, p] : tensors) addresses[uid] = const_cast<void*>(p);
     cudnn().check(cudnn().set_stream(cudnn().handle, stream), "cudnnSetStream", __LINE__);
-    fe::error_t error = plan.graph->execute(cudnn().handle, addresses, workspace<char>(plan.workspace_bytes));
+    fe::error_t error = plan.graph->execute(cudnn().handle, addresses, workspace);
     if (error.is_bad())
         throw Error(strf("%s:%d: cuDNN's attention %s, B=%d T=%d NH=%d HS=%d: %s", __FILE__, __LINE__,
                          backward ? "backward" : "forward", s.B, s.Tq, s.NH, s.HS, error.get_message().c_str()));
-    return true;
 }
 
 }  // namespace
 
-bool attention_forward_cudnn(bf16* out, float* lse, const bf16* q, const bf16* k, const bf16* v,
-                             const AttentionShape& shape, const int* doc_start, Dropout dropout, cudaStream_t stream) {
-    return execute(shape, false, {{Q, q}, {K, k}, {V, v}, {OUT, out}, {LSE, lse}}, doc_start, dropout, stream);
-}
-
-bool attention_backward_cudnn(bf16* dq, bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k,
-                              const bf16* v, const bf16* out, const float* lse, const AttentionShape& shape,
-                              const int* doc_start, Dropout dropout, cudaStream_t stream) {
-    return execute(shape, true,
-                   {{Q, q}, {K, k}, {V, v}, {OUT, out}, {LSE, lse}, {DOUT, dout}, {DQ, dq}, {DK, dk}, {DV, dv}},
-                   doc_start, dropout, stream);
+bool attention_cudnn_supports(const AttentionShape& shape, bool backward) {
+    return shape.Tq == shape.Tk && find_plan(shape, false).graph && (!backward || find_plan(shape, true).graph);
 }
 
 size_t attention_cudnn_workspace_bytes(const AttentionShape& shape, bool backward) {
-    return shape.Tq == shape.Tk ? find_plan(shape, backward).workspace_bytes : 0;
+    return find_plan(shape, backward).workspace_bytes;
+}
+
+void attention_forward_cudnn(bf16* out, float* lse, const bf16* q, const bf16* k, const bf16* v,
+                             const AttentionShape& shape, void* workspace, cudaStream_t stream) {
+    execute(shape, false, {{Q, q}, {K, k}, {V, v}, {OUT, out}, {LSE, lse}}, workspace, stream);
+}
+
+void attention_backward_cudnn(bf16* dq, bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k,
+                              const bf16* v, const bf16* out, const float* lse, const AttentionShape& shape,
+                              void* workspace, cudaStream_t stream) {
+    execute(shape, true, {{Q, q}, {K, k}, {V, v}, {OUT, out}, {LSE, lse}, {DOUT, dout}, {DQ, dq}, {DK, dk}, {DV, dv}},
+            workspace, stream);
 }

@@ -2,21 +2,21 @@
 //
 // The mathematics of attention.cuh: causal; lse (B,NH,Tq) = log sum exp, so that forward by one and backward by the
 // other fit together. The order of sums in the backward pass is fixed. Only bf16, Tq = Tk, no dropout, no document
-// boundaries, and the head sizes that this GPU and this version of the library offer: the functions return false where
-// they have done nothing, and the caller takes its own kernel. What they return depends on shape, GPU and library
-// alone.
+// boundaries (doc_start), and the head sizes that this GPU and this version of the library offer.
 #pragma once
 #include <cuda_runtime_api.h>
 #include <cstddef>
-#include "llmc/layer_arguments.h"
-#include "llmc/step_state.h"
 #include "llmc/bf16.h"
+#include "llmc/layer_arguments.h"
 
-bool attention_forward_cudnn(bf16* out, float* lse, const bf16* q, const bf16* k, const bf16* v,
-                             const AttentionShape& shape, const int* doc_start, Dropout dropout, cudaStream_t stream);
-bool attention_backward_cudnn(bf16* dq, bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k,
-                              const bf16* v, const bf16* out, const float* lse, const AttentionShape& shape,
-                              const int* doc_start, Dropout dropout, cudaStream_t stream);
-
-// What the two take of the workspace (cuda_common.cuh); asks the library.
+// Whether the library computes this shape, forward or (backward = true) both ways. A matter of shape, GPU and library
+// alone. Error if there is no library.
+bool attention_cudnn_supports(const AttentionShape& shape, bool backward);
 size_t attention_cudnn_workspace_bytes(const AttentionShape& shape, bool backward);
+
+// For shapes that are supported. workspace: as many bytes as above, on a 256-byte boundary.
+void attention_forward_cudnn(bf16* out, float* lse, const bf16* q, const bf16* k, const bf16* v,
+                             const AttentionShape& shape, void* workspace, cudaStream_t stream);
+void attention_backward_cudnn(bf16* dq, bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k,
+                              const bf16* v, const bf16* out, const float* lse, const AttentionShape& shape,
+                              void* workspace, cudaStream_t stream);
