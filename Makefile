@@ -172,12 +172,12 @@ ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_
   first = $(firstword $(wildcard $(foreach r,$(CUDA_ROOTS),$(foreach p,$(1),$(r)/$(p)))))
   # find_header NAME PACKAGE: an -isystem, unless nvcc or the compiler looks there anyway
   find_header = $(if $(call first,include/$(1)),$(patsubst %,-isystem %,$(filter-out /usr/include $(NVCC_ROOT)/include,\
-    $(patsubst %/$(1),%,$(call first,include/$(1))))),$(error $(1) is missing ($(2)): install it or run dev/setup.sh --cuda))
+    $(patsubst %/$(1),%,$(call first,include/$(1))))),$(error $(1) is missing: install $(2)$(if $(findstring cudnn,$(1)),, or run dev/setup.sh --cuda)))
   find_library = $(call first,lib64/$(1) lib/$(1) lib/$(MULTIARCH)/$(1))
   CUDA_INCLUDE := $(call find_header,cuda_runtime.h,pip's nvidia-cuda-runtime) $(call find_header,crt/host_config.h,pip's nvidia-cuda-crt) \
     $(call find_header,cublasLt.h,pip's nvidia-cublas) $(if $(call first,include/cccl/nv/target),,$(call find_header,nv/target,pip's nvidia-cuda-cccl))
   CUDART := $(call find_library,libcudart_static.a)
-  $(if $(CUDART),,$(error libcudart_static.a is missing (pip's nvidia-cuda-runtime): install it or run dev/setup.sh --cuda))
+  $(if $(CUDART),,$(error libcudart_static.a is missing: install pip's nvidia-cuda-runtime or run dev/setup.sh --cuda))
   # These are opened at run time (llmc/dynamic_library.h); the program remembers where they were.
   CUBLASLT := $(call find_library,libcublasLt.so.1[23])
   NCCL := $(call find_library,libnccl.so.2)
