@@ -488,9 +488,9 @@ class GPT2 {
         CUDA_CHECK(cudaStreamSynchronize(copy_stream_.get()));  // the last copy from host_tokens_ is over
         std::copy(batch.inputs.begin(), batch.inputs.end(), host_tokens_.get());
         std::copy(batch.targets.begin(), batch.targets.end(), host_tokens_.get() + n);
-        for (int half = 0; half < 2; half++)
-            CUDA_CHECK(cudaMemcpyAsync(half ? staged_targets_ : staged_inputs_,
-                                       host_tokens_.get() + static_cast<size_t>(half) * n, n * sizeof(int),
+        for (int part = 0; part < 2; part++)
+            CUDA_CHECK(cudaMemcpyAsync(part ? staged_targets_ : staged_inputs_,
+                                       host_tokens_.get() + static_cast<size_t>(part) * n, n * sizeof(int),
                                        cudaMemcpyHostToDevice, copy_stream_.get()));
         CUDA_CHECK(cudaEventRecord(staged_ready_.get(), copy_stream_.get()));
         staged_first_ = batch.first, staged_sequences_ = batch.sequences;
