@@ -52,7 +52,7 @@ struct Results {
 
 // CPU and CUDA agree; the gaps between rows stay as they are; all schedules give the same bits.
 template <typename X>
-void expect_equals_cpu(const Problem<X>& p, bool backward = true, double slack = 1) {
+void expect_equals_cpu(const Problem<X>& p, bool backward = true) {
     const AttentionShape& s = p.s;
     SCOPED_TRACE(::testing::Message() << "B=" << s.B << " Tq=" << s.Tq << " Tk=" << s.Tk << " NH=" << s.NH
                                       << " NKV=" << s.NKV << " HS=" << s.HS);
@@ -75,7 +75,7 @@ void expect_equals_cpu(const Problem<X>& p, bool backward = true, double slack =
         Dropout d{p.dropout, 5, state.get()};
         attention_forward(out.get(), lse.get(), q.get(), k.get(), v.get(), s, on_device, d, current_stream());
         got.out = out.host(), got.lse = lse.host();
-        EXPECT_LT(relative_error(got.out, want.out), slack * tolerance<X>);
+        EXPECT_LT(relative_error(got.out, want.out), tolerance<X>);
         EXPECT_LT(relative_error(got.lse, want.lse), 1e-5);
         if (backward) {
             DeviceVector<X> dout(p.dout), dq(blank.dq), dk(blank.dk), dv(blank.dv);
@@ -83,9 +83,14 @@ void expect_equals_cpu(const Problem<X>& p, bool backward = true, double slack =
             attention_backward(dq.get(), dk.get(), dv.get(), dout.get(), q.get(), k.get(), v.get(), out.get(),
                                lse.get(), s, on_device, d, current_stream());
             got.dq = dq.host(), got.dk = dk.host(), got.dv = dv.host();
-            EXPECT_LT(relative_error(got.dq, want.dq), slack * tolerance<X>) << "dq";
-            EXPECT_LT(relative_error(got.dk, want.dk), slack * tolerance<X>) << "dk";
-            EXPECT_LT(relative_error(got.dv, want.dv), slack * tolerance<X>) << "dv";
+            // One position sees only itself: its true dq and dk are 0, what is computed is rounding.
+            auto error = [&](std::vector<X> x, std::vector<X> y) {
+                if (s.Tq == 1) x.push_back(X(1.0f)), y.push_back(X(1.0f));
+                return relative_error(x, y);
+            };
+            EXPECT_LT(error(got.dq, want.dq), tolerance<X>) << "dq";
+            EXPECT_LT(error(got.dk, want.dk), tolerance<X>) << "dk";
+            EXPECT_LT(error(got.dv, want.dv), tolerance<X>) << "dv";
         }
         auto same = [](const auto& a, const auto& b) {
             return std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0;
@@ -99,6 +104,60 @@ void expect_equals_cpu(const Problem<X>& p, bool backward = true, double slack =
 
 TYPED_TEST(CudaAttention, LengthsAroundTiles) {
     for (int T : {1, 2, 15, 16, 17, 33, 64, 65, 129, 200}) expect_equals_cpu(Problem<TypeParam>(1, T, T, 2, 2, 64));
+}
+
+// Tuned sizes, and those that are padded: with rows of whole packs, with rows that are not, and with one element.
+TYPED_TEST(CudaAttention, HeadSizes) {
+    for (int HS : {1, 7, 16, 20, 80, 96, 128, 130, 160, 256})
+        expect_equals_cpu(Problem<TypeParam>(2, 35, 35, 1, 1, HS));
+    expect_equals_cpu(Problem<TypeParam>(1, 150, 150, 1, 1, 128));
+    expect_equals_cpu(Problem<TypeParam>(1, 70, 70, 1, 1, 256));
+}
+
+TYPED_TEST(CudaAttention, GroupedHeads) {
+    expect_equals_cpu(Problem<TypeParam>(2, 37, 37, 6, 2, 16));
+    expect_equals_cpu(Problem<TypeParam>(1, 140, 140, 3, 1, 64));
+}
+
+TYPED_TEST(CudaAttention, RowsFurtherApart) {
+    for (int gap : {8, 3}) expect_equals_cpu(Problem<TypeParam>(2, 70, 70, 2, 1, 64, gap));
+}
+
+TYPED_TEST(CudaAttention, Documents) {
+    for (int HS : {64, 128, 32}) {
+        Problem<TypeParam> p(2, 150, 150, 2, 1, HS);
+        p.add_documents();
+        expect_equals_cpu(p);
+    }
+}
+
+// T % 4 != 0: neighbouring keys are in two of Philox's groups of four.
+TYPED_TEST(CudaAttention, Dropout) {
+    for (auto [T, HS] : {std::pair{72, 64}, {135, 64}, {39, 128}}) {
+        Problem<TypeParam> p(2, T, T, 2, 1, HS);
+        p.dropout = 0.3f;
+        expect_equals_cpu(p);
+        if (T == 39) p.add_documents(), expect_equals_cpu(p);
+    }
+}
+
+TYPED_TEST(CudaAttention, FewerQueriesThanKeys) {
+    for (auto [Tq, Tk] : {std::pair{1, 5}, {3, 70}, {33, 140}, {130, 200}}) {
+        Problem<TypeParam> p(2, Tq, Tk, 2, 1, 64);
+        expect_equals_cpu(p, false);
+        p.add_documents(), p.dropout = 0.2f;
+        expect_equals_cpu(p, false);
+    }
+}
+
+// Scores of some thousands: the probabilities are 0 and 1, and nothing overflows on the way to them.
+TYPED_TEST(CudaAttention, LargeScores) { expect_equals_cpu(Problem<TypeParam>(1, 150, 150, 1, 1, 64, 0, 25)); }
+
+// The heads that share the cache take their turns before the next ones start; every tile is still done once.
+TYPED_TEST(CudaAttention, MoreHeadsThanTheCacheHolds) {
+    int l2_bytes = std::exchange(device().l2_bytes, 4 * 150 * 16 * static_cast<int>(sizeof(TypeParam)) * 2);
+    expect_equals_cpu(Problem<TypeParam>(2, 150, 150, 3, 3, 16));
+    device().l2_bytes = l2_bytes;
 }
 
 }  // namespace
