@@ -153,7 +153,7 @@ CUDA_GOALS := train_gpt2cu test_cuda check_cuda bench_cuda build_gpu_check $(B)/
 ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_tests $(B)/dev/cuda/%,$(MAKECMDGOALS)),)
   PIP := $(shell python3 -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")))' 2>/dev/null)
   CUDA_ROOTS := $(CUDA_HOME) $(wildcard .deps/python/nvidia/*) $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc))) \
-    /usr/local/cuda $(wildcard $(PIP:%=%/nvidia/*)) .deps/python $(PIP) /usr/local /usr
+    /usr/local/cuda $(wildcard $(PIP:%=%/nvidia/*)) .deps/python $(PIP) /usr/local /usr $(wildcard $(CURDIR)/.gpu_pack/usr)
   NVCC := $(firstword $(wildcard $(CUDA_ROOTS:%=%/bin/nvcc)))
   ifeq ($(NVCC),)
     $(error nvcc is missing (not in CUDA_HOME, .deps, PATH, /usr/local/cuda, pip's packages): install the CUDA Toolkit 12.4 \

@@ -18,7 +18,7 @@ multiarch=$("$cxx" -print-multiarch 2>/dev/null || true)
 add_headers() {
     local header=$1 package=$2 root name
     shift 2
-    for root in .deps/usr/include ".deps/usr/include/$multiarch" .deps/python/*/include .deps/python/include /usr/local/include \
+    for root in .deps/usr/include ".deps/usr/include/$multiarch" .deps/python/include /usr/local/include \
         /usr/include "/usr/include/$multiarch" $(python3 -c 'import sys; print(*(p + "/include" for p in sys.path if p.endswith("-packages")))' 2>/dev/null); do
         [ -e "$root/$header" ] || continue
         for name in "$@"; do
