@@ -28,10 +28,9 @@
 #include "llmc/cpu/matmul.h"
 #include "llmc/dataloader.h"
 #include "llmc/initial_weights.h"
-#include "llmc/model_files.h"
+#include "llmc/model_memory.h"
 #include "llmc/program.h"
 #include "llmc/step_state.h"
-#include "llmc/zero.h"
 
 // Keys and values of the tokens seen so far, for sampling.
 template <typename X>
@@ -55,28 +54,25 @@ class GPT2 {
     GPT2(const ModelConfig& config, const StepOptions& options, Communicator* comm = nullptr)
         : GPT2(config, options, PlanOnly{}) {
         comm_ = comm;
-        parameters_.allocate();
-        if (o_.training) gradients_.allocate(), optimizer_.allocate(), scratch_memory_.allocate();
+        memory_.parameters.allocate();
+        if (o_.training) memory_.gradients.allocate(), memory_.optimizer.allocate(), scratch_memory_.allocate();
         acts_.allocate();
-        w_ = ModelPointers<X>(
-            table_, [&](const Parameter& p) { return weights_ ? weights_ + p.offset : in_slot(weight_slots_, p); });
-        if (stage() == 0) own_grads_ = grads_;
-        if (o_.training) dw_ = ModelPointers<G>(table_, [&](const Parameter& p) { return gradient_of(p); });
+        memory_.connect(&w_, &dw_);
     }
 
     // Weights as GPT-2 has them at the start (llmc/initial_weights.h). Clears the optimizer.
     void init_weights(uint64_t seed) {
         std::vector<float> values;
-        for (size_t t = 0; t < table_.size(); t++) {
-            const Parameter& p = table_[t];
+        for (size_t t = 0; t < memory_.table.size(); t++) {
+            const Parameter& p = memory_.table[t];
             values.resize(static_cast<size_t>(p.size()));
             initial_weights(values.data(), p, t, m_.L, seed, 0, p.size());
             write(Buffer::weights, p.offset, p.size(), values.data());
-            if (master_) write(Buffer::master, p.offset, p.size(), values.data());
+            if (memory_.master) write(Buffer::master, p.offset, p.size(), values.data());
         }
         if (!o_.training) return;
-        std::fill_n(m1_, shards_.local_size(), A(0));
-        std::fill_n(m2_, shards_.local_size(), A(0));
+        std::fill_n(memory_.m1, memory_.shards.local_size(), A(0));
+        std::fill_n(memory_.m2, memory_.shards.local_size(), A(0));
     }
 
     // One whole training step: forward and backward of each micro-batch, sums over ranks, clip, update. `batch` is this
@@ -85,7 +81,7 @@ class GPT2 {
     // thread does.)
     void step(const Batch& batch, StepState* state, const NextBatch& = {}) {
         state_ = *state;
-        if (stage() >= 2) std::fill_n(own_grads_, shards_.local_size(), G(0));
+        if (stage() >= 2) std::fill_n(memory_.own_grads, memory_.shards.local_size(), G(0));
         double loss = 0;
         for (int first = 0; first < batch.sequences; first += o_.B) {
             // The last micro-batch may be smaller; the loss normaliser is that of the whole step.
@@ -99,9 +95,9 @@ class GPT2 {
         }
         double sums[2] = {loss, 0};
         comm_stream_.wait();  // the gradients of all buckets
-        sums[1] = global_norm_squared(own_grads_, shards_.local_size());
+        sums[1] = global_norm_squared(memory_.own_grads, memory_.shards.local_size());
         // At stage 0 every rank has the whole gradient; else the norm's square is summed over the parts.
-        if (world() > 1) comm_->all_reduce(sums, stage() == 0 ? 1 : 2, comm_stream_), comm_stream_.wait();
+        if (memory_.world > 1) comm_->all_reduce(sums, stage() == 0 ? 1 : 2, comm_stream_), comm_stream_.wait();
         state_.loss = static_cast<float>(sums[0] * state_.loss_normaliser);
         state_.grad_norm = static_cast<float>(std::sqrt(sums[1]));
         state_.clip_scale =
@@ -253,64 +249,69 @@ class GPT2 {
     // the owner's part of their sums. Those of the matrices, nearly all of them, are not cleared first but overwritten,
     // which saves writing and reading them once (add_gradients).
     void begin_gradients(int b) {
-        int slot = shards_.slot(b);
+        int slot = memory_.shards.slot(b);
         if (stage() >= 2) comm_stream_.wait(gradients_sent_[slot]);  // the bucket that lay here before
         if (add_gradients()) return;
-        Bucket bucket = shards_.bucket(b);
+        Bucket bucket = memory_.shards.bucket(b);
         for (size_t row = bucket.first_row; row < bucket.first_row + bucket.rows; row++)
-            if (const Parameter& p = table_[row]; !p.transposed_in_file && row != 0)
-                std::fill_n(gradient_of(p), p.padded_size(), G(0));
+            if (const Parameter& p = memory_.table[row]; !p.transposed_in_file && row != 0)
+                std::fill_n(memory_.gradient_of(p), p.padded_size(), G(0));
     }
     bool add_gradients() const { return stage() < 2 && !first_micro_step_; }
 
     // When bucket b's gradients of a micro-step are complete: they are summed over ranks while the backward pass goes
     // on. Stages 0 and 1 send them once a step, 2 and 3 after each micro-step.
     void reduce_gradients(int b) {
-        if (world() == 1 || (stage() < 2 && !last_micro_step_)) return;
-        Bucket bucket = shards_.bucket(b);
-        int64_t part = shards_.part(b);
-        G* own = own_grads_ + shards_.local(b);
-        if (stage() == 0) comm_->all_reduce(grads_ + bucket.begin, static_cast<size_t>(bucket.size), comm_stream_);
-        if (stage() == 1) comm_->reduce_scatter(own, grads_ + bucket.begin, static_cast<size_t>(part), comm_stream_);
+        if (memory_.world == 1 || (stage() < 2 && !last_micro_step_)) return;
+        Bucket bucket = memory_.shards.bucket(b);
+        int64_t part = memory_.shards.part(b);
+        G* own = memory_.own_grads + memory_.shards.local(b);
+        if (stage() == 0)
+            comm_->all_reduce(memory_.grads + bucket.begin, static_cast<size_t>(bucket.size), comm_stream_);
+        if (stage() == 1)
+            comm_->reduce_scatter(own, memory_.grads + bucket.begin, static_cast<size_t>(part), comm_stream_);
         if (stage() < 2) return;
-        int slot = shards_.slot(b);
-        comm_->reduce_scatter(received_, grad_slots_[slot], static_cast<size_t>(part), comm_stream_);
-        gradients_sent_[slot] = comm_stream_.add([own, part, from = received_] {
+        int slot = memory_.shards.slot(b);
+        comm_->reduce_scatter(memory_.received, memory_.grad_slots[slot], static_cast<size_t>(part), comm_stream_);
+        gradients_sent_[slot] = comm_stream_.add([own, part, from = memory_.received] {
             for (int64_t i = 0; i < part; i++) own[i] += from[i];
         });
     }
 
     // Stage 3: bucket b's weights are gathered into their slot, unless they lie there; need_weights waits for them.
     void fetch_weights(int b) {
-        int slot = shards_.slot(b);
+        int slot = memory_.shards.slot(b);
         if (stage() < 3 || b > m_.L + 1 || resident_[slot] == b) return;
         resident_[slot] = b;
-        weights_here_[slot] = comm_->all_gather(weight_slots_[slot], weight_part_ + shards_.local(b),
-                                                static_cast<size_t>(shards_.part(b)), comm_stream_);
+        weights_here_[slot] =
+            comm_->all_gather(memory_.weight_slots[slot], memory_.weight_part + memory_.shards.local(b),
+                              static_cast<size_t>(memory_.shards.part(b)), comm_stream_);
     }
     void need_weights(int b) {
         fetch_weights(b);
-        if (stage() == 3) comm_stream_.wait(weights_here_[shards_.slot(b)]);
+        if (stage() == 3) comm_stream_.wait(weights_here_[memory_.shards.slot(b)]);
     }
 
     // ---- update ----
 
     // A rank updates what it has the optimizer state of; then the weights of all parts come together again.
     void update() {
-        for (const Parameter& p : table_) {
+        for (const Parameter& p : memory_.table) {
             if (!p.trainable) continue;
             AdamWOptions o{o_.beta1, o_.beta2, o_.epsilon, p.weight_decay ? o_.weight_decay : 0.0f,
                            o_.stochastic_rounding};
-            shards_.for_own(p.offset, p.size(), [&](int64_t arena, int64_t local, int64_t n) {
-                adamw_update<X>(own_weight(arena, local), master_ ? master_ + local : nullptr, m1_ + local, m2_ + local,
-                                own_grads_ + local, n, p.index + arena - p.offset, o, &state_);
+            memory_.shards.for_own(p.offset, p.size(), [&](int64_t arena, int64_t local, int64_t n) {
+                adamw_update<X>(memory_.own_weight(arena, local), memory_.master ? memory_.master + local : nullptr,
+                                memory_.m1 + local, memory_.m2 + local, memory_.own_grads + local, n,
+                                p.index + arena - p.offset, o, &state_);
             });
         }
         std::fill_n(resident_, Sharding::kSlots, -1);
         if (stage() == 0 || stage() == 3) return;
-        for (int b = 0; b < shards_.buckets(); b++)
-            comm_->all_gather(weights_ + shards_.bucket(b).begin, weights_ + shards_.begin(b),
-                              static_cast<size_t>(shards_.part(b)), comm_stream_);
+        for (int b = 0; b < memory_.shards.buckets(); b++)
+            comm_->all_gather(memory_.weights + memory_.shards.bucket(b).begin,
+                              memory_.weights + memory_.shards.begin(b), static_cast<size_t>(memory_.shards.part(b)),
+                              comm_stream_);
         comm_stream_.wait();
     }
 
@@ -350,7 +351,7 @@ class GPT2 {
     // How files reach the weights and the optimizer. With several ranks, all of them read together: each gives what it
     // has. Each writes on its own, and keeps what it needs.
     ModelTensors tensors() {
-        ModelTensors t{table_, std::is_same_v<X, bf16>, master_ != nullptr, {}, {}};
+        ModelTensors t{memory_.table, std::is_same_v<X, bf16>, memory_.master != nullptr, {}, {}};
         t.read = [this](Buffer buffer, int64_t offset, int64_t n, float* out) { read(buffer, offset, n, out); };
         t.write = [this](Buffer buffer, int64_t offset, int64_t n, const float* in) { write(buffer, offset, n, in); };
         return t;
@@ -361,13 +362,13 @@ class GPT2 {
         auto bad = [](const auto* x, int64_t n) {
             return !std::all_of(x, x + n, [](auto v) { return std::isfinite(static_cast<double>(v)); });
         };
-        return first_bad_tensor(table_, weights_, grads_, acts_, rows(), m_.C, o_.recompute, bad);
+        return first_bad_tensor(memory_.table, memory_.weights, memory_.grads, acts_, rows(), m_.C, o_.recompute, bad);
     }
 
     // For the plan; `options.B` as planned. Nothing is allocated.
     static MemoryPlan memory_plan(const ModelConfig& config, const StepOptions& options) {
         GPT2 model(config, options, PlanOnly{});
-        return {model.parameters_.bytes(), model.gradients_.bytes(), model.optimizer_.bytes(),
+        return {model.memory_.parameters.bytes(), model.memory_.gradients.bytes(), model.memory_.optimizer.bytes(),
                 model.acts_.arena.bytes() + model.scratch_memory_.bytes()};
     }
 
@@ -376,11 +377,11 @@ class GPT2 {
 
     const ModelConfig& config() const { return m_; }
     StepState& state() { return state_; }
-    X* weights() { return weights_; }
-    G* gradients() { return grads_; }
-    int64_t arena_elements() const { return size_; }
+    X* weights() { return memory_.weights; }
+    G* gradients() { return memory_.grads; }
+    int64_t arena_elements() const { return memory_.size; }
     Activations<X, Arena>& activations() { return acts_; }
-    const std::vector<Parameter>& table() const { return table_; }
+    const std::vector<Parameter>& table() const { return memory_.table; }
 
     // Logits (N,Vp) of a whole forward pass: for tests, at sizes where they fit.
     std::vector<X> all_logits(const int* inputs, int B, int T) {
@@ -397,30 +398,13 @@ class GPT2 {
     GPT2(const ModelConfig& config, const StepOptions& options, PlanOnly)
         : m_(config),
           o_(options),
-          table_(parameter_table(config, stage() > 0 ? o_.world : 1)),
-          shards_(table_, stage() > 0 ? o_.rank : 0, stage() > 0 ? o_.world : 1),
-          size_(arena_size(table_, shards_.world())),
+          memory_(config, options),
           acts_(config, rows(), lm_head_chunk(), options.training, options.recompute),
           decode_acts_(config, decode_chunk(), 1, false, 0) {
-        int64_t local = shards_.local_size();
-        if (stage() < 3) parameters_.add(&weights_, size_);
-        else parameters_.add(&weight_part_, local);
-        for (int slot = 0; slot < Sharding::kSlots; slot++) {
-            if (stage() == 3) parameters_.add(&weight_slots_[slot], shards_.slot_size(slot));
-            if (stage() >= 2) gradients_.add(&grad_slots_[slot], shards_.slot_size(slot));
-        }
-        if (!o_.training) return;
-        if (stage() < 2) gradients_.add(&grads_, size_);
-        if (stage() > 0) gradients_.add(&own_grads_, local);
-        if (stage() >= 2) gradients_.add(&received_, shards_.largest_part());
-        if (std::is_same_v<X, bf16> && o_.master_weights) optimizer_.add(&master_, local);
-        optimizer_.add(&m1_, local);
-        optimizer_.add(&m2_, local);
-        scratch_.add_to(scratch_memory_, rows(), m_.C);
+        if (o_.training) scratch_.add_to(scratch_memory_, rows(), m_.C);
     }
 
-    int world() const { return o_.world; }
-    int stage() const { return o_.world > 1 && o_.training ? o_.zero_stage : 0; }
+    int stage() const { return memory_.stage; }
     int64_t rows() const { return int64_t(o_.B) * o_.T; }
     int decode_chunk() const { return std::min(m_.T, 128); }
     // At most 52 Mi logits (208 MiB in fp32), 1024 rows of GPT-2's vocabulary: each chunk reads and writes the gradient
@@ -440,45 +424,33 @@ class GPT2 {
         if (l == m_.L) return {w_.lnfw, w_.lnfb};
         return {w_.h[static_cast<size_t>(l)].ln1w, w_.h[static_cast<size_t>(l)].ln1b};
     }
-    template <typename Y>
-    Y* in_slot(Y* const* slots, const Parameter& p) const {
-        int b = shards_.bucket_of(p);
-        return slots[shards_.slot(b)] + p.offset - shards_.bucket(b).begin;
-    }
-    G* gradient_of(const Parameter& p) const { return grads_ ? grads_ + p.offset : in_slot(grad_slots_, p); }
-    X* own_weight(int64_t arena, int64_t local) const { return weights_ ? weights_ + arena : weight_part_ + local; }
     void read(Buffer buffer, int64_t offset, int64_t n, float* out) {
-        if (buffer == Buffer::weights && weights_) {
-            std::copy_n(weights_ + offset, n, out);
+        if (buffer == Buffer::weights && memory_.weights) {
+            std::copy_n(memory_.weights + offset, n, out);
             return;
         }
-        for (int r = 0; r < shards_.world(); r++)
-            shards_.for_owned(r, offset, n, [&](int64_t arena, int64_t local, int64_t count) {
+        for (int r = 0; r < memory_.shards.world(); r++)
+            memory_.shards.for_owned(r, offset, n, [&](int64_t arena, int64_t local, int64_t count) {
                 float* to = out + arena - offset;
-                if (shards_.world() == 1 || r == o_.rank) {
-                    if (buffer == Buffer::weights) std::copy_n(weight_part_ + local, count, to);
-                    else std::copy_n(optimizer_buffer(buffer) + local, count, to);
+                if (memory_.shards.world() == 1 || r == o_.rank) {
+                    if (buffer == Buffer::weights) std::copy_n(memory_.weight_part + local, count, to);
+                    else std::copy_n(memory_.optimizer_buffer(buffer) + local, count, to);
                 }
-                if (shards_.world() > 1) comm_->broadcast(to, static_cast<size_t>(count), r, comm_stream_);
+                if (memory_.shards.world() > 1) comm_->broadcast(to, static_cast<size_t>(count), r, comm_stream_);
             });
         comm_stream_.wait();
     }
     void write(Buffer buffer, int64_t offset, int64_t n, const float* in) {
-        if (buffer == Buffer::weights && weights_) {
-            std::copy_n(in, n, weights_ + offset);
+        if (buffer == Buffer::weights && memory_.weights) {
+            std::copy_n(in, n, memory_.weights + offset);
             return;
         }
-        shards_.for_own(offset, n, [&](int64_t arena, int64_t local, int64_t count) {
+        memory_.shards.for_own(offset, n, [&](int64_t arena, int64_t local, int64_t count) {
             const float* from = in + arena - offset;
-            if (buffer == Buffer::weights) std::copy_n(from, count, weight_part_ + local);
-            else std::copy_n(from, count, optimizer_buffer(buffer) + local);
+            if (buffer == Buffer::weights) std::copy_n(from, count, memory_.weight_part + local);
+            else std::copy_n(from, count, memory_.optimizer_buffer(buffer) + local);
         });
         std::fill_n(resident_, Sharding::kSlots, -1);
-    }
-    A* optimizer_buffer(Buffer buffer) const {
-        A* data = buffer == Buffer::master ? master_ : buffer == Buffer::m ? m1_ : m2_;
-        CHECK(data, "this model has no such buffer (%d)", static_cast<int>(buffer));
-        return data;
     }
     void allocate_cache() {
         cache_.k.resize(static_cast<size_t>(m_.L)), cache_.v.resize(static_cast<size_t>(m_.L));
@@ -493,21 +465,8 @@ class GPT2 {
 
     ModelConfig m_;
     StepOptions o_;
-    std::vector<Parameter> table_;
-    Sharding shards_;
-    int64_t size_;  // elements of an arena
-    Arena parameters_, gradients_, optimizer_, scratch_memory_;
-    // The whole arenas, null where a rank has only its part (weights: stage 3, gradients: 2 and 3)
-    X* weights_ = nullptr;
-    G* grads_ = nullptr;
-    // In the local arena, which at stage 0 is the whole one: weights (stage 3), summed gradients, fp32 weights (bf16
-    // only), AdamW's moments
-    X* weight_part_ = nullptr;
-    G* own_grads_ = nullptr;
-    A *master_ = nullptr, *m1_ = nullptr, *m2_ = nullptr;
-    // Buckets in use: weights (stage 3) and gradients (2 and 3)
-    X* weight_slots_[Sharding::kSlots] = {};
-    G *grad_slots_[Sharding::kSlots] = {}, *received_ = nullptr;
+    ModelMemory<X, Arena> memory_;
+    Arena scratch_memory_;
     int resident_[Sharding::kSlots] = {-1, -1, -1, -1};
     int64_t weights_here_[Sharding::kSlots] = {}, gradients_sent_[Sharding::kSlots] = {};  // tickets of comm_stream_
     Communicator* comm_ = nullptr;
