@@ -52,30 +52,24 @@ __device__ inline float dropout_scale(const Dropout& d, int b, int64_t e) {
     return scale[0];
 }
 
-// Block (i, b) works on elements i * blockDim.x * packs * W and on of sample b; a thread loads all its packs before it
-// uses the first, so that many bytes are under way.
+// Block (i, b) works on its share of sample b. A thread loads all its packs before it uses the first, so that many
+// bytes are under way.
 template <int W, int packs, typename X>
-__global__ void __launch_bounds__(256) dropout_kernel(X* y, const X* x, int B, int64_t per_sample, Dropout d) {
-    int64_t first = (int64_t(blockIdx.x) * packs * blockDim.x + threadIdx.x) * W;
-    for (int b = static_cast<int>(blockIdx.y); b < B; b += static_cast<int>(gridDim.y)) {
-        const X* xb = x + b * per_sample;
-        X* yb = y + b * per_sample;
-        float values[packs][W];
+__global__ void __launch_bounds__(256) dropout_kernel(X* y, const X* x, int64_t per_sample, Dropout d) {
+    int b = static_cast<int>(blockIdx.y);
+    int64_t first = (int64_t(blockIdx.x) * packs * blockDim.x + threadIdx.x) * W, row = b * per_sample;
+    float values[packs][W], scale[W];
 #pragma unroll
-        for (int k = 0; k < packs; k++) {
-            int64_t e = first + int64_t(k) * blockDim.x * W;
-            if (e < per_sample) load_pack(values[k], xb + e);
-        }
+    for (int k = 0; k < packs; k++)
+        if (int64_t e = first + int64_t(k) * blockDim.x * W; e < per_sample) load_pack(values[k], x + row + e);
 #pragma unroll
-        for (int k = 0; k < packs; k++) {
-            int64_t e = first + int64_t(k) * blockDim.x * W;
-            if (e >= per_sample) break;
-            float scale[W];
-            dropout_scales<W, W % 4 == 0>(scale, d, b, e);
+    for (int k = 0; k < packs; k++) {
+        int64_t e = first + int64_t(k) * blockDim.x * W;
+        if (e >= per_sample) return;
+        dropout_scales<W, W % 4 == 0>(scale, d, b, e);
 #pragma unroll
-            for (int i = 0; i < W; i++) values[k][i] *= scale[i];
-            store_pack(yb + e, values[k]);
-        }
+        for (int i = 0; i < W; i++) values[k][i] *= scale[i];
+        store_pack(y + row + e, values[k]);
     }
 }
 
@@ -89,7 +83,7 @@ void dropout_apply(X* y, const X* x, int B, int64_t per_sample, Dropout d, cudaS
     }
     constexpr int W = pack_width<X>, packs = 2, block = 256;
     bool wide = per_sample % W == 0;  // then every sample begins on a boundary of W elements
-    dim3 grid(ceil_div(per_sample, int64_t(block) * packs * (wide ? W : 1)), std::min(B, 65535));
-    launch(wide ? dropout_kernel<W, packs, X> : dropout_kernel<1, packs, X>, grid, block, 0, stream, y, x, B,
-           per_sample, d);
+    dim3 grid(ceil_div(per_sample, int64_t(block) * packs * (wide ? W : 1)), B);
+    launch(wide ? dropout_kernel<W, packs, X> : dropout_kernel<1, packs, X>, grid, block, 0, stream, y, x, per_sample,
+           d);
 }

@@ -21,7 +21,7 @@
 
 // A row belongs to one warp (whole_block = false, four rows a block) or to one block; thread `lane` of its `lanes` has
 // packs lane, lane + lanes, ..., P at most, of W elements each. Sums over a warp are shuffles, which need no shared
-// memory and no barrier.
+// memory and no barrier. __launch_bounds__ promises that blocks have no more threads: so many registers each may have.
 template <int W, int P, bool whole_block, bool residual, typename X>
 __global__ void __launch_bounds__(whole_block ? 1024 : 128)
     layernorm_forward_kernel(X* r, X* y, float* mean, float* rstd, const X* a, const X* b, const X* w, const X* bias,
@@ -32,31 +32,27 @@ __global__ void __launch_bounds__(whole_block ? 1024 : 128)
     int n = static_cast<int>(whole_block ? blockIdx.x : blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32);
     if (n >= N) return;
     int64_t begin = int64_t(n) * C;
-    auto column = [=](int k) { return (lane + k * lanes) * W; };
+    auto for_packs = [=](auto body) {  // k: which of the thread's packs, c: its first column
+#pragma unroll
+        for (int k = 0; k < P; k++)
+            if (int c = (lane + k * lanes) * W; c < C) body(k, c);
+    };
     auto row_sum = [&](float x, int which) {
         if constexpr (whole_block) return block_sum(x, sums[which]);
         else return warp_sum(x);
     };
 
     Pack<X, W> row[P];
-#pragma unroll
-    for (int k = 0; k < P; k++)
-        if (int c = column(k); c < C) row[k] = Pack<X, W>::load(a + begin + c);
+    for_packs([&](int k, int c) { row[k] = Pack<X, W>::load(a + begin + c); });
     if constexpr (residual) {
         Pack<X, W> branch[P];
-#pragma unroll
-        for (int k = 0; k < P; k++)
-            if (int c = column(k); c < C) branch[k] = Pack<X, W>::load(b + begin + c);
-#pragma unroll
-        for (int k = 0; k < P; k++) {
-            int c = column(k);
-            if (c >= C) break;
-            float sum[W], add[W];
+        for_packs([&](int k, int c) { branch[k] = Pack<X, W>::load(b + begin + c); });
+        for_packs([&](int k, int c) {
+            float sum[W], add[W], scale[W];
             row[k].unpack(sum), branch[k].unpack(add);
             if (dropout.active()) {
-                float scale[W];
-                dropout_scales<W, W % 4 == 0>(scale, dropout, n / rows_per_sample,
-                                              int64_t(n % rows_per_sample) * C + c);
+                int64_t e = int64_t(n % rows_per_sample) * C + c;
+                dropout_scales<W, W % 4 == 0>(scale, dropout, n / rows_per_sample, e);
 #pragma unroll
                 for (int i = 0; i < W; i++) add[i] *= scale[i];
             }
@@ -64,39 +60,32 @@ __global__ void __launch_bounds__(whole_block ? 1024 : 128)
             for (int i = 0; i < W; i++) sum[i] += add[i];
             row[k] = Pack<X, W>::rounded(sum);  // the norm sees what memory will hold
             row[k].store(r + begin + c);
-        }
+        });
     }
 
     float m = 0, variance = 0;
-#pragma unroll
-    for (int k = 0; k < P; k++) {
-        if (column(k) >= C) break;
+    for_packs([&](int k, int) {
         float v[W];
         row[k].unpack(v);
 #pragma unroll
         for (int i = 0; i < W; i++) m += v[i];
-    }
+    });
     m = row_sum(m, 0) / static_cast<float>(C);
-#pragma unroll
-    for (int k = 0; k < P; k++) {
-        if (column(k) >= C) break;
+    for_packs([&](int k, int) {
         float v[W];
         row[k].unpack(v);
 #pragma unroll
         for (int i = 0; i < W; i++) variance += (v[i] - m) * (v[i] - m);
-    }
+    });
     float s = 1.0f / sqrtf(row_sum(variance, 1) / static_cast<float>(C) + 1e-5f);
-#pragma unroll
-    for (int k = 0; k < P; k++) {
-        int c = column(k);
-        if (c >= C) break;
+    for_packs([&](int k, int c) {
         float v[W], weight[W], offset[W];
         row[k].unpack(v);
         load_pack(weight, w + c), load_pack(offset, bias + c);  // the same for all rows: from the L1 cache
 #pragma unroll
         for (int i = 0; i < W; i++) v[i] = (v[i] - m) * s * weight[i] + offset[i];
         store_pack(y + begin + c, v);
-    }
+    });
     if (lane == 0) mean[n] = m, rstd[n] = s;
 }
 
@@ -150,70 +139,61 @@ __global__ void __launch_bounds__(512, 1)
     // Two buffers, in turn: who is one barrier ahead writes the other one, and nobody can be two ahead.
     __shared__ __align__(16) float sums[2][16][2 * R];
     int warp = static_cast<int>(threadIdx.x / 32), warps = static_cast<int>(blockDim.x / 32), buffer = 0;
-    auto column = [](int k) { return static_cast<int>(threadIdx.x + k * blockDim.x) * W; };
+    auto for_packs = [=](auto body) {
+#pragma unroll
+        for (int k = 0; k < P; k++)
+            if (int c = static_cast<int>(threadIdx.x + k * blockDim.x) * W; c < C) body(k, c);
+    };
     float dw[P][W] = {}, db[P][W] = {};
-    constexpr bool all_early = P * W <= 8;  // else dx and w wait in the caches until they are needed: too few registers
+    constexpr bool late = P * W > 8;  // long rows: no registers for dx and w until they are needed
 
     for (int n0 = static_cast<int>(blockIdx.x) * R; n0 < N; n0 += static_cast<int>(gridDim.x) * R, buffer ^= 1) {
         Pack<X, W> dy_row[R][P], x_row[R][P], dx_row[R][P], w_row[P];
-        float m[R], s[R];
+        float m[R], s[R], sum[2 * R] = {};  // sums of row r: of g, of g * (x - mean)
+        auto for_rows = [=](auto body) {
 #pragma unroll
-        for (int r = 0; r < R; r++) {
-            bool valid = n0 + r < N;
-            int64_t begin = int64_t(n0 + r) * C;
-#pragma unroll
-            for (int k = 0; k < P; k++) {
-                int c = column(k);
-                if (!valid || c >= C) continue;
+            for (int r = 0; r < R; r++)
+                if (n0 + r < N) body(r, int64_t(n0 + r) * C);
+        };
+        for_rows([&](int r, int64_t begin) {
+            for_packs([&](int k, int c) {
                 dy_row[r][k] = Pack<X, W>::template load<Cached::no>(dy + begin + c);
                 x_row[r][k] = Pack<X, W>::template load<Cached::no>(x + begin + c);
-                if (all_early) dx_row[r][k] = Pack<X, W>::load(dx + begin + c);
-            }
-            m[r] = valid ? mean[n0 + r] : 0, s[r] = valid ? rstd[n0 + r] : 0;
-        }
-#pragma unroll
-        for (int k = 0; k < P; k++)
-            if (int c = column(k); all_early && c < C) w_row[k] = Pack<X, W>::load(w + c);
+                if (!late) dx_row[r][k] = Pack<X, W>::load(dx + begin + c);
+            });
+            m[r] = mean[n0 + r], s[r] = rstd[n0 + r];
+        });
+        if (!late) for_packs([&](int k, int c) { w_row[k] = Pack<X, W>::load(w + c); });
 
-        float sum[2 * R] = {};  // of row r: sum of g, sum of g * (x - mean)
-#pragma unroll
-        for (int r = 0; r < R; r++)
-#pragma unroll
-            for (int k = 0; k < P; k++) {
-                if (n0 + r >= N || column(k) >= C) continue;
+        for_rows([&](int r, int64_t) {
+            for_packs([&](int k, int c) {
                 float d[W], v[W], weight[W];
-                if (!all_early) w_row[k] = Pack<X, W>::load(w + column(k));
+                if (late) w_row[k] = Pack<X, W>::load(w + c);
                 dy_row[r][k].unpack(d), x_row[r][k].unpack(v), w_row[k].unpack(weight);
 #pragma unroll
                 for (int i = 0; i < W; i++) {
                     float g = d[i] * weight[i];
                     sum[2 * r] += g, sum[2 * r + 1] += g * (v[i] - m[r]);
                 }
-            }
+            });
+        });
 #pragma unroll
         for (int i = 0; i < 2 * R; i++) sum[i] = warp_sum(sum[i]);
-        if (threadIdx.x % 32 == 0)
 #pragma unroll
-            for (int i = 0; i < 2 * R; i++) sums[buffer][warp][i] = sum[i];
+        for (int i = 0; i < 2 * R; i++) {
+            if (threadIdx.x % 32 == 0) sums[buffer][warp][i] = sum[i];
+            sum[i] = 0;
+        }
         __syncthreads();
-#pragma unroll
-        for (int i = 0; i < 2 * R; i++) sum[i] = 0;
         for (int other = 0; other < warps; other++)
 #pragma unroll
             for (int i = 0; i < 2 * R; i++) sum[i] += sums[buffer][other][i];
 
-#pragma unroll
-        for (int r = 0; r < R; r++) {
+        for_rows([&](int r, int64_t begin) {
             float mean_g = sum[2 * r] / static_cast<float>(C), mean_gx = sum[2 * r + 1] * s[r] / static_cast<float>(C);
-#pragma unroll
-            for (int k = 0; k < P; k++) {
-                int c = column(k);
-                if (n0 + r >= N || c >= C) continue;
+            for_packs([&](int k, int c) {
                 float d[W], v[W], weight[W], out[W];
-                if (!all_early) {
-                    w_row[k] = Pack<X, W>::load(w + c);
-                    dx_row[r][k] = Pack<X, W>::load(dx + int64_t(n0 + r) * C + c);
-                }
+                if (late) w_row[k] = Pack<X, W>::load(w + c), dx_row[r][k] = Pack<X, W>::load(dx + begin + c);
                 dy_row[r][k].unpack(d), x_row[r][k].unpack(v), w_row[k].unpack(weight), dx_row[r][k].unpack(out);
 #pragma unroll
                 for (int i = 0; i < W; i++) {
@@ -221,16 +201,15 @@ __global__ void __launch_bounds__(512, 1)
                     out[i] += s[r] * (d[i] * weight[i] - mean_g - xhat * mean_gx);
                     dw[k][i] += d[i] * xhat, db[k][i] += d[i];
                 }
-                store_pack(dx + int64_t(n0 + r) * C + c, out);
-            }
-        }
+                store_pack(dx + begin + c, out);
+            });
+        });
     }
     float* to = partial + int64_t(blockIdx.x) * 2 * C;
+    for_packs([&](int k, int c) {
 #pragma unroll
-    for (int k = 0; k < P; k++)
-#pragma unroll
-        for (int i = 0; i < W; i++)
-            if (int c = column(k) + i; c < C) to[c] = dw[k][i], to[C + c] = db[k][i];
+        for (int i = 0; i < W; i++) to[c + i] = dw[k][i], to[C + c + i] = db[k][i];
+    });
 }
 
 // dw (C) +=, db (C) += the sums of partial (blocks, 2, C) over blocks. A block has 32 columns, one a lane, so that a
