@@ -81,6 +81,8 @@ void clear_barriers_seen();
 
 // The fake device's memory from now on, to see what happens where it runs out.
 void set_device_memory(size_t bytes);
+// Whether the host cannot touch device memory; false only for large heaps on CPUs without protection keys.
+bool device_memory_is_closed();
 
 // For llmc/cuda_common.cuh: the workspace's first `bytes` become NaN, and the rest of `reserved` guarded, just before
 // the next piece of work that is given to a stream.

@@ -31,9 +31,10 @@ namespace {
 
 // ---- device memory ----
 //
-// One stretch of address space. It is closed to the host (PROT_NONE) but while a kernel, a copy or a fill runs.
+// One stretch of address space, closed to the host but while a kernel, a copy or a fill runs: by a memory protection
+// key (pkeys(7): opening it is one instruction) where the CPU has them, else by mprotect as long as the heap is small.
 
-constexpr size_t kHeapBytes = size_t{1} << 40, kRedzone = 256, kQuarantineBytes = 64 << 20;
+constexpr size_t kHeapBytes = size_t{1} << 40, kRedzone = 256, kQuarantineBytes = 64 << 20, kStep = 64 << 20;
 constexpr size_t kCheckedGuard = 1024;  // so much of a guard is looked at
 
 struct Allocation {
@@ -42,7 +43,9 @@ struct Allocation {
 };
 struct Heap {
     char* base = nullptr;
-    size_t used = 0, allocated = 0, limit = size_t{4} << 30;
+    size_t mapped = 0, used = 0, allocated = 0, limit = size_t{4} << 30;
+    int key = -1;  // protection key
+    bool closed = false;
     int open = 0;  // how many Access objects live
     std::map<char*, Allocation> live;
     std::map<char*, size_t> pinned, guards;
@@ -58,15 +61,17 @@ Heap& heap() {
 // While one lives, device memory is open.
 struct Access {
     Access() {
-        if (heap().open++ == 0) protect(PROT_READ | PROT_WRITE);
+        if (heap().open++ == 0) set_closed(false);
     }
     ~Access() {
-        if (--heap().open == 0) protect(PROT_NONE);
+        if (--heap().open == 0) set_closed(true);
     }
     Access(const Access&) = delete;
-    static void protect(int how) {
-        if (heap().used && mprotect(heap().base, (heap().used + 4095) / 4096 * 4096, how) != 0)
-            throw Bug("mprotect of device memory failed");
+    static void set_closed(bool closed) {
+        Heap& h = heap();
+        if (h.key >= 0) pkey_set(h.key, closed ? PKEY_DISABLE_ACCESS : 0);
+        else if (h.closed || h.used <= kStep) mprotect(h.base, h.mapped, closed ? PROT_NONE : PROT_READ | PROT_WRITE);
+        h.closed = closed && (h.key >= 0 || h.used <= kStep);
     }
 };
 
@@ -88,7 +93,7 @@ bool in_heap(const void* p) {
 }
 
 std::exception_ptr pending_bug;  // found where no exception could leave
-std::string last_kernel;
+const void* last_kernel = nullptr;
 
 void look_at_guards() {
 #ifndef CUDAHOST_ASAN
@@ -97,7 +102,7 @@ void look_at_guards() {
         if (all_ones(begin, std::min(bytes, kCheckedGuard))) return;
         poison(const_cast<char*>(begin), bytes);  // reported once
         throw Bug(format("device memory written %s, by %s or a copy before it", what.c_str(),
-                         last_kernel.empty() ? "a copy" : last_kernel.c_str()));
+                         last_kernel ? kernel_name(last_kernel).c_str() : "a copy"));
     };
     for (const auto& [p, a] : heap().live) {
         complain(p - kRedzone, kRedzone, format("before the beginning of an allocation of %zu bytes", a.bytes));
@@ -115,8 +120,10 @@ char* allocate(size_t bytes, bool host_may_touch) {
         void* p = mmap(nullptr, kHeapBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED) throw Bug("no address space for device memory");
         h.base = static_cast<char*>(p);
+        h.key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
     }
     if (h.allocated + bytes > h.limit) return nullptr;
+    Access access;
     size_t capacity = (bytes + 255) / 256 * 256;
     char* p;
     auto reuse = h.reusable.lower_bound(capacity);
@@ -124,12 +131,13 @@ char* allocate(size_t bytes, bool host_may_touch) {
         p = reuse->second, capacity = reuse->first;
         h.reusable.erase(reuse);
     } else {
-        Access::protect(h.open ? PROT_READ | PROT_WRITE : PROT_NONE);
         p = h.base + h.used + kRedzone;
         h.used += kRedzone + capacity + kRedzone;
-        if (h.open) Access::protect(PROT_READ | PROT_WRITE);
+        size_t more = h.used > h.mapped ? (h.used - h.mapped + kStep - 1) / kStep * kStep : 0;
+        if (more && pkey_mprotect(h.base + h.mapped, more, PROT_READ | PROT_WRITE, h.key) != 0)
+            throw Bug("no memory for device memory");
+        h.mapped += more;
     }
-    Access access;
     unpoison(p - kRedzone, capacity + 2 * kRedzone);
     std::memset(p, 0xff, bytes);
     poison(p - kRedzone, kRedzone);
@@ -551,7 +559,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::fu
     if (config.dynamicSmemBytes > most) return result(cudaErrorInvalidValue);
     Launch launch{g, b, config.dynamicSmemBytes, kernel, std::move(thread)};
     return enqueue(config.stream, [launch = std::move(launch)] {
-        last_kernel = kernel_name(launch.kernel);
+        last_kernel = launch.kernel;
         run(launch);
     });
 }
@@ -577,6 +585,7 @@ void check() {
     look_at_guards();
 }
 
+bool device_memory_is_closed() { return heap().closed; }
 void set_device_memory(size_t bytes) { heap().limit = bytes; }
 
 void fresh_workspace(void* data, size_t bytes, size_t reserved) {
