@@ -33,7 +33,8 @@ STEPS, SEQUENCE, MICRO_BATCH, TOKENS = 10, 64, 2, 256
 def parse():
     p = argparse.ArgumentParser(prog="dev/gpu_check.sh", description="Checks and measures the CUDA program on this machine's GPU.")
     p.add_argument("--output", help="directory of the report [$OUT, else dev/reports/gpu_<name>_<date>]")
-    p.add_argument("--minutes", type=float, default=8, help="for everything together [8]")
+    p.add_argument("--minutes", type=float, default=8, help="for everything together; with more, each part may take "
+                   "longer, too [8]")
     p.add_argument("--parts", default=",".join(TIMES), help="only these, in order: " + ", ".join(TIMES))
     p.add_argument("--python", help="a Python that has PyTorch [the one that runs this, else python3]")
     p.add_argument("--dry", action="store_true", help="try this script itself where there is no GPU: tiny sizes and stand-ins "
@@ -656,9 +657,10 @@ def main():
     work = {"environment": environment, "build": build, "tests": tests, "training": training, "sanitizer": sanitizer,
             "speed": speed, "pytorch": pytorch}
     short = min(1.0, 60 * O.minutes / sum(TIMES[p][0] for p in wanted))  # --minutes smaller than what is kept for the parts
+    long = max(1.0, O.minutes / 8)  # a slow machine was given more
     for i, name in enumerate(wanted):
         later = short * sum(TIMES[p][0] for p in wanted[i + 1:])
-        part = Part(name, min(TIMES[name][1], left() - later))
+        part = Part(name, min(long * TIMES[name][1], left() - later))
         write_report(parts, name)
         print(f"{name} (at most {part.left():.0f} s)", flush=True)
         gpu = O.dry or report["environment"].get("gpu")
