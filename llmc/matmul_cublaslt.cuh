@@ -65,9 +65,10 @@ struct CublasLtPlan {
 
 // 32 MiB is what NVIDIA recommends from Hopper on and 4 MiB for what came before (cuBLAS documentation,
 // cublasSetWorkspace).
+inline size_t cublaslt_recommended_bytes() { return device().capability >= 90 ? 32 << 20 : 4 << 20; }
+// Of them, what a run takes.
 inline size_t cublaslt_workspace_bytes() {
-    if (device().matmul == MatmulLibrary::own) return 0;
-    return device().capability >= 90 ? 32 << 20 : 4 << 20;
+    return device().matmul == MatmulLibrary::cublaslt ? cublaslt_recommended_bytes() : 0;
 }
 
 // The kind of a product: M, N, K; flags (below); how the addresses of a, b, out, bias, aux are aligned.
@@ -76,7 +77,7 @@ using CublasLtKey = std::array<int, 9>;
 struct CublasLt : CublasLtFunctions {
     CublasLtOwner<cublasLtHandle_t> handle{nullptr, cublasLtDestroy};
     std::unique_ptr<char, CudaFree> workspace;
-    size_t workspace_bytes = cublaslt_workspace_bytes();
+    size_t workspace_bytes = cublaslt_recommended_bytes();
     std::map<CublasLtKey, CublasLtPlan> plans;
     CublasLtKey now{};  // for messages
 
@@ -95,7 +96,7 @@ inline CublasLt::CublasLt() {
     CUBLASLT_CHECK(*this, cublasLtCreate(&created));
     handle.reset(created);
     void* p = nullptr;
-    CUDA_CHECK(cudaMalloc(&p, std::max<size_t>(1, workspace_bytes)));
+    CUDA_CHECK(cudaMalloc(&p, workspace_bytes));
     workspace.reset(static_cast<char*>(p));
 }
 
