@@ -43,12 +43,12 @@ struct Problem {
     float* lse;
     float2* stats = nullptr;
     int stats_stride = 0;
-    bool wide = false;   // every row of every tensor is whole chunks of 16 bytes on 16-byte boundaries
+    bool wide = false;                // every row of every tensor is whole chunks of 16 bytes on 16-byte boundaries
     float scale = 0, scale_log2 = 0;  // 1 / sqrt(HS), and that * log2 e: exp(s * scale) = 2^(s * scale_log2)
     float keep_scale = 1;             // dropout's factor of what is kept
-    int sharing = 1;     // query heads that share a head of keys and values
-    int tiles = 0;       // of a head: each is a block's work
-    int group_size = 0;  // see Work
+    int sharing = 1;                  // query heads that share a head of keys and values
+    int tiles = 0;                    // of a head: each is a block's work
+    int group_size = 0;               // see Work
 
     // Offsets of position t of query head h.
     __device__ int64_t q_at(int b, int h, int t) const { return b * s.q_batch + t * s.q_row + int64_t(h) * s.HS; }
@@ -100,20 +100,25 @@ __device__ inline void load_tile(bf16* tile, const bf16* from, int64_t stride, i
 }
 
 // Where a lane's row begins for an ldmatrix_x4 of 16 rows and 16 columns. The four matrices are (rows 0-7, columns
-// 0-7), (8-15, 0-7), (0-7, 8-15), (8-15, 8-15), rows counted as before row16. As left operand that is a[0..3]; as right
-// operand with n = its rows, r[0], r[2] are b0, b1 of the first eight, r[1], r[3] of the others; transposed, as right
-// operand with k = its rows, r[0], r[1] are b0, b1 of the first eight columns, r[2], r[3] of the others.
+// 0-7), (8-15, 0-7), (0-7, 8-15), (8-15, 8-15), rows counted as before row16: a[0..3] of a left operand; transposed, b0
+// and b1 of two right operands whose k are the rows. For right operands whose n are the rows, the second and the third
+// change places: b0 and b1 have to be neighbouring registers.
 template <int HS>
 struct Reader {
     int row, column;
-    __device__ Reader() {
-        int lane = static_cast<int>(threadIdx.x) % 32;
-        row = row16(lane % 16) * HS, column = ((lane / 16) ^ (lane & 7)) * 8;
+    __device__ Reader(bool rows_are_n) {
+        int lane = static_cast<int>(threadIdx.x) % 32, low = lane / 8 % 2, high = lane / 16;
+        row = row16(lane % 8 + 8 * (rows_are_n ? high : low)) * HS;
+        column = ((rows_are_n ? low : high) ^ (lane % 8)) * 8;
     }
     // 16 rows of the tile from `first` on, 16 columns from 16 k on
     __device__ const bf16* at(const bf16* tile, int first, int k) const {
         return tile + (row + ((16 * (k % 4)) ^ column)) + (first * HS + k / 4 * 64);
     }
+};
+template <int HS>
+struct Readers {
+    Reader<HS> rows{false}, columns{true};
 };
 
 // ---- products ----
@@ -141,25 +146,25 @@ struct Rows {
     const bf16* tile;
     uint32_t kept[KEPT ? M : 1][KEPT ? HS / 16 : 1][4];
 
-    __device__ void load(const bf16* from, const Reader<HS>& reader) {
+    __device__ void load(const bf16* from, const Readers<HS>& reader) {
         tile = from;
         if constexpr (KEPT)
 #pragma unroll
             for (int i = 0; i < M * HS / 16; i++)
-                ptx::ldmatrix_x4(kept[i % M][i / M], reader.at(tile, i % M * 16, i / M));
+                ptx::ldmatrix_x4(kept[i % M][i / M], reader.rows.at(tile, i % M * 16, i / M));
     }
-    __device__ void get(uint32_t (&a)[4], int m, int k, const Reader<HS>& reader) const {
+    __device__ void get(uint32_t (&a)[4], int m, int k, const Readers<HS>& reader) const {
         if constexpr (KEPT)
 #pragma unroll
             for (int i = 0; i < 4; i++) a[i] = kept[m][k][i];
-        else ptx::ldmatrix_x4(a, reader.at(tile, 16 * m, k));
+        else ptx::ldmatrix_x4(a, reader.rows.at(tile, 16 * m, k));
     }
 };
 
 // s (16 M, 8 N) = rows (16 M, HS) . tile (8 N, HS)^T, tile from row `first` on
 template <int HS, int M, int N, bool KEPT>
 __device__ inline void score_product(float (&s)[M][N][4], const Rows<HS, M, KEPT>& rows, const bf16* tile, int first,
-                                     const Reader<HS>& reader) {
+                                     const Readers<HS>& reader) {
     for_elements<M, N>([&](int m, int n, int e) { s[m][n][e] = 0; });
 #pragma unroll
     for (int k = 0; k < HS / 16; k++) {
@@ -168,11 +173,11 @@ __device__ inline void score_product(float (&s)[M][N][4], const Rows<HS, M, KEPT
         for (int m = 0; m < M; m++) rows.get(a[m], m, k, reader);
 #pragma unroll
         for (int n = 0; n < N; n += 2) {
-            ptx::ldmatrix_x4(r, reader.at(tile, first + 8 * n, k));
+            ptx::ldmatrix_x4(r, reader.columns.at(tile, first + 8 * n, k));
 #pragma unroll
             for (int m = 0; m < M; m++) {
-                ptx::mma_m16n8k16(s[m][n], a[m], r[0], r[2]);
-                ptx::mma_m16n8k16(s[m][n + 1], a[m], r[1], r[3]);
+                ptx::mma_m16n8k16(s[m][n], a[m], r[0], r[1]);
+                ptx::mma_m16n8k16(s[m][n + 1], a[m], r[2], r[3]);
             }
         }
     }
@@ -181,7 +186,7 @@ __device__ inline void score_product(float (&s)[M][N][4], const Rows<HS, M, KEPT
 // sum (16 M, 8 D) += p (16 M, 8 N), rounded to bf16, . tile (8 N, 8 D), tile from row `first` and column 16 k0 on
 template <int HS, int M, int N, int D>
 __device__ inline void add_product(float (&sum)[M][D][4], const float (&p)[M][N][4], const bf16* tile, int first,
-                                   int k0, const Reader<HS>& reader) {
+                                   int k0, const Readers<HS>& reader) {
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
         uint32_t a[M][4], r[4];
@@ -190,7 +195,7 @@ __device__ inline void add_product(float (&sum)[M][D][4], const float (&p)[M][N]
         });
 #pragma unroll
         for (int d = 0; d < D; d += 2) {
-            ptx::ldmatrix_x4_trans(r, reader.at(tile, first + 8 * n, k0 + d / 2));
+            ptx::ldmatrix_x4_trans(r, reader.rows.at(tile, first + 8 * n, k0 + d / 2));
 #pragma unroll
             for (int m = 0; m < M; m++) {
                 ptx::mma_m16n8k16(sum[m][d], a[m], r[0], r[1]);
@@ -246,6 +251,19 @@ __device__ inline int latest_first_key(const int* starts, int begin, int end) {
     return warp_extreme(first, [](int a, int b) { return max(a, b); });
 }
 
+// Scores of keys that their query does not see become -infinity. position: of the lane's first query; key: of its first
+// column.
+template <int M, int N>
+__device__ inline void hide_keys(float (&x)[M][N][4], const int* starts, int position, int key, int T) {
+    for_rows<M>([&](int m, int i) {
+        int last = position + 16 * m + 2 * i, first = starts && last < T ? starts[last] : 0;
+        for_elements<1, N>([&](int, int n, int e) {
+            int j = key + n / 2 * 16 + n % 2 * 2 + e % 2;
+            if (e / 2 == i && (j > last || j < first)) x[m][n][e] = -INFINITY;
+        });
+    });
+}
+
 // keep(m, n, e) as the forward and the dq kernel need it; bits are computed before the product, when many registers are
 // free. position: of the lane's row (0, 0); key: of its first column.
 template <int M>
@@ -294,10 +312,11 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) forward_kernel(Problem 
     const int first_tile = starts ? earliest_key(starts, t0 + offset, end) / KEYS : 0;
     const int latest_first = starts ? latest_first_key(starts, warp_position, min(warp_position + 16 * M, s.Tk)) : 0;
     const int halves = 2 * ((end + KEYS - 1) / KEYS - first_tile);  // a tile of keys, its values, and so on
+    const int64_t kv = p.kv_at(b, h, 0);
     auto load = [&](int i) {
         int key = (first_tile + i / 2) * KEYS;
         if (i < halves)
-            load_tile<HS, KEYS, 32 * WARPS>(slots + i % SLOTS * KEYS * HS, (i % 2 ? p.v : p.k) + p.kv_at(b, h, key),
+            load_tile<HS, KEYS, 32 * WARPS>(slots + i % SLOTS * KEYS * HS, (i % 2 ? p.v : p.k) + kv + key * s.kv_row,
                                             s.kv_row, s.Tk - key, p);
         ptx::cp_async_commit();
     };
@@ -312,7 +331,7 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) forward_kernel(Problem 
     load_tile<HS, queries, 32 * WARPS>(q_tile, p.q + p.q_at(b, h, t0), s.q_row, s.Tq - t0, p);
     for (int i = 0; i < SLOTS - 1; i++) load(i);
 
-    const Reader<HS> reader;
+    const Readers<HS> reader;
     Rows<HS, M, KEPT> rows;
     float sum[M][HS / 8][4], total[M][2], top[M][2];  // top: what is subtracted before 2^x
     for_elements<M, HS / 8>([&](int m, int d, int e) { sum[m][d][e] = 0; });
@@ -327,14 +346,7 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) forward_kernel(Problem 
             DropoutBits<M> dropout;
             if (p.dropout.active()) dropout.template compute<N>(p, b, h, position, lane_key);
             score_product(x, rows, k_tile, 0, reader);
-            if (key + KEYS - 1 > warp_position || key < latest_first)
-                for_rows<M>([&](int m, int i) {
-                    int last = position + 16 * m + 2 * i, first = starts && last < s.Tk ? starts[last] : 0;
-                    for_elements<1, N>([&](int, int n, int e) {
-                        int j = lane_key + n / 2 * 16 + n % 2 * 2 + e % 2;
-                        if (e / 2 == i && (j > last || j < first)) x[m][n][e] = -INFINITY;
-                    });
-                });
+            if (key + KEYS - 1 > warp_position || key < latest_first) hide_keys(x, starts, position, lane_key, s.Tk);
             // top follows the row's maximum only when that has grown by a factor of 2^8: the sums are seldom rescaled.
             float highest[M][2];
             bool outgrown = false;
@@ -446,7 +458,7 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) key_gradient_kernel(Pro
     advance();
     load(0);
 
-    const Reader<HS> reader;
+    const Readers<HS> reader;
     const int column = OUT < HS ? OUT * static_cast<int>(blockIdx.y) : 0;
     Rows<HS, M, (KEPT > 0)> k_rows;
     Rows<HS, M, (KEPT > 1)> v_rows;
@@ -482,21 +494,32 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) key_gradient_kernel(Pro
             float x[M][N][4], dx[M][N][4];  // s^T, dp^T; then dropout(p)^T, ds^T
             score_product(x, k_rows, q_tile, step, reader);
             score_product(dx, v_rows, dout_tile, step, reader);
-            const bool masked = t < warp_key + 16 * M - 1 || starts;
-#pragma unroll
-            for (int j = 0; j < 2 * N; j++) {  // the lane's queries
-                const int query = lane_query + j / 4 * 16 + j % 4, n = j / 2;
-                const float2 stats = stats_tiles[slot * QUERIES + query - tile * QUERIES];
-                const int seen_from = starts && query < s.Tq ? starts[query] : 0;
-                for_rows<M>([&](int m, int i) {
-                    int key = lane_key + 16 * m + 2 * i, e = 2 * i + j % 2;
-                    float prob = ptx::exp2_approx(x[m][n][e] * p.scale_log2 - stats.x), keep = 1;
-                    if (masked && (key > query || key < seen_from)) prob = 0;
-                    if (p.dropout.active()) keep = dropout.keep(m, n, e) ? p.keep_scale : 0;
-                    x[m][n][e] = prob * keep;
-                    dx[m][n][e] = prob * (dx[m][n][e] * keep - stats.y);
+            // row (m, i) is key lane_key + 16 m + 2 i; column (n, e) is query:
+            auto query = [&](int n, int e) { return lane_query + n / 2 * 16 + n % 2 * 2 + e % 2; };
+            if (t < warp_key + 16 * M - 1 || starts)
+                for_elements<1, N>([&](int, int n, int e) {
+                    if (e >= 2) return;
+                    int last = query(n, e), first = starts && last < s.Tq ? starts[last] : 0;
+                    for_rows<M>([&](int m, int i) {
+                        int key = lane_key + 16 * m + 2 * i;
+                        if (key > last || key < first) x[m][n][e + 2 * i] = -INFINITY;
+                    });
                 });
-            }
+            if (p.dropout.active())
+                for_elements<M, N>(
+                    [&](int m, int n, int e) { dx[m][n][e] = dropout.keep(m, n, e) ? dx[m][n][e] * p.keep_scale : 0; });
+            for_elements<1, N>([&](int, int n, int e) {
+                if (e >= 2) return;
+                const float2 stats = stats_tiles[slot * QUERIES + query(n, e) - tile * QUERIES];
+                for_rows<M>([&](int m, int i) {
+                    float &prob = x[m][n][e + 2 * i], &d = dx[m][n][e + 2 * i];
+                    prob = ptx::exp2_approx(prob * p.scale_log2 - stats.x);
+                    d = prob * (d - stats.y);
+                });
+            });
+            if (p.dropout.active())
+                for_elements<M, N>(
+                    [&](int m, int n, int e) { x[m][n][e] = dropout.keep(m, n, e) ? x[m][n][e] * p.keep_scale : 0; });
             add_product(dv_sum, x, dout_tile, step, column / 16, reader);
             add_product(dk_sum, dx, q_tile, step, column / 16, reader);
         }
@@ -539,7 +562,7 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) query_gradient_kernel(P
     ptx::cp_async_commit();
     load(first_tile);
 
-    const Reader<HS> reader;
+    const Readers<HS> reader;
     Rows<HS, M, KEPT> q_rows, dout_rows;
     float sum[M][HS / 8][4];
     float2 stats[M][2];
@@ -565,17 +588,13 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) query_gradient_kernel(P
             float x[M][N][4], dx[M][N][4];
             score_product(x, q_rows, k_tile, step, reader);
             score_product(dx, dout_rows, v_tile, step, reader);
-            const bool masked = key + STEP - 1 > warp_position || key < latest_first;
-            for_rows<M>([&](int m, int i) {
-                int last = position + 16 * m + 2 * i, first = masked && starts && last < s.Tk ? starts[last] : 0;
-                for_elements<1, N>([&](int, int n, int e) {
-                    if (e / 2 != i) return;
-                    int j = lane_key + n / 2 * 16 + n % 2 * 2 + e % 2;
-                    float prob = ptx::exp2_approx(x[m][n][e] * p.scale_log2 - stats[m][i].x), dp = dx[m][n][e];
-                    if (masked && (j > last || j < first)) prob = 0;
-                    if (p.dropout.active()) dp = dropout.keep(m, n, e) ? dp * p.keep_scale : 0;
-                    dx[m][n][e] = prob * (dp - stats[m][i].y);
-                });
+            if (key + STEP - 1 > warp_position || key < latest_first) hide_keys(x, starts, position, lane_key, s.Tk);
+            if (p.dropout.active())
+                for_elements<M, N>(
+                    [&](int m, int n, int e) { dx[m][n][e] = dropout.keep(m, n, e) ? dx[m][n][e] * p.keep_scale : 0; });
+            for_elements<M, N>([&](int m, int n, int e) {
+                float prob = ptx::exp2_approx(x[m][n][e] * p.scale_log2 - stats[m][e / 2].x);
+                dx[m][n][e] = prob * (dx[m][n][e] - stats[m][e / 2].y);
             });
             add_product(sum, dx, k_tile, step, 0, reader);
         }
@@ -667,8 +686,7 @@ inline void attention_mma_backward(bf16* dq, bf16* dk, bf16* dv, const bf16* dou
               .stats_stride = stats_stride(s)};
     prepare(p);
     launch(p.wide ? stats_kernel<8> : stats_kernel<1>, ceil_div(rows, 32), 256, 0, stream, p);
-    if (s.HS <= 64)
-        key_gradient<64, 2, 4, 64, 16, 64, 0>(p, stream), query_gradient<64, 2, 4, 64, 16, true>(p, stream);
+    if (s.HS <= 64) key_gradient<64, 2, 4, 64, 16, 64, 0>(p, stream), query_gradient<64, 2, 4, 64, 16, true>(p, stream);
     else if (s.HS <= 128)
         key_gradient<128, 1, 8, 32, 16, 128, 1>(p, stream), query_gradient<128, 1, 8, 32, 32, true>(p, stream);
     else key_gradient<256, 1, 4, 16, 16, 128, 0>(p, stream), query_gradient<256, 1, 4, 16, 16, false>(p, stream);
