@@ -37,10 +37,9 @@ struct Cudnn {
         fe::cudnn_dlhandle = open_library("cuDNN", "libcudnn.so", {9},
                                           "it comes from NVIDIA and with pip's nvidia-cudnn-cu13 (or -cu12); a program "
                                           "built without USE_CUDNN=1 needs none");
-        decltype(&::cudnnCreate) create = nullptr;
-        find_function(fe::cudnn_dlhandle, "cudnnCreate", create);
-        find_function(fe::cudnn_dlhandle, "cudnnSetStream", set_stream);
-        find_function(fe::cudnn_dlhandle, "cudnnGetErrorString", error_string);
+        auto create = find_function<decltype(::cudnnCreate)>(fe::cudnn_dlhandle, "cudnnCreate");
+        set_stream = find_function<decltype(::cudnnSetStream)>(fe::cudnn_dlhandle, "cudnnSetStream");
+        error_string = find_function<decltype(::cudnnGetErrorString)>(fe::cudnn_dlhandle, "cudnnGetErrorString");
         check(create(&handle), "cudnnCreate", __LINE__);
     }
     void check(cudnnStatus_t status, const char* call, int line) const {

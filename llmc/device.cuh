@@ -1,5 +1,6 @@
 // The GPU of this process: found, checked, described.
 #pragma once
+#include <cctype>
 #include <cstring>
 #include "llmc/cuda_common.cuh"
 #include "llmc/matmul_cublaslt.cuh"

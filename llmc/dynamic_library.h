@@ -32,7 +32,8 @@ inline void* open_library(const char* what, const std::string& base, std::initia
 
 // The function of that name, with the type that its header declares.
 template <typename Function>
-void find_function(void* library, const char* name, Function*& function) {
-    function = reinterpret_cast<Function*>(dlsym(library, name));
+Function* find_function(void* library, const char* name) {
+    void* function = dlsym(library, name);
     if (!function) throw Error(strf("%s; the library is too old or of another kind", dlerror()));
+    return reinterpret_cast<Function*>(function);
 }

@@ -25,31 +25,30 @@
 
 // ---- the library ----
 
-#define CUBLASLT_FUNCTIONS(F)                                                                               \
-    F(cublasLtCreate)                                                                                       \
-    F(cublasLtDestroy)                                                                                      \
-    F(cublasLtGetStatusName) F(cublasLtGetStatusString) F(cublasLtMatmul) F(cublasLtMatmulAlgoGetHeuristic) \
-        F(cublasLtMatmulDescCreate) F(cublasLtMatmulDescDestroy) F(cublasLtMatmulDescSetAttribute)          \
-            F(cublasLtMatrixLayoutCreate) F(cublasLtMatrixLayoutDestroy) F(cublasLtMatmulPreferenceCreate)  \
-                F(cublasLtMatmulPreferenceDestroy) F(cublasLtMatmulPreferenceSetAttribute)
-
 // The functions of cublasLt.h, under their own names.
 struct CublasLtFunctions {
-#define DECLARE_FUNCTION(name) decltype(&::name) name = nullptr;
-    CUBLASLT_FUNCTIONS(DECLARE_FUNCTION)
-#undef DECLARE_FUNCTION
-    CublasLtFunctions() {
 #ifdef CUDAHOST  // the tests on the CPU link functions of these names
-#define FIND_FUNCTION(function) function = &::function;
+#define CUBLASLT_FUNCTION(name) decltype(&::name) name = &::name
 #else
-        // first the version whose header this was compiled with; the other has the same interface
-        void* library = open_library("cuBLASLt", "libcublasLt.so", {CUBLAS_VER_MAJOR, 13, 12},
-                                     "it comes with the CUDA Toolkit and pip's nvidia-cublas; --matmul own needs none");
-#define FIND_FUNCTION(function) find_function(library, #function, function);
+    // first the version whose header this was compiled with; the other has the same interface
+    void* library = open_library("cuBLASLt", "libcublasLt.so", {CUBLAS_VER_MAJOR, 13, 12},
+                                 "it comes with the CUDA Toolkit and pip's nvidia-cublas; --matmul own needs none");
+#define CUBLASLT_FUNCTION(name) decltype(&::name) name = find_function<decltype(::name)>(library, #name)
 #endif
-        CUBLASLT_FUNCTIONS(FIND_FUNCTION)
-#undef FIND_FUNCTION
-    }
+    CUBLASLT_FUNCTION(cublasLtCreate);
+    CUBLASLT_FUNCTION(cublasLtDestroy);
+    CUBLASLT_FUNCTION(cublasLtGetStatusName);
+    CUBLASLT_FUNCTION(cublasLtGetStatusString);
+    CUBLASLT_FUNCTION(cublasLtMatmul);
+    CUBLASLT_FUNCTION(cublasLtMatmulAlgoGetHeuristic);
+    CUBLASLT_FUNCTION(cublasLtMatmulDescCreate);
+    CUBLASLT_FUNCTION(cublasLtMatmulDescDestroy);
+    CUBLASLT_FUNCTION(cublasLtMatmulDescSetAttribute);
+    CUBLASLT_FUNCTION(cublasLtMatrixLayoutCreate);
+    CUBLASLT_FUNCTION(cublasLtMatrixLayoutDestroy);
+    CUBLASLT_FUNCTION(cublasLtMatmulPreferenceCreate);
+    CUBLASLT_FUNCTION(cublasLtMatmulPreferenceDestroy);
+    CUBLASLT_FUNCTION(cublasLtMatmulPreferenceSetAttribute);
 };
 
 template <typename Handle>

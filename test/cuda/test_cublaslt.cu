@@ -120,11 +120,10 @@ TEST(DynamicLibrary, MissingIsOneLine) {
     }
 }
 TEST(DynamicLibrary, OpensAndFinds) {
-    double (*cosine)(double) = nullptr;
     void* library = open_library("libm", "libm.so", {6}, "");
-    find_function(library, "cos", cosine);
+    auto* cosine = find_function<double(double)>(library, "cos");
     EXPECT_EQ(cosine(0), 1);
-    EXPECT_THROW(find_function(library, "no_such_function", cosine), Error);
+    EXPECT_THROW(find_function<double(double)>(library, "no_such_function"), Error);
 }
 
 TEST(Device, PeakFlops) {
