@@ -9,18 +9,21 @@
 #include <nlohmann/json.hpp>
 #include <variant>
 #include "llmc/error.h"
+#include "llmc/plan.h"
 
 // One table of rows describes every option once. The parser, llm.c's spellings, --help, the README's table and the
 // record of a run's arithmetic are all read off it.
 
-static const char* command_names[] = {"train", "finetune", "sample", "eval"};
+static const char* command_names[] = {"train", "finetune", "sample", "eval", "plan"};
+static constexpr int kCommands = 5;
 static const char* command_help[] = {
     "train a model, or continue with --resume (the default command)",
     "start from the weights of --model, with a new optimizer and schedule",
     "write text: from --prompt, --prompt-file, a pipe, or interactively",
     "loss and perplexity on --val-data, or the accuracy of --task",
+    "memory, bytes on the wire and predicted step time of a training run on given GPUs; needs none of them",
 };
-enum : unsigned { TRAIN = 1, FINETUNE = 2, SAMPLE = 4, EVAL = 8, TRAINING = TRAIN | FINETUNE };
+enum : unsigned { TRAIN = 1, FINETUNE = 2, SAMPLE = 4, EVAL = 8, PLAN = 16, TRAINING = TRAIN | FINETUNE };
 
 struct Limits {
     double low = -std::numeric_limits<double>::infinity(), high = std::numeric_limits<double>::infinity();
@@ -55,7 +58,7 @@ static std::vector<Row> option_table(Options& o, const ProgramInfo& program) {
     const char *data = "Data and model", *batch = "Batch and length", *optimizer = "Optimizer",
                *numbers = "Numbers and memory", *loop = "Loop",
                *gpu = "GPU (train_gpt2cu; read and ignored by the CPU program)", *ranks = "Ranks",
-               *sampling = "Sampling", *evaluation = "Evaluation";
+               *sampling = "Sampling", *evaluation = "Evaluation", *plan = "Plan";
     const std::string model_help =
         "what to start from: a size (d12, d24, d36, d48, gpt3:125m ... gpt3:175b, gpt3:c768, L6:H6:C384:T256), a "
         "Hugging Face "
@@ -66,12 +69,13 @@ static std::vector<Row> option_table(Options& o, const ProgramInfo& program) {
         {data, TRAINING, false, "i", "train-data", "FILES", &o.train_data, any, "the default data set (make data)", "token shards to train on: files, directories or globs"},
         {data, TRAINING | EVAL, false, "j", "val-data", "FILES", &o.val_data, any, "the default data set (make data)", "token shards to validate on"},
         {data, TRAIN, false, "e", "model", "MODEL", &o.model, any, program.default_model, model_help},
-        {data, FINETUNE | SAMPLE | EVAL, false, "e", "model", "MODEL", &o.model, any, "none, must be given", model_help},
+        {data, FINETUNE | SAMPLE | EVAL | PLAN, false, "e", "model", "MODEL", &o.model, any, "none, must be given", model_help},
         {data, TRAINING, false, "o", "output", "DIR", &o.output, any, "runs/<data>-<model>", "where checkpoints, log and plot go"},
 
-        {batch, TRAINING | EVAL, true, "b", "micro-batch-size", "B", &o.micro_batch_size, one_up, "the largest that fits", "sequences per rank and forward pass"},
-        {batch, TRAINING | EVAL, true, "t", "seq-len", "T", &o.seq_len, one_up, "the model's T", "tokens per sequence"},
+        {batch, TRAINING | EVAL | PLAN, true, "b", "micro-batch-size", "B", &o.micro_batch_size, one_up, "the largest that fits", "sequences per rank and forward pass"},
+        {batch, TRAINING | EVAL | PLAN, true, "t", "seq-len", "T", &o.seq_len, one_up, "the model's T", "tokens per sequence"},
         {batch, TRAINING, true, "d", "total-batch-size", "TOKENS", &o.total_batch_size, batch_tokens, strf("B * T if -b is given, else %lld", static_cast<long long>(program.default_total_batch)), "tokens per step, all ranks and micro-steps together; a multiple of T"},
+        {batch, PLAN, false, "d", "total-batch-size", "TOKENS", &o.total_batch_size, batch_tokens, "B * T * GPUs if -b is given, else that of train, at least a sequence a GPU", "tokens per step, all GPUs and micro-steps together; a multiple of T"},
         {batch, TRAINING, true, "x", "max-steps", "N", &o.max_steps, minus_one_up, "-1: one epoch", "steps to train"},
         {batch, TRAINING, false, "", "time-limit", "SECONDS", &o.time_limit, zero_up, "0: none", "fix the number of steps, after timing a few, so that training takes about this long"},
 
@@ -89,10 +93,11 @@ static std::vector<Row> option_table(Options& o, const ProgramInfo& program) {
         {optimizer, TRAINING, true, "", "dropout", "P", &o.dropout, below_one, "", "probability that an activation is dropped"},
 
         {numbers, TRAINING | SAMPLE | EVAL, true, "", "precision", "TYPE", &o.precision, any, program.default_precision, "fp32 or bf16: storage of weights and activations", {"fp32", "bf16"}},
-        {numbers, TRAINING, true, "w", "master-weights", "", &o.master_weights, any, "", "fp32 copies of bf16 weights in the optimizer"},
+        {numbers, PLAN, false, "", "precision", "TYPE", &o.precision, any, "bf16; with --gpu cpu fp32", "fp32 or bf16: storage of weights and activations", {"fp32", "bf16"}},
+        {numbers, TRAINING | PLAN, true, "w", "master-weights", "", &o.master_weights, any, "", "fp32 copies of bf16 weights in the optimizer"},
         {numbers, TRAINING, true, "", "stochastic-rounding", "", &o.stochastic_rounding, any, "", "round bf16 weights at random when they are updated"},
-        {numbers, TRAINING, true, "r", "recompute", "LEVEL", &o.recompute, zero_to_three, "", "recompute in the backward pass: 0 nothing, 1 GELU, 2 and layernorm, 3 the whole block"},
-        {numbers, TRAINING, true, "z", "zero-stage", "STAGE", &o.zero_stage, zero_to_three, "", "ZeRO: 0 nothing is split over ranks, 1 optimizer state, 2 and gradients, 3 and weights"},
+        {numbers, TRAINING | PLAN, true, "r", "recompute", "LEVEL", &o.recompute, zero_to_three, "", "recompute in the backward pass: 0 nothing, 1 GELU, 2 and layernorm, 3 the whole block"},
+        {numbers, TRAINING | PLAN, true, "z", "zero-stage", "STAGE", &o.zero_stage, zero_to_three, "", "ZeRO: 0 nothing is split over ranks, 1 optimizer state, 2 and gradients, 3 and weights"},
         {numbers, TRAINING | SAMPLE, true, "", "seed", "N", &o.seed, any, "", "seed of every random number"},
         {numbers, TRAINING, true, "a", "overfit-one-batch", "", &o.overfit_one_batch, any, "", "train on the first batch again and again: a check that the loss goes to 0"},
 
@@ -118,17 +123,30 @@ static std::vector<Row> option_table(Options& o, const ProgramInfo& program) {
         {evaluation, EVAL, false, "", "task", "NAME", &o.task, any, "loss on --val-data", "hellaswag: accuracy on --hellaswag-data", {"hellaswag"}},
         {evaluation, EVAL, false, "", "limit", "N", &o.eval_limit, zero_up, "0: all", "batches or questions to evaluate at most"},
 
+        {plan, PLAN, false, "", "gpu", "NAME", &o.gpu, any, "", "what to train on, by the figures of its data sheet; cpu: this machine, by the CPU program", plan_gpu_names()},
+        {plan, PLAN, false, "", "gpus", "N", &o.gpus, one_up, "", "how many of them"},
+        {plan, PLAN, false, "", "rates", "FILE", &o.rates_file, any, "none", "rates measured on such a GPU: bench_cuda's JSON, or report.json of dev/gpu_check.sh"},
+        {plan, PLAN, false, "", "matmul-tflops", "X", &o.matmul_tflops, positive, "the GPU's", "what matrix products reach, in this precision"},
+        {plan, PLAN, false, "", "attention-tflops", "X", &o.attention_tflops, positive, "the GPU's", "what attention reaches"},
+        {plan, PLAN, false, "", "memory-tbs", "X", &o.memory_tbs, positive, "the GPU's", "TB/s of its memory, read plus written"},
+        {plan, PLAN, false, "", "memory-gb", "X", &o.memory_gb, positive, "the GPU's", "GB of its memory"},
+        {plan, PLAN, false, "", "bus-gbs", "X", &o.bus_gbs, positive, "the GPU's", "GB/s out of a GPU, and as much in, to others of its machine"},
+        {plan, PLAN, false, "", "network-gbs", "X", &o.network_gbs, positive, "the GPU's", "GB/s out of a machine, and as much in, all of its network cards together"},
+        {plan, PLAN, false, "", "tokens", "N", &o.plan_tokens, positive, "20 for each parameter", "tokens to train on (3e11 may be written)"},
+        {plan, PLAN, false, "", "price", "DOLLARS", &o.price, positive, "none", "of a GPU for an hour"},
+        {plan, PLAN, false, "", "json", "", &o.json, any, "", "print JSON"},
+
         {ranks, TRAINING | EVAL, false, "pn", "num-processes", "N", &o.num_processes, one_up, "", "ranks of the run, where no launcher says so"},
         {ranks, TRAINING | EVAL, false, "pr", "process-rank", "N", &o.process_rank, zero_up, "", "number of this rank"},
-        {ranks, TRAINING | EVAL, false, "pg", "gpus-per-node", "N", &o.gpus_per_node, one_up, "", "GPUs of a machine"},
+        {ranks, TRAINING | EVAL | PLAN, false, "pg", "gpus-per-node", "N", &o.gpus_per_node, one_up, "", "GPUs of a machine"},
         {ranks, TRAINING | EVAL, false, "pm", "nccl-init-method", "HOW", &o.nccl_init_method, any, "", "how ranks find each other: mpi, tcp or fs", {"mpi", "tcp", "fs"}},
         {ranks, TRAINING | EVAL, false, "ps", "server-ip", "ADDRESS", &o.server_ip, any, "none", "tcp: address of rank 0"},
         {ranks, TRAINING | EVAL, false, "", "server-port", "PORT", &o.server_port, any, "", "tcp: port of rank 0"},
         {ranks, TRAINING | EVAL, false, "", "comm-timeout", "SECONDS", &o.comm_timeout, positive, "", "how long to wait for a rank that does not come, hangs or stalls; longer than writing a checkpoint takes"},
         {ranks, TRAINING | EVAL, false, "pf", "fs-path", "DIR", &o.fs_path, any, "", "fs: directory that all ranks see"},
 
-        {gpu, TRAINING | SAMPLE | EVAL, true, "f", "tf32", "", &o.tf32, any, "", "fp32 matrix products in TF32"},
-        {gpu, TRAINING | SAMPLE | EVAL, true, "", "matmul", "HOW", &o.matmul, any, "", "matrix products: NVIDIA's library cuBLASLt or the program's own kernels", {"cublaslt", "own"}},
+        {gpu, TRAINING | SAMPLE | EVAL | PLAN, true, "f", "tf32", "", &o.tf32, any, "", "fp32 matrix products in TF32"},
+        {gpu, TRAINING | SAMPLE | EVAL | PLAN, true, "", "matmul", "HOW", &o.matmul, any, "", "matrix products: NVIDIA's library cuBLASLt or the program's own kernels", {"cublaslt", "own"}},
         {gpu, TRAINING, true, "ge", "gelu-fusion", "LEVEL", &o.gelu_fusion, fusion, "-1: by the GPU", "fuse GELU into the matrix product: 0 no, 1 forward, 2 forward and backward"},
         {gpu, TRAINING, false, "lg", "gpu-log-every", "N", &o.gpu_log_every, minus_one_up, "-1: never", "steps between log lines on the GPU's clock, power and temperature"},
     };
@@ -272,7 +290,7 @@ static void print_help(const std::vector<Row>& table, const ProgramInfo& program
     const int c = static_cast<int>(command);
     if (with_commands) {
         printf("Usage: ./%s [COMMAND] [OPTIONS]\n\nCommands:\n", program.name.c_str());
-        for (int i = 0; i < 4; i++) print_wrapped(command_names[i], command_help[i]);
+        for (int i = 0; i < kCommands; i++) print_wrapped(command_names[i], command_help[i]);
         printf("\n./%s COMMAND --help gives the options of a command. Those of train:\n", program.name.c_str());
     } else {
         printf("Usage: ./%s %s [OPTIONS]\n\n%s\n", program.name.c_str(), command_names[c], command_help[c]);
@@ -295,7 +313,7 @@ static void print_markdown(const std::vector<Row>& table) {
             printf("%s**%s**\n\n| option | | default | meaning | commands |\n|---|---|---|---|---|\n",
                    group.empty() ? "" : "\n", (group = row.group).c_str());
         std::string commands;
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < kCommands; i++)
             if (row.commands >> i & 1) commands += std::string(commands.empty() ? "" : ", ") + command_names[i];
         printf("| `--%s%s%s` | %s | %s | %s | %s |\n", row.name, *row.value ? " " : "", row.value,
                *row.flag ? strf("`-%s`", row.flag).c_str() : "", default_text(row).c_str(), row.help.c_str(),
@@ -328,7 +346,8 @@ static std::string closest(const std::string& word, const std::vector<std::strin
                                           const ProgramInfo& program) {
     const std::string help = strf("./%s %s --help lists all", program.name.c_str(), command_names[command]);
     if (!looks_like_option(argument)) {
-        const bool is_command = std::find(command_names, command_names + 4, argument) != command_names + 4;
+        const bool is_command =
+            std::find(command_names, command_names + kCommands, argument) != command_names + kCommands;
         throw UsageError(strf("unexpected argument '%s'; %s", argument.c_str(),
                               is_command ? "the command stands before the options" : help.c_str()));
     }
@@ -339,7 +358,7 @@ static std::string closest(const std::string& word, const std::vector<std::strin
         if (row.commands >> command & 1) names.push_back(long_name);
         else if (name == long_name || name == std::string("-") + row.flag) {
             std::string others;
-            for (int i = 0; i < 4; i++)
+            for (int i = 0; i < kCommands; i++)
                 if (row.commands >> i & 1) others += std::string(others.empty() ? "" : ", ") + command_names[i];
             throw UsageError(strf("%s takes no %s (an option of: %s); %s", command_names[command], name.c_str(),
                                   others.c_str(), help.c_str()));
@@ -354,7 +373,8 @@ static void check_combinations(const Options& o) {
     const char* command = command_names[static_cast<int>(o.command)];
     if (o.command != Command::train && o.model.empty())
         throw UsageError(
-            strf("%s needs --model: a run's directory, a Hugging Face model directory or an llm.c .bin file", command));
+            strf("%s needs --model: %sa run's directory, a Hugging Face model directory or an llm.c .bin file", command,
+                 o.command == Command::plan ? "a size such as d12 or gpt3:175b, " : ""));
     if (o.max_steps == 0) throw UsageError("--max-steps 0 would train nothing; give 1 or more, or -1 for one epoch");
     if (o.seq_len > 0 && o.total_batch_size > 0 && o.total_batch_size % o.seq_len != 0) {
         const int64_t below = o.total_batch_size / o.seq_len * o.seq_len, above = below + o.seq_len;
@@ -379,13 +399,13 @@ bool parse_options(int argc, const char* const* argv, const ProgramInfo& program
     int command = 0;
     const bool named = !arguments.empty() && !looks_like_option(arguments[0]);
     if (named) {
-        const std::vector<std::string> names(command_names, command_names + 4);
+        const std::vector<std::string> names(command_names, command_names + kCommands);
         command = static_cast<int>(std::find(names.begin(), names.end(), arguments[0]) - names.begin());
-        if (command == 4) {
+        if (command == kCommands) {
             const std::string best = closest(arguments[0], names);
-            throw UsageError(strf(
-                "unknown command '%s'; %s", arguments[0].c_str(),
-                best.empty() ? "it must be train, finetune, sample or eval" : ("did you mean " + best + "?").c_str()));
+            throw UsageError(strf("unknown command '%s'; %s", arguments[0].c_str(),
+                                  best.empty() ? "it must be train, finetune, sample, eval or plan"
+                                               : ("did you mean " + best + "?").c_str()));
         }
         arguments.erase(arguments.begin());
     }

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-enum class Command { train, finetune, sample, eval };
+enum class Command { train, finetune, sample, eval, plan };
 
 struct Options {
     Command command = Command::train;
@@ -34,10 +34,10 @@ struct Options {
     std::string precision;       // fp32|bf16; parse_options fills in the program's default
     bool master_weights = true;  // -w
     bool stochastic_rounding = false;
-    int recompute = 0;     // -r 0 none, 1 GELU, 2 GELU + layernorm, 3 whole block
-    int zero_stage = 0;    // -z
-    bool tf32 = true;      // -f (CUDA only)
-    int gelu_fusion = -1;  // -ge (CUDA only)
+    int recompute = 0;                // -r 0 none, 1 GELU, 2 GELU + layernorm, 3 whole block
+    int zero_stage = 0;               // -z
+    bool tf32 = true;                 // -f (CUDA only)
+    int gelu_fusion = -1;             // -ge (CUDA only)
     std::string matmul = "cublaslt";  // cublaslt|own (CUDA only)
     uint64_t seed = 1337;
     bool overfit_one_batch = false;  // -a
@@ -66,6 +66,13 @@ struct Options {
     // eval
     std::string task;        // "" = loss on --val-data; "hellaswag"
     int64_t eval_limit = 0;  // at most that many batches or questions; 0 = all
+    // plan; rates: 0 = the GPU's
+    std::string gpu = "h100", rates_file;
+    int gpus = 1;
+    double matmul_tflops = 0, attention_tflops = 0, memory_tbs = 0, bus_gbs = 0, network_gbs = 0, memory_gb = 0;
+    double plan_tokens = 0;  // 0 = 20 a parameter
+    double price = 0;        // dollars per GPU hour
+    bool json = false;
 
     std::set<std::string> given;  // long names, without dashes, of the options on the command line
     bool was_given(const std::string& long_name) const { return given.count(long_name) > 0; }

@@ -9,6 +9,7 @@
 #include <new>
 #include "llmc/bf16.h"
 #include "llmc/files.h"
+#include "llmc/plan.h"
 #include "llmc/trainer.h"
 
 template <class Model>
@@ -105,6 +106,8 @@ int run_command(Run run) {
             return sample_command<Model>(std::move(run));
         case Command::eval:
             return eval_command<Model>(std::move(run));
+        case Command::plan:
+            break;  // needs no Run
     }
     return 2;
 }
@@ -127,6 +130,7 @@ int run_program(int argc, char** argv, const ProgramInfo& program) {
     try {
         Options options;
         if (!parse_options(argc, argv, program, &options)) return check_stdout();
+        if (options.command == Command::plan) return plan_command(options), check_stdout();
         Model<float>::open(options);
         bool training = options.command == Command::train || options.command == Command::finetune;
         std::vector<std::string> notes;
