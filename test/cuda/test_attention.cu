@@ -1,4 +1,5 @@
 // llmc/attention.cuh, both storage types, against llmc/cpu/attention.h.
+#include <cstring>
 #include "llmc/attention.cuh"
 #include "test/cuda/device_test.h"
 
@@ -133,7 +134,7 @@ TYPED_TEST(CudaAttention, Documents) {
 
 // T % 4 != 0: neighbouring keys are in two of Philox's groups of four.
 TYPED_TEST(CudaAttention, Dropout) {
-    for (auto [T, HS] : {std::pair{72, 64}, {135, 64}, {39, 128}}) {
+    for (auto [T, HS] : std::vector<std::pair<int, int>>{{72, 64}, {135, 64}, {39, 128}}) {
         Problem<TypeParam> p(2, T, T, 2, 1, HS);
         p.dropout = 0.3f;
         expect_equals_cpu(p);
@@ -142,7 +143,7 @@ TYPED_TEST(CudaAttention, Dropout) {
 }
 
 TYPED_TEST(CudaAttention, FewerQueriesThanKeys) {
-    for (auto [Tq, Tk] : {std::pair{1, 5}, {3, 70}, {33, 140}, {130, 200}}) {
+    for (auto [Tq, Tk] : std::vector<std::pair<int, int>>{{1, 5}, {3, 70}, {33, 140}, {130, 200}}) {
         Problem<TypeParam> p(2, Tq, Tk, 2, 1, 64);
         expect_equals_cpu(p, false);
         p.add_documents(), p.dropout = 0.2f;

@@ -79,17 +79,17 @@ TYPED_TEST(CudaLayerNorm, ResidualForwardEqualsCpu) {
 
 TYPED_TEST(CudaLayerNorm, BackwardEqualsCpuAndIsDeterministic) {
     using X = TypeParam;
-    for (auto [N, C] : {std::pair{1, 1},
-                        {50, 7},
-                        {37, 48},
-                        {600, 9},
-                        {83, 264},
-                        {6, 768},
-                        {18, 1000},
-                        {5, 1023},
-                        {2, 4104},
-                        {2, 4101},
-                        {1, 12288}}) {
+    for (auto [N, C] : std::vector<std::pair<int, int>>{{1, 1},
+                                                        {50, 7},
+                                                        {37, 48},
+                                                        {600, 9},
+                                                        {83, 264},
+                                                        {6, 768},
+                                                        {18, 1000},
+                                                        {5, 1023},
+                                                        {2, 4104},
+                                                        {2, 4101},
+                                                        {1, 12288}}) {
         SCOPED_TRACE(::testing::Message() << "N=" << N << " C=" << C);
         Inputs<X> in(N, C);
         std::vector<X> dy = random_vector<X>(in.a.size(), 5), dx = random_vector<X>(in.a.size(), 6), y(in.a.size());
