@@ -75,12 +75,13 @@ void compare_ends(int M, int N, int K, Product product) {
     }
 }
 
-// The device with so many multiprocessors, and their workspace: fewer blocks than items, or more.
+// The device with so many multiprocessors: fewer blocks than items, or more. The workspace is smaller than what the
+// model would reserve, since each page costs time in the tests on the CPU.
 struct Multiprocessors {
     int before = device().multiprocessors;
     Multiprocessors(int count) {
         device().multiprocessors = count;
-        reserve_workspace(matmul_own_workspace_bytes());
+        reserve_workspace(128 << 10);
     }
     ~Multiprocessors() { device().multiprocessors = before; }
 };
@@ -165,13 +166,12 @@ TEST(MatmulOwn, SplitsByRule) {
         for (int M : {1, 128, 768, 3072})
             for (int N : {1, 768, 50304})
                 for (int K : {1, 768, 65536}) {
-                    Multiprocessors some(processors);
-                    for (OwnPlan plan : {plan_product<WideMmaTile>(M, N, K), plan_product<SmallMmaTile>(M, N, K)}) {
+                    device().multiprocessors = processors;
+                    size_t most = matmul_own_workspace_bytes() / sizeof(float) / size_t(M) / size_t((N + 7) / 8 * 8);
+                    for (OwnPlan plan : {plan_product<WideMmaTile>(M, N, K), plan_product<TallMmaTile>(M, N, K),
+                                         plan_product<SmallMmaTile>(M, N, K), plan_product<PlainTile>(M, N, K)}) {
                         EXPECT_GE(plan.splits, 1);
-                        EXPECT_LE(plan.splits, std::max(1, ceil_div(K, 32)));
-                        if (plan.splits > 1)
-                            EXPECT_LE(size_t(plan.splits) * size_t(M) * size_t(ceil_div(N, 8) * 8) * 4,
-                                      matmul_own_workspace_bytes());
+                        if (plan.splits > 1) EXPECT_LE(size_t(plan.splits), most);
                     }
                 }
 }
@@ -202,7 +202,6 @@ TYPED_TEST(MatmulLayers, ForwardAndBackward) {
     using X = TypeParam;
     double tolerance = std::is_same_v<X, float> ? 1e-5 : 2e-3;
     Multiprocessors two(2);
-    reserve_workspace(std::max(matmul_own_workspace_bytes(), bias_backward_workspace_bytes(33, 40)));
     for (auto [N, C, OC] : {std::array{33, 24, 40}, std::array{11, 7, 5}})
         for (int fusion : {0, 1, 2})
             for (bool gelu : {false, true}) {

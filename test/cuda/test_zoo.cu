@@ -6,6 +6,7 @@
 #include "dev/cuda/gelu.cu"
 #include "dev/cuda/layernorm_backward.cu"
 #include "dev/cuda/layernorm_forward.cu"
+#include "dev/cuda/matmul_forward.cu"
 
 // A type that a page does not have is null.
 static void check_page(const zoo::Sizes& sizes, zoo::Page (*page_fp32)(const zoo::Setup&),
@@ -39,4 +40,8 @@ TEST(Zoo, LayernormBackward) {
 }
 TEST(Zoo, Gelu) { check_page(gelu_page::sizes, gelu_page::page<float>, gelu_page::page<bf16>); }
 TEST(Zoo, Classifier) { check_page(classifier_page::sizes, classifier_page::page<float>, classifier_page::page<bf16>); }
+TEST(Zoo, MatmulForward) {
+    namespace page = matmul_forward_page;
+    check_page(page::sizes, page::page<float>, page::page<bf16>);
+}
 TEST(Zoo, AdamW) { check_page(adamw_page::sizes, adamw_page::page<float>, adamw_page::page<bf16>); }
