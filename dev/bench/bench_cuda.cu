@@ -9,7 +9,7 @@
 //   large      whole training steps of 1558M
 //
 // Times are medians between two CUDA events, warm, on random data. A kernel that is timed alone finds the L2 cache full
-// of something else, as it would in the middle of a step. Floors: dev/bench/roofline.h.
+// of something else, as it would in the middle of a step. Floors: llmc/roofline.h.
 //
 // Usage: bench_cuda [--json FILE] [--limit SECONDS] [--own] [--model SIZE] [--large SIZE] [--batches 4,8,...]
 //                   [--seq-len T] [--tokens PER_STEP] [--product N] [--copy-mb N] [SECTION]...   (default: everything)
@@ -21,7 +21,7 @@
 #include <cstring>
 #include <set>
 
-#include "dev/bench/roofline.h"
+#include "llmc/roofline.h"
 
 namespace {
 
@@ -291,8 +291,8 @@ double report_step(Model& model, const char* section, const std::string& name, i
     const ModelConfig& m = model.config();
     double seconds = step_seconds(model, random_batch(sequences, o.T, m.V), budget), tokens = double(sequences) * o.T;
     int micro_steps = ceil_div(sequences, B);
-    double separate = step_floor_seconds(m, B, o.T, micro_steps, sizeof(bf16), rates, false);
-    double strict = step_floor_seconds(m, B, o.T, micro_steps, sizeof(bf16), rates, true);
+    double separate = step_floor_seconds(m, B, o.T, micro_steps, sizeof(bf16), rates, StepForm::separate);
+    double strict = step_floor_seconds(m, B, o.T, micro_steps, sizeof(bf16), rates, StepForm::fused);
     double flops = flops_per_token(m, o.T) * tokens / seconds, peak = model.peak_flops();
     printf("| %s | %d | %d | %.0f | %.2f | %.0f | %s | %.1f%% | %.2f | %.1f%% | %.1f%% |\n", name.c_str(), B, recompute,
            tokens, 1e3 * seconds, tokens / seconds, peak > 0 ? strf("%.1f%%", 100 * flops / peak).c_str() : "-",
