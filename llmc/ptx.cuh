@@ -1,7 +1,8 @@
 // The instructions that CUDA C++ has no name for, one function each. Nothing else in the program is PTX.
 //
-// References are to the PTX ISA (https://docs.nvidia.com/cuda/parallel-thread-execution). "Fragment" layouts are those
-// of section 9.7.14.5.8 "Matrix fragments for mma.m16n8k16": in a warp, lane = 4 * group + quad;
+// References are to the PTX ISA (https://docs.nvidia.com/cuda/parallel-thread-execution), by instruction, since numbers
+// of sections change. "Fragment" layouts are those of "Matrix Fragments for mma.m16n8k16 with floating point type": in
+// a warp, lane = 4 * group + quad;
 //   A (16,16) bf16: a[0] = A[group][2 quad..], a[1] = A[group + 8][2 quad..], a[2] = A[group][2 quad + 8..],
 //                   a[3] = A[group + 8][2 quad + 8..]          each register two neighbours of a row, the lower one
 //                   first
@@ -32,13 +33,13 @@ __device__ inline float high_bf16(uint32_t packed) { return __uint_as_float(pack
 
 // ---- arithmetic ----
 
-// 2^x, relative error 2^-22; 0 below -126.                                              (ex2.approx.ftz.f32, 9.7.3.18)
+// 2^x, relative error about 2^-22; 0 below -126.                                                   (ex2.approx.ftz.f32)
 __device__ inline float exp2_approx(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
-// tanh, absolute error 2^-11: enough before a rounding to bf16, too little for fp32. (tanh.approx.f32, 9.7.3.20)
+// tanh, relative error about 2^-11: enough before a rounding to bf16, too little for fp32. (tanh.approx.f32)
 __device__ inline float tanh_approx(float x) {
     float y;
     asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -47,7 +48,7 @@ __device__ inline float tanh_approx(float x) {
 
 // ---- tensor cores ----
 
-// d (16,8) += a (16,16) . b (16,8), bf16 operands, fp32 sums; all 32 lanes together. (mma, 9.7.14.5)
+// d (16,8) += a (16,16) . b (16,8), bf16 operands, fp32 sums; all 32 lanes together. (mma)
 __device__ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if __CUDA_ARCH__ >= 800
     asm volatile(
@@ -60,7 +61,7 @@ __device__ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint3
 }
 
 // Four 8x8 matrices of bf16 from shared memory. Lane i gives the address of row i % 8 of matrix i / 8 (16 bytes, on a
-// 16-byte boundary); r[j] of lane i is elements (i / 4, 2 (i % 4)..) of matrix j. (ldmatrix, 9.7.14.5.15)
+// 16-byte boundary); r[j] of lane i is elements (i / 4, 2 (i % 4)..) of matrix j. (ldmatrix)
 __device__ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
 #if __CUDA_ARCH__ >= 750
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -79,10 +80,11 @@ __device__ inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) {
 #endif
 }
 
-// ---- asynchronous copies, global to shared memory (cp.async, 9.7.9.25) ----
+// ---- asynchronous copies, global to shared memory (cp.async) ----
 
-// 16 bytes, both ends on 16-byte boundaries; valid = false writes zeros and reads nothing. What is copied may be read
-// by the thread itself after cp_async_wait, by others after a barrier behind that.
+// 16 bytes, both ends on 16-byte boundaries; valid = false (a source size of 0) writes zeros and reads nothing, so that
+// `global` may lie outside of the tensor. What is copied may be read by the thread itself after cp_async_wait, by
+// others after a barrier behind that.
 __device__ inline void cp_async_16(void* shared, const void* global, bool valid = true) {
 #if __CUDA_ARCH__ >= 800
     asm volatile(
