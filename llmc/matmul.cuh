@@ -14,50 +14,44 @@
 
 // ---- few rows ----
 
-constexpr int matmul_few_rows_cuda = 8;
+constexpr int matmul_most_few_rows = 8;
 
-// A warp makes `columns` columns of out. Its lanes share the K elements of each row of b (N,K), W at a time, and read
-// the rows of a, which the L1 cache holds, beside them; a sum over the warp ends it.
-template <int ROWS, int W, typename X, typename O>
-__global__ void __launch_bounds__(128) matmul_few_kernel(Matmul<X, O> args) {
-    constexpr int columns = 2;
-    int lane = threadIdx.x % 32, n0 = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * columns;
+// A warp makes two columns of out. Its lanes share the K elements of each row of b (N,K), W at a time, and read the
+// rows of a, which the L1 cache holds, beside them; a sum over the warp ends it.
+template <int ROWS, int W, typename X>
+__global__ void __launch_bounds__(128) matmul_few_kernel(Matmul<X> args) {
+    int lane = threadIdx.x % 32, n0 = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * 2;
     if (n0 >= args.N) return;
-    int64_t K = args.K;
-    const X* b[columns];
-#pragma unroll
-    for (int c = 0; c < columns; c++) b[c] = args.b + min(n0 + c, args.N - 1) * K;
-    float sum[ROWS][columns] = {};
+    const X *b0 = args.b + int64_t(n0) * args.K, *b1 = n0 + 1 < args.N ? b0 + args.K : b0;
+    float sum[ROWS][2] = {};
 #pragma unroll(ROWS == 1 ? 4 : 2)
     for (int k = lane * W; k < args.K; k += 32 * W) {
-        float w[columns][W];
-#pragma unroll
-        for (int c = 0; c < columns; c++) load_pack<W, Cached::no>(w[c], b[c] + k);
+        float w0[W], w1[W], x[W];
+        load_pack<W, Cached::no>(w0, b0 + k);
+        load_pack<W, Cached::no>(w1, b1 + k);
 #pragma unroll
         for (int m = 0; m < ROWS; m++) {
-            float x[W];
-            load_pack(x, args.a + min(m, args.M - 1) * K + k);
+            load_pack(x, args.a + int64_t(min(m, args.M - 1)) * args.K + k);
 #pragma unroll
-            for (int c = 0; c < columns; c++)
-#pragma unroll
-                for (int i = 0; i < W; i++) sum[m][c] += x[i] * w[c][i];
+            for (int i = 0; i < W; i++) sum[m][0] += x[i] * w0[i], sum[m][1] += x[i] * w1[i];
         }
     }
 #pragma unroll
-    for (int m = 0; m < ROWS; m++)
-#pragma unroll
-        for (int c = 0; c < columns; c++) {
-            float total[1] = {warp_sum(sum[m][c])};
-            if (lane == 0 && m < args.M && n0 + c < args.N) finish_outputs(args, m, n0 + c, total, false);
-        }
+    for (int i = 0; i < ROWS * 2; i++) {
+        float total[1] = {warp_sum(sum[i / 2][i % 2])};
+        int m = i / 2, n = n0 + i % 2;
+        if (lane == i && m < args.M && n < args.N) finish_outputs(args, m, n, total);
+    }
 }
 
-template <typename X, typename O>
-void matmul_few(const Matmul<X, O>& args, cudaStream_t stream) {
+template <typename X>
+void matmul_few(const Matmul<X>& args, cudaStream_t stream) {
     constexpr int W = pack_width<X>;
-    bool packs = args.K % W == 0 && aligned_16(args.a) && aligned_16(args.b);
-    auto kernel = args.M == 1 ? (packs ? matmul_few_kernel<1, W, X, O> : matmul_few_kernel<1, 1, X, O>)
-                              : (packs ? matmul_few_kernel<8, W, X, O> : matmul_few_kernel<8, 1, X, O>);
+    bool packs = operands_are_packs(args);
+    auto kernel =
+        args.M == 1
+            ? (packs ? matmul_few_kernel<1, W, X> : matmul_few_kernel<1, 1, X>)
+            : (packs ? matmul_few_kernel<matmul_most_few_rows, W, X> : matmul_few_kernel<matmul_most_few_rows, 1, X>);
     launch(kernel, ceil_div(args.N, 8), 128, 0, stream, args);
 }
 
@@ -66,7 +60,7 @@ void matmul_few(const Matmul<X, O>& args, cudaStream_t stream) {
 template <typename X, typename O>
 void matmul(const Matmul<X, O>& args, cudaStream_t stream) {
     if constexpr (std::is_same_v<X, O>)
-        if (args.M <= matmul_few_rows_cuda && args.b_transposed && !args.a_transposed) return matmul_few(args, stream);
+        if (args.M <= matmul_most_few_rows && args.b_transposed && !args.a_transposed) return matmul_few(args, stream);
     if (device().matmul == MatmulLibrary::own) matmul_own(args, stream);
     else matmul_cublaslt(args, stream);
 }

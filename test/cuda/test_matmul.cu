@@ -189,7 +189,7 @@ TYPED_TEST(MatmulLayers, FewRows) {
     using X = TypeParam;
     auto product = [](const auto& args, cudaStream_t stream) { matmul(args, stream); };
     for (int M : {1, 3, 8})
-        for (int K : {1, 33, 64, 1032}) {
+        for (int K : {1, 33, 1032}) {
             compare<X, X>({M, 21, K, 2 + 8}, product);
             compare<X, X>({M, 8, K, 2 + 8 + 16, Epilogue::gelu}, product);
         }
