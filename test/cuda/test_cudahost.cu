@@ -108,10 +108,6 @@ TEST(Ptx, AsynchronousCopies) {
 
 #ifdef CUDAHOST
 
-#include "llmc/attention.cuh"
-#include "llmc/layernorm.cuh"
-#include "llmc/matmul_own.cuh"
-
 namespace {
 
 // How many of the eight schedules say no, by a wrong answer or by an exception.

@@ -68,12 +68,14 @@ void set_seed(uint64_t seed);
 // Throws what was found wrong where no exception could leave (cudaFree in a destructor), and looks at all guards.
 void check();
 
-// The barrier at this place does nothing from now on; line 0 ends that. To show that a test would miss it.
+// The __syncthreads() or __syncwarp() at this place does nothing from now on; line 0 ends that. To show that a test
+// would miss it.
 void skip_barrier(const std::string& file, int line);
 // Barriers that ran since set_seed or clear_barriers_seen, in order of file and line.
 struct Barrier {
     std::string file;
     int line;
+    bool of_warp;  // __syncwarp()
     bool operator<(const Barrier& other) const { return std::tie(file, line) < std::tie(other.file, other.line); }
 };
 std::vector<Barrier> barriers_seen();
@@ -97,6 +99,7 @@ using Complete = void (*)(void* const (&data)[32], uint32_t lanes);
 void warp_collective(const char* what, uint32_t mask, void* data, Complete complete, Site where);
 // The same for instructions that need all 32 lanes.
 void full_warp_collective(const char* what, void* data, Complete complete, Site where);
+void sync_warp(uint32_t mask, Site where);
 enum class Vote { none, any, all, count };
 int block_barrier(const char* what, Vote vote, int predicate, Site where);
 
@@ -202,8 +205,7 @@ inline int __syncthreads_count(int predicate, cudahost::Site where = cudahost::S
     return cudahost::block_barrier("__syncthreads_count", cudahost::Vote::count, predicate, where);
 }
 inline void __syncwarp(unsigned mask = 0xffffffffu, cudahost::Site where = cudahost::Site::current()) {
-    cudahost::warp_collective(
-        "__syncwarp", mask, nullptr, [](void* const(&)[32], uint32_t) {}, where);
+    cudahost::sync_warp(mask, where);
 }
 // Threads run one at a time: every store is visible at once.
 inline void __threadfence() {}

@@ -1,8 +1,8 @@
 // Runs the blocks of a kernel: threads as fibres, barriers, warp collectives, shared memory, asynchronous copies.
 //
 // A fibre runs until it waits or ends, and then jumps directly into the next one. Warps have priorities, drawn anew for
-// each block, at each block barrier and now and then between: the first warp that can run does, so that one may be far
-// ahead of another, as far as barriers allow. The lanes of a warp run in random order.
+// each block, at each block barrier and, in some blocks, now and then between: the first warp that can run does, so
+// that one may be far ahead of another, as far as barriers allow. The lanes of a warp run in random order.
 #include <cxxabi.h>
 #include <elf.h>
 #include <fcntl.h>
@@ -89,6 +89,7 @@ Fibre* current = nullptr;   // null outside of kernels
 std::vector<Fibre> fibres;  // kMaxThreads, with their stacks, for all blocks
 Warp warps[kMaxThreads / 32];
 int warp_order[kMaxThreads / 32], warp_count = 0, thread_count = 0, alive = 0;
+uint32_t change_one_in = 0;  // chance of new priorities between two barriers, at each switch; 0: none
 std::exception_ptr failure;
 
 struct BlockBarrier {
@@ -98,8 +99,11 @@ struct BlockBarrier {
     Site where;
 } barrier;
 
-std::set<Barrier> seen;
-Barrier skipped{"", 0};
+std::set<std::tuple<const char*, uint32_t, bool>> seen;
+Barrier skipped{"", 0, false};
+bool skips(const Site& where) {
+    return skipped.line && static_cast<int>(where.line()) == skipped.line && skipped.file == where.file_name();
+}
 
 // ---- shared memory: dynamic first, then each array at its first use, guarded gaps between ----
 
@@ -191,7 +195,7 @@ void shuffle_warps() {
 
 // The next thread to run; null: none can.
 Fibre* pick() {
-    if (schedule.shuffle && warp_count > 1 && schedule.random.chance(64)) shuffle_warps();
+    if (change_one_in && schedule.random.chance(change_one_in)) shuffle_warps();
     for (int i = 0; i < warp_count; i++) {
         Warp& warp = warps[warp_order[i]];
         if (!warp.ready) continue;
@@ -269,7 +273,7 @@ bool complete_if_all_here(Warp& warp, size_t which) {
 
 bool complete_barrier_if_all_here() {
     if (barrier.here == 0 || barrier.here < alive) return false;
-    seen.insert({barrier.where.file_name(), static_cast<int>(barrier.where.line())});
+    seen.insert({barrier.where.file_name(), barrier.where.line(), false});
     switch (barrier.vote) {
         case Vote::none:
             break;
@@ -357,6 +361,9 @@ void run_block() {
         warp.gatherings.clear();
         warp_order[w] = w;
     }
+    // In half of the blocks a warp runs as far ahead of the others as barriers let it.
+    constexpr uint32_t chances[] = {0, 0, 64, 1024};
+    change_one_in = schedule.shuffle && warp_count > 1 ? chances[schedule.random.below(4)] : 0;
     if (schedule.shuffle) shuffle_warps();
     for (int i = 0; i < thread_count; i++) {
         Fibre& f = fibres[static_cast<size_t>(i)];
@@ -436,6 +443,13 @@ void warp_collective(const char* what, uint32_t mask, void* data, Complete compl
     run_others();
 }
 
+void sync_warp(uint32_t mask, Site where) {
+    if (skips(where)) return;
+    seen.insert({where.file_name(), where.line(), true});
+    warp_collective(
+        "__syncwarp", mask, nullptr, [](void* const(&)[32], uint32_t) {}, where);
+}
+
 void full_warp_collective(const char* what, void* data, Complete complete, Site where) {
     if (current && warps[current->number / 32].alive != ~0u)
         fail(format("%s at %s needs all 32 lanes; 0x%08x are alive", what, at(where).c_str(),
@@ -445,8 +459,7 @@ void full_warp_collective(const char* what, void* data, Complete complete, Site 
 
 int block_barrier(const char* what, Vote vote, int predicate, Site where) {
     if (!current) throw Bug(format("%s() outside of a kernel at %s", what, at(where).c_str()));
-    if (skipped.line && static_cast<int>(where.line()) == skipped.line && skipped.file == where.file_name())
-        return predicate != 0;
+    if (skips(where)) return predicate != 0;
     if (barrier.here > 0 && (!same(barrier.where, where) || barrier.vote != vote))
         fail(format("%s() at %s, while other threads of the block are at %s() at %s", what, at(where).c_str(),
                     barrier.what, at(barrier.where).c_str()));
@@ -523,8 +536,12 @@ void cp_async_wait(int pending) {
 
 // ---- barriers ----
 
-void skip_barrier(const std::string& file, int line) { skipped = {file, line}; }
-std::vector<Barrier> barriers_seen() { return {seen.begin(), seen.end()}; }
+void skip_barrier(const std::string& file, int line) { skipped = {file, line, false}; }
+std::vector<Barrier> barriers_seen() {
+    std::set<Barrier> distinct;
+    for (auto [file, line, of_warp] : seen) distinct.insert({file, static_cast<int>(line), of_warp});
+    return {distinct.begin(), distinct.end()};
+}
 void clear_barriers_seen() { seen.clear(); }
 
 // ---- names ----
