@@ -56,6 +56,12 @@ ifdef BUILDING
 
   USE_ONEDNN := $(if $(NO_ONEDNN),,$(call have,dnnl))
   USE_OPENMP := $(if $(NO_OPENMP),,$(call have,openmp))
+  # MPI: its compiler wrapper says how to use it; the flags have other names in Open MPI and in MPICH
+  MPICC := $(if $(NO_MPI),,$(firstword $(wildcard $(DEPS)/bin/mpicc) $(shell command -v mpicc 2>/dev/null)))
+  ifdef MPICC
+    MPI_CFLAGS := $(patsubst -I%,-isystem %,$(filter -I%,$(shell $(MPICC) -showme:compile 2>/dev/null || $(MPICC) -compile_info 2>/dev/null)))
+    MPI_LIBS := $(filter -l% -L%,$(shell $(MPICC) -showme:link 2>/dev/null || $(MPICC) -link_info 2>/dev/null))
+  endif
   require = $(if $(call have,$(1)),,$(error $(strip $(2)) is missing (package $(strip $(3))): run dev/setup.sh))
   $(call require,compiler,A C++ compiler ($(CXX)),g++)
   $(if $(filter old_compiler,$(FOUND)),$(error $(CXX) is too old: C++20 needs g++ 11 or newer (make CXX=g++-12)))
@@ -71,7 +77,7 @@ ifdef BUILDING
     where = $(if $(call have,$(1)),$(2)$(if $(wildcard $(DEPS)/include/$(3) $(DEPS)/include/$(MULTIARCH)/$(3)),(.deps)))
     SAY := $(CXX)-$(shell $(CXX) -dumpfullversion -dumpversion 2>/dev/null) $(call where,CLI11,CLI11,CLI) \
       $(call where,nlohmann_json,nlohmann-json,nlohmann) $(if $(USE_ONEDNN),$(call where,dnnl,oneDNN,dnnl.hpp)) \
-      $(if $(USE_OPENMP),OpenMP) $(call where,gtest,GoogleTest,gtest) $(call where,libpcre2-8,PCRE2,pcre2.h)
+      $(if $(USE_OPENMP),OpenMP) $(if $(MPICC),MPI) $(call where,gtest,GoogleTest,gtest) $(call where,libpcre2-8,PCRE2,pcre2.h)
     $(info found: $(subst $(space),$(comma)$(space),$(strip $(SAY))))
     lacking = $(if $(call have,$(1)),,$(info missing: $(strip $(2))))
     ifndef NO_ONEDNN
@@ -79,6 +85,9 @@ ifdef BUILDING
     endif
     ifndef NO_OPENMP
       $(call lacking,openmp,OpenMP: the programs will use one core (package libgomp1 for g++$(comma) libomp-dev for clang))
+    endif
+    ifeq ($(MPICC)$(NO_MPI),)
+      $(info missing: MPI: the CPU program runs as one rank only (packages libopenmpi-dev and openmpi-bin; dev/setup.sh installs them))
     endif
     $(call lacking,libpcre2-8,PCRE2: one tokenizer test will be skipped (package libpcre2-dev; dev/setup.sh installs it))
   endif
@@ -91,7 +100,7 @@ CPPFLAGS := -I. $(DEPS_INCLUDE) $(PKG_CFLAGS) $(if $(USE_ONEDNN),-DUSE_ONEDNN) $
 CXXFLAGS := -std=c++20 $(ARCH) -fno-math-errno -fno-trapping-math $(WARNINGS)
 CXXFLAGS += $(if $(USE_OPENMP),-fopenmp,-Wno-unknown-pragmas)
 LDFLAGS := $(DEPS_LDFLAGS) $(PKG_LDFLAGS)
-LDLIBS := -Wl,--as-needed $(if $(USE_ONEDNN),-ldnnl) -lpthread
+LDLIBS := -Wl,--as-needed $(if $(USE_ONEDNN),-ldnnl) $(MPI_LIBS) -lpthread
 ifdef SANITIZE
   # -O1: stack traces stay readable and the compiler stays fast
   B := build-asan
@@ -129,6 +138,8 @@ $(LIB): $(LLMC_OBJ)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
 
+$(B)/llmc/communicator.o: CPPFLAGS += $(if $(MPICC),-DUSE_MPI $(MPI_CFLAGS))
+
 # tests and benchmarks include train_gpt2.cpp for its model; TESTING leaves its main out
 $(B)/test/%.o $(B)/dev/%.o: CPPFLAGS += -DTESTING
 $(B)/%.o: %.cpp $(B)/flags
@@ -139,7 +150,7 @@ $(B)/%.o: %.cpp $(B)/flags
 
 # changes only when the compiler or its flags do, and then everything is compiled again
 ifdef BUILDING
-  FLAGS := $(shell $(CXX) --version 2>/dev/null | head -n 1) $(CPPFLAGS) $(CXXFLAGS) $(LDFLAGS)
+  FLAGS := $(shell $(CXX) --version 2>/dev/null | head -n 1) $(MPICC) $(CPPFLAGS) $(CXXFLAGS) $(LDFLAGS)
   ifneq ($(file <$(B)/flags),$(FLAGS))
     $(shell mkdir -p $(B))
     $(file >$(B)/flags,$(FLAGS))

@@ -47,8 +47,11 @@ class GPT2 {
     using G = grad_t<X>;
     using NextBatch = std::function<const Batch*()>;
 
-    static void open(Options&) {}  // a CPU is always there
+    using Ranks = Communicator;
+
+    static void open(Options&, int) {}  // a CPU is always there
     static void configure(const Options&) {}
+    static std::string machine() { return "CPU"; }
 
     // comm: the ranks that train together; null: this one alone.
     GPT2(const ModelConfig& config, const StepOptions& options, Communicator* comm = nullptr)

@@ -199,7 +199,7 @@ void write_optimizer(const std::string& dir, const ModelTensors& tensors, int64_
         std::vector<TensorInfo> infos;
         for (const Item& item : files[i]) infos.push_back(file_tensor(*item.p, item.name, "F32"));
         SafetensorsWriter file(dir + "/" + name, infos);
-        for (const Item& item : files[i]) write_parameter(file, "F32", *item.p, tensors, item.buffer);
+        for (const Item& item : files[i]) write_parameter(&file, "F32", *item.p, tensors, item.buffer);
         std::string checksum = file.close();
         written->push_back({name, checksum, file.file_bytes()});
     }
@@ -273,6 +273,13 @@ std::string save_checkpoint(const std::string& output, const ModelConfig& config
         throw;
     }
     return dir;
+}
+
+void take_part_in_checkpoint(const ModelTensors& tensors) {
+    for (const Parameter& p : tensors.table) write_parameter(nullptr, "", p, tensors, Buffer::weights);
+    for (const Parameter& p : tensors.table)
+        for (Buffer buffer : {Buffer::m, Buffer::v, Buffer::master})
+            if (buffer != Buffer::master || tensors.has_master) write_parameter(nullptr, "", p, tensors, buffer);
 }
 
 TrainerState read_trainer_state(const std::string& checkpoint) {

@@ -42,6 +42,9 @@ std::string save_checkpoint(const std::string& output, const ModelConfig& config
                             const std::string& vocabulary, const TrainerState& state,
                             int64_t optimizer_file_bytes = 4'000'000'000);
 
+// What the other ranks do while rank 0 is in save_checkpoint: they give what they have of each tensor.
+void take_part_in_checkpoint(const ModelTensors& tensors);
+
 // Reads trainer_state.json and checks that every file it names is there with its checksum (Error names file and remedy:
 // the next older checkpoint). Then load_training_state reads weights, masters, m, v.
 TrainerState read_trainer_state(const std::string& checkpoint);

@@ -72,6 +72,8 @@ void HostStream::wait() { wait(state_->added); }  // only the caller adds
 // ---- MPI ----
 
 #ifdef USE_MPI
+#define OMPI_SKIP_MPICXX 1  // the C interface alone
+#define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 
 static void mpi_check(int error, const char* call, int line) {

@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
@@ -413,4 +414,20 @@ std::vector<std::string> Group::exchange(const std::string& mine) {
     }
     end_wait();
     return all;
+}
+
+static std::vector<double> numbers(Group& group, double x) {
+    if (group.world() == 1) return {x};
+    std::vector<double> all;
+    for (const std::string& text : group.exchange(strf("%a", x))) all.push_back(strtod(text.c_str(), nullptr));
+    return all;
+}
+double Group::most(double x) {
+    std::vector<double> all = numbers(*this, x);
+    return *std::max_element(all.begin(), all.end());
+}
+double Group::sum(double x) {
+    double total = 0;
+    for (double each : numbers(*this, x)) total += each;
+    return total;
 }

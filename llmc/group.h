@@ -31,6 +31,9 @@ class Group {
     // What each rank gave, by rank. All ranks call it, in the same order of calls.
     std::vector<std::string> exchange(const std::string& mine);
     void barrier() { exchange(""); }
+    // Of a number of each rank: the largest, and the sum in the order of ranks. The same bits in all ranks.
+    double most(double x);
+    double sum(double x);
 
     // Around each wait for the others (exchange() does it itself), in all ranks alike: it is the count by which a rank
     // that stalls is found.

@@ -211,7 +211,7 @@ TensorInfo file_tensor(const Parameter& p, const std::string& name, const std::s
     return t;
 }
 
-void write_parameter(SafetensorsWriter& file, const std::string& dtype, const Parameter& p, const ModelTensors& tensors,
+void write_parameter(SafetensorsWriter* file, const std::string& dtype, const Parameter& p, const ModelTensors& tensors,
                      Buffer buffer) {
     bool transposed = p.transposed_in_file && p.cols > 1;
     // A transposed tensor is read whole: its columns lie all over it.
@@ -220,11 +220,12 @@ void write_parameter(SafetensorsWriter& file, const std::string& dtype, const Pa
         for (int64_t i = 0; i < p.size(); i += kPiece) {
             int64_t n = std::min(kPiece, p.size() - i);
             tensors.read(buffer, p.offset + i, n, in.data());
-            file.write_float(dtype, in.data(), n);
+            if (file) file->write_float(dtype, in.data(), n);
         }
         return;
     }
     tensors.read(buffer, p.offset, p.size(), in.data());
+    if (!file) return;
     constexpr int64_t kColumns = 16;  // a cache line of floats is read at once
     out.resize(static_cast<size_t>(kColumns * p.rows));
     for (int64_t c0 = 0; c0 < p.cols; c0 += kColumns) {
@@ -232,7 +233,7 @@ void write_parameter(SafetensorsWriter& file, const std::string& dtype, const Pa
         for (int64_t r = 0; r < p.rows; r++)
             for (int64_t c = 0; c < n; c++)
                 out[static_cast<size_t>(c * p.rows + r)] = in[static_cast<size_t>(r * p.cols + c0 + c)];
-        file.write_float(dtype, out.data(), n * p.rows);
+        file->write_float(dtype, out.data(), n * p.rows);
     }
 }
 
@@ -389,7 +390,7 @@ std::vector<WrittenFile> write_model_directory(const std::string& dir, const Mod
     std::vector<TensorInfo> infos;
     for (const Parameter& p : tensors.table) infos.push_back(file_tensor(p, p.name, dtype));
     SafetensorsWriter file(dir + "/model.safetensors", infos);
-    for (const Parameter& p : tensors.table) write_parameter(file, dtype, p, tensors, Buffer::weights);
+    for (const Parameter& p : tensors.table) write_parameter(&file, dtype, p, tensors, Buffer::weights);
     std::string checksum = file.close();
     written.push_back({"model.safetensors", checksum, file.file_bytes()});
     return written;

@@ -57,7 +57,8 @@ std::vector<WrittenFile> write_model_directory(const std::string& dir, const Mod
 
 // One row of the table as it stands in files: a linear layer's weight is (C, OC) there and (OC, C) in memory.
 TensorInfo file_tensor(const Parameter& p, const std::string& name, const std::string& dtype);
-void write_parameter(SafetensorsWriter& file, const std::string& dtype, const Parameter& p, const ModelTensors& tensors,
+// file may be null: the tensor is read, in the same pieces, and not written.
+void write_parameter(SafetensorsWriter* file, const std::string& dtype, const Parameter& p, const ModelTensors& tensors,
                      Buffer buffer);
 // Reads tensor `name` into each of `buffers`; Error if it is absent, of another shape, or has a NaN or an infinity.
 void read_parameter(const SafetensorsFile& file, const std::string& name, const Parameter& p,

@@ -7,6 +7,7 @@
 #include <iostream>
 #include <iterator>
 #include <new>
+#include <thread>
 #include "llmc/bf16.h"
 #include "llmc/files.h"
 #include "llmc/plan.h"
@@ -58,7 +59,7 @@ int sample_command(Run run) {
 }
 
 template <class Model>
-int eval_command(Run run) {
+int eval_command(Run run, Group& group) {
     const Options& o = run.options;
     StepOptions inference;
     inference.training = false;
@@ -86,7 +87,7 @@ int eval_command(Run run) {
     DataLoader data(run.val_shards, run.T, run.config.V, false, 0);
     int64_t windows = data.samples_per_epoch(), B = inference.B;
     if (o.eval_limit > 0 && o.eval_limit <= windows / B) windows = o.eval_limit * B;
-    double loss = mean_loss(model, data, windows, inference.B, run.T,
+    double loss = mean_loss(model, data, windows, inference.B, run.T, group,
                             [&](int64_t done, int64_t all) { progress("evaluating", done, all); });
     log.clear_progress();
     printf("loss %.6f, perplexity %.4f, over %s tokens in windows of %d\n", loss, std::exp(loss),
@@ -97,15 +98,15 @@ int eval_command(Run run) {
 }
 
 template <class Model>
-int run_command(Run run) {
+int run_command(Run run, Group& group) {
     switch (run.options.command) {
         case Command::train:
         case Command::finetune:
-            return Trainer<Model>(std::move(run)).train();
+            return Trainer<Model>(std::move(run), group).train();
         case Command::sample:
             return sample_command<Model>(std::move(run));
         case Command::eval:
-            return eval_command<Model>(std::move(run));
+            return eval_command<Model>(std::move(run), group);
         case Command::plan:
             break;  // needs no Run
     }
@@ -127,35 +128,55 @@ int run_program(int argc, char** argv, const ProgramInfo& program) {
         if (fflush(stdout) != 0 || ferror(stdout)) throw Error("cannot write to standard output");
         return 0;
     };
+    std::unique_ptr<Group> group;
+    // One line on stderr. With several ranks rank 0 speaks for all, and none waits for another any more.
+    auto end_with_error = [&](const std::string& line, const std::string& message, int code) {
+        fflush(stdout);
+        bool several = group && group->world() > 1;
+        if (several) group->fail(message);
+        if (several && group->rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(3));  // rank 0 ends us
+        else fprintf(stderr, "%s: %s\n", program.name.c_str(), line.c_str());
+        if (several) fflush(nullptr), _exit(code);
+        return code;
+    };
     try {
         Options options;
         if (!parse_options(argc, argv, program, &options)) return check_stdout();
         if (options.command == Command::plan) return plan_command(options), check_stdout();
-        Model<float>::open(options);
         bool training = options.command == Command::train || options.command == Command::finetune;
+        Ranks ranks = options.command == Command::sample ? Ranks{} : find_ranks(options);
+        if (ranks.rank > 0 && !freopen("/dev/null", "w", stdout)) throw Error("/dev/null cannot be opened");
         std::vector<std::string> notes;
-        Run run = training ? prepare_training(options, program, &notes) : prepare_inference(options, program);
+        Run run;
+        try {
+            Model<float>::open(options, ranks.local_rank);
+            run = training ? prepare_training(options, program, ranks.rank, ranks.world, &notes)
+                           : prepare_inference(options, program);
+            Model<float>::configure(run.options);
+            group = std::make_unique<Group>(ranks, options.comm_timeout);
+        } catch (const Error& e) {
+            // The others learn why this rank does not take part; where it is alone, or they are not to be met, it ends.
+            if (ranks.world == 1 || group) throw;
+            group = std::make_unique<Group>(ranks, options.comm_timeout);
+            group->exchange(start_description(e.what()));
+            throw;
+        }
+        if (group->world() > 1) compare_starts(group->exchange(start_description(run, Model<float>::machine())));
         for (const std::string& note : notes) printf("%s\n", note.c_str());
-        Model<float>::configure(run.options);
-        int code = run.bf16 ? run_command<Model<Half>>(std::move(run)) : run_command<Model<float>>(std::move(run));
+        int code = run.bf16 ? run_command<Model<Half>>(std::move(run), *group)
+                            : run_command<Model<float>>(std::move(run), *group);
         if (!training) check_stdout();  // training goes on and ends well without anybody who reads
         return code;
     } catch (const Error& e) {
-        fflush(stdout);
-        fprintf(stderr, "%s: error: %s\n", program.name.c_str(), e.what());
-        return e.exit_code;
+        return end_with_error(strf("error: %s", e.what()), e.what(), e.exit_code);
     } catch (const std::filesystem::filesystem_error& e) {
-        fflush(stdout);
-        fprintf(stderr, "%s: error: %s: %s\n", program.name.c_str(), e.path1().c_str(), e.code().message().c_str());
-        return 1;
+        std::string message = e.path1().string() + ": " + e.code().message();
+        return end_with_error("error: " + message, message, 1);
     } catch (const std::bad_alloc&) {
-        fprintf(stderr,
-                "%s: error: out of memory; try a smaller --micro-batch-size (-b), --seq-len (-t) or --model (-e)\n",
-                program.name.c_str());
-        return 1;
+        std::string message = "out of memory; try a smaller --micro-batch-size (-b), --seq-len (-t) or --model (-e)";
+        return end_with_error("error: " + message, message, 1);
     } catch (const std::exception& e) {
-        fprintf(stderr, "%s: internal error: %s; please report it with the command line\n", program.name.c_str(),
-                e.what());
-        return 1;
+        return end_with_error(strf("internal error: %s; please report it with the command line", e.what()), e.what(),
+                              1);
     }
 }

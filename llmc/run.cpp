@@ -21,6 +21,7 @@ StepOptions Run::step_options(int B) const {
     o.dropout = static_cast<float>(options.dropout), o.grad_clip = static_cast<float>(options.grad_clip);
     o.beta1 = static_cast<float>(options.beta1), o.beta2 = static_cast<float>(options.beta2);
     o.epsilon = static_cast<float>(options.epsilon), o.weight_decay = static_cast<float>(options.weight_decay);
+    o.rank = rank, o.world = world, o.zero_stage = options.zero_stage;
     o.master_weights = options.master_weights, o.stochastic_rounding = options.stochastic_rounding;
     return o;
 }
@@ -106,12 +107,13 @@ static std::string default_output(const Run& run) {
     return "runs/" + data + "-" + model;
 }
 
-Run prepare_training(const Options& given, const ProgramInfo& program, std::vector<std::string>* notes) {
+Run prepare_training(const Options& given, const ProgramInfo& program, int rank, int world,
+                     std::vector<std::string>* notes) {
     Run run;
     run.options = given;
+    run.rank = rank, run.world = world;
     Options& o = run.options;
-    if (o.num_processes > 1) throw UsageError("this build trains in one process; leave out -pn/--num-processes");
-    if (o.zero_stage > 0) notes->push_back("note: --zero-stage has no effect with one process");
+    if (o.zero_stage > 0 && world == 1) notes->push_back("note: --zero-stage has no effect with one process");
     if (o.model.empty()) o.model = program.default_model;
     run.source = find_model(o.model);
     if (o.train_data.empty()) o.train_data = {default_data("train")};
@@ -174,7 +176,7 @@ Run prepare_training(const Options& given, const ProgramInfo& program, std::vect
                               run.T, run.config.T));
     o.seq_len = run.T;
     if (o.total_batch_size == 0)
-        o.total_batch_size = o.micro_batch_size > 0 ? int64_t(o.micro_batch_size) * run.T
+        o.total_batch_size = o.micro_batch_size > 0 ? int64_t(o.micro_batch_size) * run.T * world
                                                     : std::max<int64_t>(1, program.default_total_batch / run.T) * run.T;
     if (o.total_batch_size % run.T != 0) {
         int64_t below = o.total_batch_size / run.T * run.T;
@@ -184,6 +186,11 @@ Run prepare_training(const Options& given, const ProgramInfo& program, std::vect
             static_cast<long long>(below + run.T)));
     }
     run.sequences = o.total_batch_size / run.T;
+    if (run.sequences < world)
+        throw UsageError(
+            strf("--total-batch-size (-d) %lld gives %lld sequences a step, fewer than the %d ranks; make it "
+                 "larger, or start fewer ranks",
+                 static_cast<long long>(o.total_batch_size), static_cast<long long>(run.sequences), world));
     if (o.micro_batch_size > run.sequences)
         throw UsageError(
             strf("--micro-batch-size (-b) %d x --seq-len (-t) %d is more than --total-batch-size (-d) %lld; make one "
@@ -194,11 +201,38 @@ Run prepare_training(const Options& given, const ProgramInfo& program, std::vect
         notes->push_back(
             "note: --resume: the training shards are not those of the interrupted run; the order of samples changes");
     run.state.data_json = data;
+    if (rank > 0) return run;
     check_output(run.output);
     run.lock = lock_output(run.output);
     if (newest_checkpoint(run.output) != newest)
         throw Error("another process has just trained into " + run.output + "; give the command again");
     return run;
+}
+
+std::string start_description(const Run& run, const std::string& device) {
+    nlohmann::json j = nlohmann::json::parse(arithmetic_options_json(run.options));
+    j["training data"] = nlohmann::json::parse(run.state.data_json);
+    std::string validation;
+    for (const std::string& path : run.val_shards)
+        validation +=
+            strf("%s (%lld tokens) ", fs::path(path).filename().c_str(), static_cast<long long>(Shard(path, 0).size()));
+    j["validation data"] = validation, j["model"] = run.options.model, j["device"] = device;
+    j["output"] = run.output, j["checkpoint to resume from"] = run.resume_from, j["step"] = run.state.step;
+    return j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+std::string start_description(const std::string& error) {
+    return nlohmann::json{{"error", error}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+void compare_starts(const std::vector<std::string>& descriptions) {
+    std::vector<nlohmann::json> all;
+    for (const std::string& text : descriptions) all.push_back(nlohmann::json::parse(text));
+    for (size_t r = 0; r < all.size(); r++)
+        if (all[r].contains("error")) throw Error(strf("rank %zu: %s", r, all[r]["error"].get<std::string>().c_str()));
+    for (size_t r = 1; r < all.size(); r++)
+        for (auto& [key, value] : all[0].items())
+            if (all[r][key] != value)
+                throw Error(strf("rank %zu differs from rank 0 in %s: %s instead of %s; start all ranks alike", r,
+                                 key.c_str(), all[r][key].dump().c_str(), value.dump().c_str()));
 }
 
 Run prepare_inference(const Options& given, const ProgramInfo& program) {
@@ -253,8 +287,9 @@ int choose_micro_batch(const Run& run, const std::function<size_t(int)>& bytes, 
         if (double need = static_cast<double>(bytes(B)); need > available) refuse(B, need);
         return B;
     }
+    int64_t sequences = (run.sequences + run.world - 1) / run.world;
     for (int64_t parts = 1;; parts++) {
-        int B = static_cast<int>((run.sequences + parts - 1) / parts);
+        int B = static_cast<int>((sequences + parts - 1) / parts);
         double need = static_cast<double>(bytes(B));
         if (need <= 0.8 * available) return B;
         if (B == 1) refuse(B, need);

@@ -21,7 +21,8 @@ struct Run {
     ModelConfig config;
     bool bf16 = false;
     int T = 0;
-    int64_t sequences = 0;            // of a whole step: total batch / T
+    int64_t sequences = 0;  // of a whole step, over all ranks: total batch / T
+    int rank = 0, world = 1;
     std::string output, resume_from;  // resume_from: a checkpoint, or ""
     TrainerState state;               // of that checkpoint
     std::shared_ptr<const int> lock;  // held while this process trains into `output`
@@ -31,13 +32,21 @@ struct Run {
 
 // train and finetune. Every combination that cannot work ends here, before memory is taken or anything is written.
 // `notes`: lines for the person to read ("--resume: no run in …, starting afresh").
-Run prepare_training(const Options& options, const ProgramInfo& program, std::vector<std::string>* notes);
+// Only rank 0 looks after the output directory.
+Run prepare_training(const Options& options, const ProgramInfo& program, int rank, int world,
+                     std::vector<std::string>* notes);
+
+// What this rank is about to do, and `device`, to be compared with the other ranks'; then the comparison: Error names
+// the first rank that differs from rank 0, and in what. A rank that could not prepare gives "error" and why.
+std::string start_description(const Run& run, const std::string& device);
+std::string start_description(const std::string& error);
+void compare_starts(const std::vector<std::string>& descriptions);
 
 // sample and eval: model, vocabulary, and for eval the validation shards.
 Run prepare_inference(const Options& options, const ProgramInfo& program);
 
-// Sequences per micro-batch: options.micro_batch_size, or the largest equal split of run.sequences that `bytes(B)` says
-// fits in `available` bytes.
+// Sequences per micro-batch: options.micro_batch_size, or the largest equal split of a rank's sequences that `bytes(B)`
+// says fits in `available` bytes.
 int choose_micro_batch(const Run& run, const std::function<size_t(int)>& bytes, double available);
 
 // Bytes of memory that are available on this machine now.

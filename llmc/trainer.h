@@ -14,6 +14,7 @@
 #include "llmc/checkpoint.h"
 #include "llmc/dataloader.h"
 #include "llmc/error.h"
+#include "llmc/group.h"
 #include "llmc/hellaswag.h"
 #include "llmc/log.h"
 #include "llmc/run.h"
@@ -38,35 +39,43 @@ inline double seconds_now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Mean loss over the first `windows` windows of `data`, B at a time; progress(done, all) after each batch.
+// Mean loss over the first `windows` windows of `data`, B at a time, the batches dealt to the ranks in turn; all ranks
+// call it. progress(done, all) after each batch.
 template <class Model, class Progress>
-double mean_loss(Model& model, DataLoader& data, int64_t windows, int B, int T, Progress progress) {
+double mean_loss(Model& model, DataLoader& data, int64_t windows, int B, int T, Group& group, Progress progress) {
     std::vector<float> losses(static_cast<size_t>(B) * static_cast<size_t>(T));
     double sum = 0;
-    for (int64_t i = 0; i < windows; i += B) {
-        int n = static_cast<int>(std::min<int64_t>(B, windows - i));
-        const Batch& batch = data.load(i, n, i + B < windows ? i + B : -1);
+    int64_t step = int64_t(B) * group.world();
+    for (int64_t i = B * group.rank(), begin = 0; begin < windows; i += step, begin += step) {
+        // A rank that has none left works on the first batch again, in vain: at ZeRO's stage 3 all must work together.
+        bool counts = i < windows;
+        int64_t at = counts ? i : 0;
+        int n = static_cast<int>(std::min<int64_t>(B, windows - at));
+        const Batch& batch = data.load(at, n, i + step < windows ? i + step : -1);
         model.token_losses(losses.data(), batch.inputs.data(), batch.targets.data(), n, T);
-        for (int64_t j = 0; j < int64_t(n) * T; j++) sum += static_cast<double>(losses[static_cast<size_t>(j)]);
-        progress(i + n, windows);
+        for (int64_t j = 0; counts && j < int64_t(n) * T; j++)
+            sum += static_cast<double>(losses[static_cast<size_t>(j)]);
+        progress(std::min(begin + step, windows), windows);
     }
-    return sum / static_cast<double>(windows * T);
+    return group.sum(sum) / static_cast<double>(windows * T);
 }
 
 template <class Model>
 class Trainer {
   public:
-    explicit Trainer(Run run_in)
+    Trainer(Run run_in, Group& ranks)
         : run(std::move(run_in)),
           o(run.options),
+          group(ranks),
+          comm(group),
           B(micro_batch()),
-          model(run.config, run.step_options(B)),
+          model(run.config, run.step_options(B), &comm),
           train_data(run.train_shards, run.T, run.config.V, true, o.seed),
           val_data(run.val_shards.empty()
                        ? nullptr
                        : std::make_unique<DataLoader>(run.val_shards, run.T, run.config.V, false, 0)),
           questions(read_questions()),
-          log(run.output, run.resume_from.empty() ? 0 : run.state.step) {}
+          log(group.rank() == 0 ? run.output : "", run.resume_from.empty() ? 0 : run.state.step) {}
 
     // Returns the program's exit code.
     int train() {
@@ -82,13 +91,13 @@ class Trainer {
                 step > first || run.resume_from.empty();  // what was done before the checkpoint is not done again
             if (fresh && val_data && o.val_every > 0 && due(o.val_every)) validate(step);
             if (fresh && o.sample_every > 0 && due(o.sample_every)) print_sample();
-            bool stop = stop_signal != 0;  // looked at once: a signal that comes now waits for the next step
+            bool stop = any_stop_signal();  // looked at once: a signal that comes now waits for the next step
             if (fresh && step > first && (due(o.checkpoint_every) || stop)) save(step);
             if (last || stop) break;
             train_step(step, timer);
         }
         log.clear_progress();
-        log.write_plot();
+        if (group.rank() == 0) log.write_plot();
         if (stop_signal && run.state.step < o.max_steps) {
             log.print(strf("stopped by signal %d after step %lld; go on with: the same command with --resume",
                            static_cast<int>(stop_signal), static_cast<long long>(run.state.step)));
@@ -110,7 +119,8 @@ class Trainer {
         int b = choose_micro_batch(
             run, [&](int candidate) { return Model::memory_plan(run.config, run.step_options(candidate)).total(); },
             Model::available_memory());
-        o.micro_batch_size = b;  // recorded: a resume takes the same, whatever is free then
+        b = static_cast<int>(-group.most(-b));  // the least that any rank has room for
+        o.micro_batch_size = b;                 // recorded: a resume takes the same, whatever is free then
         return b;
     }
 
@@ -130,6 +140,9 @@ class Trainer {
                        human_count(train_data.samples_per_epoch()).c_str(), run.T));
         log.print(strf("batch: %s tokens a step = %s sequences of %d, micro-batches of %d",
                        human_count(o.total_batch_size).c_str(), human_count(run.sequences).c_str(), run.T, B));
+        if (group.world() > 1)
+            log.print(strf("ranks: %d (by %s), ZeRO stage %d; the memory is that of each", group.world(),
+                           group.ranks().source.c_str(), o.zero_stage));
         log.print(strf("memory: parameters %s, gradients %s, optimizer %s, activations %s, together %s",
                        human_bytes(static_cast<double>(plan.parameters)).c_str(),
                        human_bytes(static_cast<double>(plan.gradients)).c_str(),
@@ -174,10 +187,11 @@ class Trainer {
     void fit_time_limit() {
         double begin = seconds_now(), validation_seconds = 0;
         std::vector<double> steps;
-        while (steps.size() < 4 || seconds_now() - begin < std::min(1.5, 0.05 * o.time_limit)) {
+        // With several ranks the slowest one's clock counts.
+        while (steps.size() < 4 || group.most(seconds_now() - begin) < std::min(1.5, 0.05 * o.time_limit)) {
             double t = seconds_now();
             StepState s = step_state(0);
-            model.step(train_data.load(0, static_cast<int>(run.sequences)), &s, {});
+            model.step(*load_batch(0), &s, {});
             steps.push_back(seconds_now() - t);
         }
         std::nth_element(steps.begin(), steps.begin() + static_cast<std::ptrdiff_t>(steps.size() / 2), steps.end());
@@ -188,7 +202,9 @@ class Trainer {
             validation_seconds = (seconds_now() - t) / static_cast<double>(o.val_every);  // per step
         }
         double left = o.time_limit - (seconds_now() - begin);
-        o.max_steps = static_cast<int64_t>(std::clamp(left / (step_seconds + validation_seconds), 10.0, 1e15));
+        double fit = -group.most(-left / (step_seconds + validation_seconds));
+        o.max_steps = static_cast<int64_t>(std::clamp(fit, 10.0, 1e15));
+        batch = nullptr;
         initial_weights();
         log.print(strf("timing: %.0f ms a step; %lld steps fit into %s", 1e3 * step_seconds,
                        static_cast<long long>(o.max_steps), human_seconds(o.time_limit).c_str()));
@@ -202,6 +218,7 @@ class Trainer {
         s.learning_rate = static_cast<float>(schedule.at(step));
         s.beta1_correction = static_cast<float>(1 - std::pow(o.beta1, t)),
         s.beta2_correction = static_cast<float>(1 - std::pow(o.beta2, t));
+        s.rank_first_sample = static_cast<uint32_t>(own_first());
         s.loss_normaliser = static_cast<float>(1.0 / static_cast<double>(run.sequences * run.T));
         s.skip_loss_above = loss_outliers.threshold(o.skip_loss_z),
         s.skip_norm_above = norm_outliers.threshold(o.skip_grad_z);
@@ -210,9 +227,8 @@ class Trainer {
 
     void train_step(int64_t step, StepTimer& timer) {
         double begin = seconds_now();
-        int n = static_cast<int>(run.sequences);
-        int64_t at = o.overfit_one_batch ? 0 : run.state.next_sample;
-        if (!batch || batch->first != at || batch->sequences != n) batch = load_batch(at);
+        int64_t n = run.sequences, at = o.overfit_one_batch ? 0 : run.state.next_sample;
+        if (!batch || batch_at != at) batch = load_batch(at);
         StepState s = step_state(step);
         // While a GPU is at work, the next step's tokens are fetched and travel to it.
         model.step(*batch, &s, [&]() -> const Batch* {
@@ -244,10 +260,33 @@ class Trainer {
                      step + 1, o.max_steps, left);
     }
 
-    // The batch that begins at sample `at`; the one after it is read in the background.
+    // Of a step's sequences each rank has an equal share, the first ones one more where they do not divide.
+    int64_t own_share() const { return run.sequences / group.world() + (group.rank() < run.sequences % group.world()); }
+    int64_t own_first() const {
+        return run.sequences / group.world() * group.rank() +
+               std::min<int64_t>(group.rank(), run.sequences % group.world());
+    }
+    // This rank's part of the step that begins at sample `at`; that of the step after it is read in the background.
     const Batch* load_batch(int64_t at) {
-        int n = static_cast<int>(run.sequences);
-        return &train_data.load(at, n, o.overfit_one_batch ? -1 : at + n);
+        batch_at = at;
+        int64_t first = at + own_first(), next = o.overfit_one_batch ? -1 : first + run.sequences;
+        const Batch& loaded = train_data.load(first, static_cast<int>(own_share()), next);
+        // All ranks need the same number of micro-batches: one sequence more makes it up, of which nothing counts.
+        int64_t most = (run.sequences + group.world() - 1) / group.world();
+        if (ceil_of(own_share(), B) == ceil_of(most, B)) return &loaded;
+        padded = loaded;
+        padded.sequences++;
+        padded.inputs.resize(padded.inputs.size() + static_cast<size_t>(run.T), 0);
+        padded.targets.resize(padded.targets.size() + static_cast<size_t>(run.T), -1);
+        return &padded;
+    }
+    static int64_t ceil_of(int64_t n, int64_t part) { return (n + part - 1) / part; }
+
+    // Whether any rank got a signal: all stop after the same step.
+    bool any_stop_signal() {
+        int most = static_cast<int>(group.most(stop_signal));
+        if (most && !stop_signal) stop_signal = most;
+        return most != 0;
     }
 
     // The update was not made: the weights are still those of the step before. Nothing that is on disk is touched.
@@ -271,7 +310,7 @@ class Trainer {
 
     double validation_loss() {
         int64_t all = val_data->samples_per_epoch(), windows = o.val_batches <= all / B ? o.val_batches * B : all;
-        return mean_loss(model, *val_data, windows, B, run.T, [](int64_t, int64_t) {});
+        return mean_loss(model, *val_data, windows, B, run.T, group, [](int64_t, int64_t) {});
     }
 
     void validate(int64_t step) {
@@ -308,6 +347,7 @@ class Trainer {
     void save(int64_t step) {
         run.state.loss_window.assign(loss_outliers.window().begin(), loss_outliers.window().end());
         run.state.norm_window.assign(norm_outliers.window().begin(), norm_outliers.window().end());
+        if (group.rank() > 0) return take_part_in_checkpoint(model.tensors());
         std::string path = save_checkpoint(run.output, run.config, model.tensors(), run.vocabulary, run.state);
         delete_old_checkpoints(run.output, o.keep_checkpoints, o.major_checkpoint_every);
         log.write_plot();
@@ -317,10 +357,14 @@ class Trainer {
 
     Run run;
     Options& o;
+    Group& group;
+    typename Model::Ranks comm;
     int B;  // sequences per micro-batch
     Model model;
     DataLoader train_data;
-    const Batch* batch = nullptr;  // what train_data loaded last, where that is the batch of the next step
+    const Batch* batch = nullptr;  // what was loaded last, for the step that begins at sample batch_at
+    int64_t batch_at = -1;
+    Batch padded;
     std::unique_ptr<DataLoader> val_data;
     std::vector<MultipleChoice> questions;
     RunLog log;  // after all that may fail: a run that never began leaves no log
