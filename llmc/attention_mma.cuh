@@ -38,9 +38,11 @@ struct Problem {
     AttentionShape s;
     const int* doc_start;
     Dropout dropout;
-    const bf16 *q, *k, *v, *dout = nullptr;
-    bf16 *out, *dq = nullptr, *dk = nullptr, *dv = nullptr;
+    const bf16 *q, *k, *v;
+    bf16* out;
     float* lse;
+    const bf16* dout = nullptr;
+    bf16 *dq = nullptr, *dk = nullptr, *dv = nullptr;
     float2* stats = nullptr;
     int stats_stride = 0;
     bool wide = false;                // every row of every tensor is whole chunks of 16 bytes on 16-byte boundaries
@@ -56,6 +58,7 @@ struct Problem {
     __device__ int64_t kv_at(int b, int h, int t) const {
         return b * s.kv_batch + t * s.kv_row + int64_t(h / sharing) * s.HS;
     }
+    __device__ int64_t stats_at(int b, int h, int t) const { return (int64_t(b) * s.NH + h) * stats_stride + t; }
     __device__ const int* starts(int b) const { return doc_start ? doc_start + int64_t(b) * s.Tk : nullptr; }
 };
 
@@ -73,6 +76,10 @@ struct Work {
     }
 };
 
+__device__ inline int thread() { return static_cast<int>(threadIdx.x); }
+__device__ inline int lane() { return thread() % 32; }  // within the warp, = 4 * group + quad
+__device__ inline int warp() { return thread() / 32; }
+
 // ---- tiles in shared memory ----
 
 // Index i in [0, 16) of a fragment's rows or columns stands for row row16(i) of the tile: a lane, which holds columns
@@ -87,7 +94,7 @@ template <int HS, int ROWS, int THREADS>
 __device__ inline void load_tile(bf16* tile, const bf16* from, int64_t stride, int count, const Problem& p) {
     constexpr int chunks = HS / 8, rows = THREADS / chunks;  // rows: at a time
     static_assert(ROWS % rows == 0 && THREADS % chunks == 0);
-    int row = static_cast<int>(threadIdx.x) / chunks, c = static_cast<int>(threadIdx.x) % chunks;
+    int row = thread() / chunks, c = thread() % chunks;
     from += row * stride + c * 8;
 #pragma unroll 1
     for (int i = 0; i < ROWS / rows; i++, row += rows, from += rows * stride) {
@@ -107,9 +114,9 @@ template <int HS>
 struct Reader {
     int row, column;
     __device__ Reader(bool rows_are_n) {
-        int lane = static_cast<int>(threadIdx.x) % 32, low = lane / 8 % 2, high = lane / 16;
-        row = row16(lane % 8 + 8 * (rows_are_n ? high : low)) * HS;
-        column = ((rows_are_n ? low : high) ^ (lane % 8)) * 8;
+        int low = lane() / 8 % 2, high = lane() / 16;
+        row = row16(lane() % 8 + 8 * (rows_are_n ? high : low)) * HS;
+        column = ((rows_are_n ? low : high) ^ (lane() % 8)) * 8;
     }
     // 16 rows of the tile from `first` on, 16 columns from 16 k on
     __device__ const bf16* at(const bf16* tile, int first, int k) const {
@@ -205,90 +212,81 @@ __device__ inline void add_product(float (&sum)[M][D][4], const float (&p)[M][N]
     }
 }
 
-// The first `count` rows of `to`, elements [0, hs), = sum (16 M, 8 D) * factor(m, i). By way of the warp's own rows of
-// a tile that is no longer needed, so that a lane stores 16 neighbouring bytes.
-template <int HS, int M, int D, typename F>
-__device__ inline void store_rows(bf16* to, int64_t stride, int count, int hs, bool wide, bf16* tile,
-                                  const float (&sum)[M][D][4], F factor) {
-    int lane = static_cast<int>(threadIdx.x) % 32, group = lane / 4, quad = lane % 4;
-    __syncwarp();  // after the last reads of the tile
+// The first `count` rows of `to`, elements [0, hs), = sum (16 M, 8 D) * factor(m, i), a warp's rows.
+template <int M, int D, typename F>
+__device__ inline void store_rows(bf16* to, int64_t stride, int count, int hs, bool wide, const float (&sum)[M][D][4],
+                                  F factor) {
+    const int column = lane() % 4 * 2;
     for_rows<M>([&](int m, int i) {
-        bf16* row = tile + (16 * m + row16(group) + 2 * i) * HS + 2 * quad;
-        float f = factor(m, i);
+        const int row = 16 * m + row16(lane() / 4) + 2 * i;
+        bf16* pair = to + row * stride + column;
 #pragma unroll
-        for (int d = 0; d < D; d++)
-            *reinterpret_cast<uint32_t*>(row + (d ^ group) * 8) =
-                ptx::pack_bf16x2(sum[m][d][2 * i] * f, sum[m][d][2 * i + 1] * f);
+        for (int d = 0; d < D; d++, pair += 8) {
+            float x = sum[m][d][2 * i] * factor(m, i), y = sum[m][d][2 * i + 1] * factor(m, i);
+            if (row >= count || 8 * d + column >= hs) continue;
+            if (wide) *reinterpret_cast<uint32_t*>(pair) = ptx::pack_bf16x2(x, y);
+            else if (pair[0] = bf16(x); 8 * d + column + 1 < hs) pair[1] = bf16(y);
+        }
     });
-    __syncwarp();
-    for (int i = lane; i < 16 * M * D; i += 32) {
-        int row = i / D, c = i % D;
-        const bf16* from = tile + row * HS + (c ^ swizzle(row)) * 8;
-        bf16* chunk = to + row * stride + c * 8;
-        if (row >= count || c * 8 >= hs) continue;
-        if (wide) *reinterpret_cast<uint4*>(chunk) = *reinterpret_cast<const uint4*>(from);
-        else
-            for (int j = 0; j < 8 && c * 8 + j < hs; j++) chunk[j] = from[j];
-    }
 }
 
 // ---- masks ----
 
-template <typename F>
-__device__ inline int warp_extreme(int x, F f) {
-    for (int lane = 16; lane > 0; lane /= 2) x = f(x, __shfl_xor_sync(0xffffffffu, x, lane));
-    return x;
-}
-// The smallest and the largest first key of the queries at positions [begin, end), the same for all lanes of a warp.
+// Row (m, i) of a lane's part of a product is 16 m + 2 i behind its first row; column (n, e) so far behind its first:
+__device__ inline int column_of(int n, int e) { return n / 2 * 16 + n % 2 * 2 + e % 2; }
+
+// The smallest first key of the queries at positions [begin, end), the same for all lanes of a warp.
 __device__ inline int earliest_key(const int* starts, int begin, int end) {
     int first = begin;
-    for (int i = begin + static_cast<int>(threadIdx.x) % 32; i < end; i += 32) first = min(first, starts[i]);
-    return max(0, warp_extreme(first, [](int a, int b) { return min(a, b); }));
-}
-__device__ inline int latest_first_key(const int* starts, int begin, int end) {
-    int first = 0;
-    for (int i = begin + static_cast<int>(threadIdx.x) % 32; i < end; i += 32) first = max(first, starts[i]);
-    return warp_extreme(first, [](int a, int b) { return max(a, b); });
+    for (int i = begin + lane(); i < end; i += 32) first = min(first, starts[i]);
+    for (int lane = 16; lane > 0; lane /= 2) first = min(first, __shfl_xor_sync(0xffffffffu, first, lane));
+    return max(0, first);
 }
 
-// Scores of keys that their query does not see become -infinity. position: of the lane's first query; key: of its first
-// column.
-template <int M, int N>
-__device__ inline void hide_keys(float (&x)[M][N][4], const int* starts, int position, int key, int T) {
-    for_rows<M>([&](int m, int i) {
-        int last = position + 16 * m + 2 * i, first = starts && last < T ? starts[last] : 0;
-        for_elements<1, N>([&](int, int n, int e) {
-            int j = key + n / 2 * 16 + n % 2 * 2 + e % 2;
-            if (e / 2 == i && (j > last || j < first)) x[m][n][e] = -INFINITY;
-        });
+// Scores of keys that their query does not see become -infinity. row, column: positions of the lane's first; which of
+// the two are keys is KEY_ROWS. starts (T) or null.
+template <bool KEY_ROWS, int M, int N>
+__device__ inline void hide_keys(float (&x)[M][N][4], const int* starts, int row, int column, int T) {
+    int first[KEY_ROWS ? N : M][2];
+    for_rows<KEY_ROWS ? N : M>([&](int a, int i) {
+        int query = KEY_ROWS ? column + column_of(a, i) : row + 16 * a + 2 * i;
+        first[a][i] = starts ? starts[min(query, T - 1)] : 0;
+    });
+    for_elements<M, N>([&](int m, int n, int e) {
+        int r = row + 16 * m + e / 2 * 2, c = column + column_of(n, e), key = KEY_ROWS ? r : c;
+        if (key > (KEY_ROWS ? c : r) || key < (KEY_ROWS ? first[n][e % 2] : first[m][e / 2])) x[m][n][e] = -INFINITY;
     });
 }
 
-// keep(m, n, e) as the forward and the dq kernel need it; bits are computed before the product, when many registers are
-// free. position: of the lane's row (0, 0); key: of its first column.
-template <int M>
-struct DropoutBits {
-    uint32_t bits[M];
-    template <int N>
-    __device__ void compute(const Problem& p, int b, int head, int position, int key) {
-        static_assert(N <= 8);
+// Bit 4 n + e of bits[m]: dropout keeps element (m, n, e). To be called before the product, when registers are free,
+// and with one Philox at a time. Four neighbouring keys share one: in a lane those of a row; or, KEY_ROWS, two in a
+// column.
+template <bool KEY_ROWS, int N, int M>
+__device__ inline void dropout_bits(uint32_t (&bits)[M], const Problem& p, int b, int h, int row, int column) {
+    static_assert(N <= 8);
+    const int odd = row % 2;
 #pragma unroll
-        for (int m = 0; m < M; m++) {
-            bits[m] = 0;
-#pragma unroll 1  // one Philox at a time needs fewer registers
-            for (int r = 0; r < N; r++) {
-                int i = r % 2, n = r - i;
-                float scale[4];
-                int64_t row = int64_t(head) * p.s.Tk + position + 16 * m + 2 * i;
-                dropout_scales(scale, p.dropout, b, row * p.s.Tk + key + 8 * n);
+    for (int m = 0; m < M; m++) {
+        bits[m] = 0;
+#pragma unroll 1
+        for (int r = 0; r < (KEY_ROWS ? 2 * N : N); r++) {
+            float scale[4];
+            int query = KEY_ROWS ? column + column_of(r / 2, r) : row + 16 * m + r % 2 * 2;
+            int key = KEY_ROWS ? row - odd + 16 * m : column + r / 2 * 16;
+            dropout_scales(scale, p.dropout, b, (int64_t(h) * p.s.Tk + query) * p.s.Tk + key);
+            auto set = [&](int bit, float x) { bits[m] |= (x != 0 ? 1u : 0u) << bit; };
+            if (KEY_ROWS)
+                set(2 * r - r % 2, odd ? scale[1] : scale[0]), set(2 * r - r % 2 + 2, odd ? scale[3] : scale[2]);
+            else
 #pragma unroll
-                for (int j = 0; j < 4; j++) set(m, n + j / 2, 2 * i + j % 2, scale[j]);
-            }
+                for (int j = 0; j < 4; j++) set(r / 2 * 8 + r % 2 * 2 + j / 2 * 4 + j % 2, scale[j]);
         }
     }
-    __device__ void set(int m, int n, int e, float scale) { bits[m] |= (scale != 0 ? 1u : 0u) << (4 * n + e); }
-    __device__ bool keep(int m, int n, int e) const { return bits[m] >> (4 * n + e) & 1; }
-};
+}
+template <int M, int N>
+__device__ inline void apply_dropout(float (&x)[M][N][4], const uint32_t (&bits)[M], float scale) {
+    for_elements<M, N>([&](int m, int n, int e) { x[m][n][e] = bits[m] >> (4 * n + e) & 1 ? x[m][n][e] * scale : 0; });
+}
 
 // ---- forward ----
 
@@ -302,15 +300,13 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) forward_kernel(Problem 
     const AttentionShape& s = p.s;
     const Work work(p, s.NH);
     const int b = work.b, h = work.head, t0 = (p.tiles - 1 - work.rank) * queries, offset = s.Tk - s.Tq;
-    const int lane = static_cast<int>(threadIdx.x) % 32, quad = lane % 4;
-    const int warp_row = 16 * M * (static_cast<int>(threadIdx.x) / 32);
-    const int warp_position = t0 + warp_row + offset;      // of the warp's first query
-    const int position = warp_position + row16(lane / 4);  // of this lane's: row (m, i) is 16 m + 2 i behind it
+    const int warp_row = 16 * M * warp();
+    const int warp_position = t0 + warp_row + offset;        // of the warp's first query
+    const int position = warp_position + row16(lane() / 4);  // of this lane's: row (m, i) is 16 m + 2 i behind it
     const int* starts = p.starts(b);
 
     const int end = min(t0 + queries, s.Tq) + offset;
     const int first_tile = starts ? earliest_key(starts, t0 + offset, end) / KEYS : 0;
-    const int latest_first = starts ? latest_first_key(starts, warp_position, min(warp_position + 16 * M, s.Tk)) : 0;
     const int halves = 2 * ((end + KEYS - 1) / KEYS - first_tile);  // a tile of keys, its values, and so on
     const int64_t kv = p.kv_at(b, h, 0);
     auto load = [&](int i) {
@@ -339,14 +335,14 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) forward_kernel(Problem 
     for (int half = 0; half < halves; half += 2) {
         const bf16* k_tile = arrive(half);
         if (half == 0) rows.load(q_tile + warp_row * HS, reader);
-        const int key = (first_tile + half / 2) * KEYS, lane_key = key + 4 * quad;
+        const int key = (first_tile + half / 2) * KEYS, lane_key = key + 4 * (lane() % 4);
         const bool visible = key < warp_position + 16 * M;  // to any of the warp's queries
         float x[M][N][4];
         if (visible) {
-            DropoutBits<M> dropout;
-            if (p.dropout.active()) dropout.template compute<N>(p, b, h, position, lane_key);
+            uint32_t kept[M];
+            if (p.dropout.active()) dropout_bits<false, N>(kept, p, b, h, position, lane_key);
             score_product(x, rows, k_tile, 0, reader);
-            if (key + KEYS - 1 > warp_position || key < latest_first) hide_keys(x, starts, position, lane_key, s.Tk);
+            if (key + KEYS - 1 > warp_position || starts) hide_keys<false>(x, starts, position, lane_key, s.Tk);
             // top follows the row's maximum only when that has grown by a factor of 2^8: the sums are seldom rescaled.
             float highest[M][2];
             bool outgrown = false;
@@ -369,8 +365,7 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) forward_kernel(Problem 
                 x[m][n][e] = ptx::exp2_approx(x[m][n][e] * p.scale_log2 - top[m][e / 2]);
                 total[m][e / 2] += x[m][n][e];
             });
-            if (p.dropout.active())
-                for_elements<M, N>([&](int m, int n, int e) { x[m][n][e] = dropout.keep(m, n, e) ? x[m][n][e] : 0; });
+            if (p.dropout.active()) apply_dropout(x, kept, p.keep_scale);
         }
         const bf16* v_tile = arrive(half + 1);
         if (visible) add_product(sum, x, v_tile, 0, 0, reader);
@@ -381,11 +376,12 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) forward_kernel(Problem 
         l += __shfl_xor_sync(0xffffffffu, l, 1);
         l += __shfl_xor_sync(0xffffffffu, l, 2);
         int t = position - offset + 16 * m + 2 * i;
-        if (p.lse && quad == 0 && t < s.Tq) p.lse[(int64_t(b) * s.NH + h) * s.Tq + t] = top[m][i] * kLn2 + logf(l);
-        total[m][i] = p.keep_scale / l;
+        if (p.lse && lane() % 4 == 0 && t < s.Tq)
+            p.lse[(int64_t(b) * s.NH + h) * s.Tq + t] = top[m][i] * kLn2 + logf(l);
+        total[m][i] = 1 / l;
     });
-    store_rows<HS>(p.out + p.out_at(b, h, t0 + warp_row), s.out_row, s.Tq - t0 - warp_row, s.HS, p.wide,
-                   q_tile + warp_row * HS, sum, [&](int m, int i) { return total[m][i]; });
+    store_rows(p.out + p.out_at(b, h, t0 + warp_row), s.out_row, s.Tq - t0 - warp_row, s.HS, p.wide, sum,
+               [&](int m, int i) { return total[m][i]; });
 }
 
 // ---- backward ----
@@ -400,7 +396,7 @@ __global__ void __launch_bounds__(256) stats_kernel(Problem p) {
     int b = static_cast<int>(i / s.NH / p.stats_stride);
     float D = 0;
     if (b < s.B && t < s.Tq)
-        for (int d = static_cast<int>(threadIdx.x) % 8 * W; d < s.HS; d += 8 * W) {
+        for (int d = thread() % 8 * W; d < s.HS; d += 8 * W) {
             float x[W], dx[W];
             load_pack(x, p.out + p.out_at(b, h, t) + d);
             load_pack(dx, p.dout + p.out_at(b, h, t) + d);
@@ -408,199 +404,106 @@ __global__ void __launch_bounds__(256) stats_kernel(Problem p) {
             for (int j = 0; j < W; j++) D += x[j] * dx[j];
         }
     for (int lane = 4; lane > 0; lane /= 2) D += __shfl_xor_sync(0xffffffffu, D, lane);
-    int64_t row = int64_t(b) * s.NH + h;
     if (b < s.B && threadIdx.x % 8 == 0)
-        p.stats[row * p.stats_stride + t] = t < s.Tq ? float2{p.lse[row * s.Tq + t] * kLog2e, D} : float2{INFINITY, 0};
+        p.stats[p.stats_at(b, h, t)] =
+            t < s.Tq ? float2{p.lse[(int64_t(b) * s.NH + h) * s.Tq + t] * kLog2e, D} : float2{INFINITY, 0};
 }
 
-// dk, dv of a tile of keys; of its columns those from OUT * blockIdx.y on. STEP: queries of a tile that are worked on
-// at a time, as many as registers have room for.
-template <int HS, int M, int WARPS, int QUERIES, int STEP, int OUT, int KEPT>
-__global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) key_gradient_kernel(Problem p) {
-    constexpr int keys = 16 * M * WARPS, threads = 32 * WARPS, N = STEP / 8, tile_size = QUERIES * HS;
+// A block owns the rows of a tile of two tensors, a warp 16 M of them, and tiles of PASS rows of the two others pass:
+//   KEYS    it owns k and v; q and dout pass, and it has transposed products, x (keys,queries)     d0 = dk, d1 = dv
+//   else    it owns q and dout; k and v pass, x (queries,keys)                                     d0 = dq
+// Of the gradient's columns it computes OUT from OUT * blockIdx.y on. STEP: rows of a passing tile that are worked on
+// at a time, KEPT: how many of the owned tensors stay in registers; as far as there are registers.
+template <bool KEYS, int HS, int M, int WARPS, int PASS, int STEP, int OUT, int KEPT>
+__global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) backward_kernel(Problem p) {
+    constexpr int own = 16 * M * WARPS, threads = 32 * WARPS, N = STEP / 8, tile_size = PASS * HS;
     extern __shared__ __align__(128) unsigned char shared[];
-    bf16 *k_tile = reinterpret_cast<bf16*>(shared), *v_tile = k_tile + keys * HS, *q_tiles = v_tile + keys * HS;
-    bf16* dout_tiles = q_tiles + 2 * tile_size;
-    float2* stats_tiles = reinterpret_cast<float2*>(dout_tiles + 2 * tile_size);
+    bf16 *own0 = reinterpret_cast<bf16*>(shared), *own1 = own0 + own * HS, *passing = own1 + own * HS;
+    float2* stats =
+        reinterpret_cast<float2*>(passing + 4 * tile_size);  // of the queries: those that pass, or the owned
     const AttentionShape& s = p.s;
-    const Work work(p, s.NKV);
-    const int first_head = work.head * p.sharing;
-    const int b = work.b, key0 = work.rank * keys, key_end = min(key0 + keys, s.Tk);
-    const int lane = static_cast<int>(threadIdx.x) % 32, group = lane / 4, quad = lane % 4;
-    const int warp_row = 16 * M * (static_cast<int>(threadIdx.x) / 32), warp_key = key0 + warp_row;
-    const int lane_key = warp_key + row16(group);  // row (m, i) is key lane_key + 16 m + 2 i
-    const int* starts = p.starts(b);
+    const Work work(p, KEYS ? s.NKV : s.NH);
+    const int b = work.b, h0 = KEYS ? work.head * p.sharing : work.head, heads = KEYS ? p.sharing : 1;
+    const int begin = (KEYS ? work.rank : p.tiles - 1 - work.rank) * own, end = min(begin + own, s.Tk);
+    const int warp_row = 16 * M * warp(), warp_position = begin + warp_row;
+    const int position = warp_position + row16(lane() / 4);  // of the lane's first row
+    auto load_pair = [&](auto rows, bool keys, bf16* to, int h, int t) {
+        int64_t at = keys ? p.kv_at(b, h, t) : p.q_at(b, h, t), stride = keys ? s.kv_row : s.out_row;
+        load_tile<HS, rows(), threads>(to, (keys ? p.k : p.q) + at, keys ? s.kv_row : s.q_row, s.Tk - t, p);
+        load_tile<HS, rows(), threads>(to + rows() * HS, keys ? p.v + at : p.dout + p.out_at(b, h, t), stride, s.Tk - t,
+                                       p);
+    };
 
-    // The tiles of queries that see any of the keys, of the first head, then of the next, and so on.
-    const int first_tile = key0 / QUERIES, tiles = (s.Tq + QUERIES - 1) / QUERIES;
+    // The tiles that pass: of queries those that see any of the keys, of the first head, then of the next, and so on;
+    // or of keys those that any of the queries sees.
+    const int first_tile = KEYS ? begin / PASS : (p.doc_start ? earliest_key(p.starts(b), begin, end) : 0) / PASS;
+    const int tiles = ((KEYS ? s.Tq : end) + PASS - 1) / PASS;
     int next_head = 0, next_tile = first_tile - 1;
     auto advance = [&] {
         do {
             if (++next_tile == tiles) next_tile = first_tile, next_head++;
-        } while (starts && next_head < p.sharing &&
-                 earliest_key(starts, next_tile * QUERIES, min((next_tile + 1) * QUERIES, s.Tq)) >= key_end);
+        } while (KEYS && p.doc_start && next_head < heads &&
+                 earliest_key(p.starts(b), next_tile * PASS, min((next_tile + 1) * PASS, s.Tq)) >= end);
     };
     auto load = [&](int slot) {
-        int h = first_head + next_head, t = next_tile * QUERIES, i = 2 * static_cast<int>(threadIdx.x);
-        if (next_head < p.sharing) {
-            load_tile<HS, QUERIES, threads>(q_tiles + slot * tile_size, p.q + p.q_at(b, h, t), s.q_row, s.Tq - t, p);
-            load_tile<HS, QUERIES, threads>(dout_tiles + slot * tile_size, p.dout + p.out_at(b, h, t), s.out_row,
-                                            s.Tq - t, p);
-            if (i < QUERIES)
-                ptx::cp_async_16(stats_tiles + slot * QUERIES + i,
-                                 p.stats + (int64_t(b) * s.NH + h) * p.stats_stride + t + i);
+        int h = h0 + next_head, t = next_tile * PASS, i = 2 * thread();
+        if (next_head < heads) {
+            load_pair(std::integral_constant<int, PASS>(), !KEYS, passing + 2 * slot * tile_size, h, t);
+            if (KEYS && i < PASS) ptx::cp_async_16(stats + slot * PASS + i, p.stats + p.stats_at(b, h, t + i));
         }
         ptx::cp_async_commit();
     };
-    load_tile<HS, keys, threads>(k_tile, p.k + p.kv_at(b, first_head, key0), s.kv_row, s.Tk - key0, p);
-    load_tile<HS, keys, threads>(v_tile, p.v + p.kv_at(b, first_head, key0), s.kv_row, s.Tk - key0, p);
+    load_pair(std::integral_constant<int, own>(), KEYS, own0, h0, begin);
+    if (int i = 2 * thread(); !KEYS && i < own) ptx::cp_async_16(stats + i, p.stats + p.stats_at(b, h0, begin + i));
     ptx::cp_async_commit();
     advance();
     load(0);
 
     const Readers<HS> reader;
     const int column = OUT < HS ? OUT * static_cast<int>(blockIdx.y) : 0;
-    Rows<HS, M, (KEPT > 0)> k_rows;
-    Rows<HS, M, (KEPT > 1)> v_rows;
-    float dk_sum[M][OUT / 8][4], dv_sum[M][OUT / 8][4];
-    for_elements<M, OUT / 8>([&](int m, int d, int e) { dk_sum[m][d][e] = dv_sum[m][d][e] = 0; });
+    Rows<HS, M, (KEPT > 0)> rows0;
+    Rows<HS, M, (KEPT > 1)> rows1;
+    float sum0[M][OUT / 8][4], sum1[M][OUT / 8][4];
+    for_elements<M, OUT / 8>([&](int m, int d, int e) { sum0[m][d][e] = sum1[m][d][e] = 0; });
     ptx::cp_async_wait<1>();
     __syncthreads();
-    k_rows.load(k_tile + warp_row * HS, reader);
-    v_rows.load(v_tile + warp_row * HS, reader);
-    for (int slot = 0; next_head < p.sharing; slot ^= 1) {
-        const int h = first_head + next_head, tile = next_tile;
+    rows0.load(own0 + warp_row * HS, reader);
+    rows1.load(own1 + warp_row * HS, reader);
+    for (int slot = 0; next_head < heads; slot ^= 1) {
+        const int h = h0 + next_head, tile = next_tile;
         advance();
         ptx::cp_async_wait<0>();
         __syncthreads();
         load(slot ^ 1);
-        const bf16 *q_tile = q_tiles + slot * tile_size, *dout_tile = dout_tiles + slot * tile_size;
+        const bf16 *pass0 = passing + 2 * slot * tile_size, *pass1 = pass0 + tile_size;
 #pragma unroll 1
-        for (int step = 0; step < QUERIES; step += STEP) {
-            const int t = tile * QUERIES + step, lane_query = t + 4 * quad;
-            if (t + STEP <= warp_key) continue;  // these queries come before all keys of the warp
-            DropoutBits<M> dropout{};
-            if (p.dropout.active())
-#pragma unroll
-                for (int m = 0; m < M; m++)
-#pragma unroll 1
-                    for (int j = 0; j < 2 * N; j++) {  // four neighbouring keys, of which the lane has two
-                        float scale[4];
-                        int64_t row = int64_t(h) * s.Tk + lane_query + j / 4 * 16 + j % 4;
-                        dropout_scales(scale, p.dropout, b, row * s.Tk + lane_key - group % 2 + 16 * m);
-                        dropout.set(m, j / 2, j % 2, group % 2 ? scale[1] : scale[0]);
-                        dropout.set(m, j / 2, j % 2 + 2, group % 2 ? scale[3] : scale[2]);
-                    }
-            float x[M][N][4], dx[M][N][4];  // s^T, dp^T; then dropout(p)^T, ds^T
-            score_product(x, k_rows, q_tile, step, reader);
-            score_product(dx, v_rows, dout_tile, step, reader);
-            // row (m, i) is key lane_key + 16 m + 2 i; column (n, e) is query:
-            auto query = [&](int n, int e) { return lane_query + n / 2 * 16 + n % 2 * 2 + e % 2; };
-            if (t < warp_key + 16 * M - 1 || starts)
-                for_elements<1, N>([&](int, int n, int e) {
-                    if (e >= 2) return;
-                    int last = query(n, e), first = starts && last < s.Tq ? starts[last] : 0;
-                    for_rows<M>([&](int m, int i) {
-                        int key = lane_key + 16 * m + 2 * i;
-                        if (key > last || key < first) x[m][n][e + 2 * i] = -INFINITY;
-                    });
-                });
-            if (p.dropout.active())
-                for_elements<M, N>(
-                    [&](int m, int n, int e) { dx[m][n][e] = dropout.keep(m, n, e) ? dx[m][n][e] * p.keep_scale : 0; });
-            for_elements<1, N>([&](int, int n, int e) {
-                if (e >= 2) return;
-                const float2 stats = stats_tiles[slot * QUERIES + query(n, e) - tile * QUERIES];
-                for_rows<M>([&](int m, int i) {
-                    float &prob = x[m][n][e + 2 * i], &d = dx[m][n][e + 2 * i];
-                    prob = ptx::exp2_approx(prob * p.scale_log2 - stats.x);
-                    d = prob * (d - stats.y);
-                });
-            });
-            if (p.dropout.active())
-                for_elements<M, N>(
-                    [&](int m, int n, int e) { x[m][n][e] = dropout.keep(m, n, e) ? x[m][n][e] * p.keep_scale : 0; });
-            add_product(dv_sum, x, dout_tile, step, column / 16, reader);
-            add_product(dk_sum, dx, q_tile, step, column / 16, reader);
-        }
-    }
-    const int64_t to = p.kv_at(b, first_head, warp_key) + column;
-    const int count = s.Tk - warp_key, hs = s.HS - column;
-    store_rows<HS>(p.dk + to, s.kv_row, count, hs, p.wide, k_tile + warp_row * HS, dk_sum,
-                   [&](int, int) { return p.scale; });
-    store_rows<HS>(p.dv + to, s.kv_row, count, hs, p.wide, v_tile + warp_row * HS, dv_sum,
-                   [](int, int) { return 1.0f; });
-}
-
-// dq of a tile of queries. STEP: keys of a tile that are worked on at a time.
-template <int HS, int M, int WARPS, int KEYS, int STEP, bool KEPT>
-__global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) query_gradient_kernel(Problem p) {
-    constexpr int queries = 16 * M * WARPS, threads = 32 * WARPS, N = STEP / 8, tile_size = KEYS * HS;
-    extern __shared__ __align__(128) unsigned char shared[];
-    bf16 *q_tile = reinterpret_cast<bf16*>(shared), *dout_tile = q_tile + queries * HS;
-    bf16 *k_tiles = dout_tile + queries * HS, *v_tiles = k_tiles + 2 * tile_size;
-    const AttentionShape& s = p.s;
-    const Work work(p, s.NH);
-    const int b = work.b, h = work.head, t0 = (p.tiles - 1 - work.rank) * queries, end = min(t0 + queries, s.Tq);
-    const int lane = static_cast<int>(threadIdx.x) % 32, quad = lane % 4;
-    const int warp_row = 16 * M * (static_cast<int>(threadIdx.x) / 32), warp_position = t0 + warp_row;
-    const int position = warp_position + row16(lane / 4);
-    const int* starts = p.starts(b);
-
-    const int first_tile = starts ? earliest_key(starts, t0, end) / KEYS : 0, tiles = (end + KEYS - 1) / KEYS;
-    const int latest_first = starts ? latest_first_key(starts, warp_position, min(warp_position + 16 * M, s.Tk)) : 0;
-    auto load = [&](int tile) {
-        int key = tile * KEYS, to = tile % 2 * tile_size;
-        if (tile < tiles) {
-            load_tile<HS, KEYS, threads>(k_tiles + to, p.k + p.kv_at(b, h, key), s.kv_row, s.Tk - key, p);
-            load_tile<HS, KEYS, threads>(v_tiles + to, p.v + p.kv_at(b, h, key), s.kv_row, s.Tk - key, p);
-        }
-        ptx::cp_async_commit();
-    };
-    load_tile<HS, queries, threads>(q_tile, p.q + p.q_at(b, h, t0), s.q_row, s.Tq - t0, p);
-    load_tile<HS, queries, threads>(dout_tile, p.dout + p.out_at(b, h, t0), s.out_row, s.Tq - t0, p);
-    ptx::cp_async_commit();
-    load(first_tile);
-
-    const Readers<HS> reader;
-    Rows<HS, M, KEPT> q_rows, dout_rows;
-    float sum[M][HS / 8][4];
-    float2 stats[M][2];
-    for_elements<M, HS / 8>([&](int m, int d, int e) { sum[m][d][e] = 0; });
-    for_rows<M>([&](int m, int i) {
-        stats[m][i] = p.stats[(int64_t(b) * s.NH + h) * p.stats_stride + position + 16 * m + 2 * i];
-    });
-    ptx::cp_async_wait<1>();
-    __syncthreads();
-    q_rows.load(q_tile + warp_row * HS, reader);
-    dout_rows.load(dout_tile + warp_row * HS, reader);
-    for (int tile = first_tile; tile < tiles; tile++) {
-        ptx::cp_async_wait<0>();
-        __syncthreads();
-        load(tile + 1);
-        const bf16 *k_tile = k_tiles + tile % 2 * tile_size, *v_tile = v_tiles + tile % 2 * tile_size;
-#pragma unroll 1
-        for (int step = 0; step < KEYS; step += STEP) {
-            const int key = tile * KEYS + step, lane_key = key + 4 * quad;
-            if (key >= warp_position + 16 * M) break;  // these keys come after all queries of the warp
-            DropoutBits<M> dropout;
-            if (p.dropout.active()) dropout.template compute<N>(p, b, h, position, lane_key);
-            float x[M][N][4], dx[M][N][4];
-            score_product(x, q_rows, k_tile, step, reader);
-            score_product(dx, dout_rows, v_tile, step, reader);
-            if (key + STEP - 1 > warp_position || key < latest_first) hide_keys(x, starts, position, lane_key, s.Tk);
-            if (p.dropout.active())
-                for_elements<M, N>(
-                    [&](int m, int n, int e) { dx[m][n][e] = dropout.keep(m, n, e) ? dx[m][n][e] * p.keep_scale : 0; });
+        for (int step = 0; step < PASS; step += STEP) {
+            const int t = tile * PASS + step, lane_column = t + 4 * (lane() % 4);
+            if (KEYS ? t + STEP <= warp_position : t >= warp_position + 16 * M) continue;  // all above the diagonal
+            uint32_t kept[M];
+            if (p.dropout.active()) dropout_bits<KEYS, N>(kept, p, b, h, position, lane_column);
+            float x[M][N][4], dx[M][N][4];  // s, dp; then dropout(p), ds
+            score_product(x, rows0, pass0, step, reader);
+            score_product(dx, rows1, pass1, step, reader);
+            if (p.doc_start || (KEYS ? t < warp_position + 16 * M - 1 : t + STEP - 1 > warp_position))
+                hide_keys<KEYS>(x, p.starts(b), position, lane_column, s.Tk);
+            if (p.dropout.active()) apply_dropout(dx, kept, p.keep_scale);
             for_elements<M, N>([&](int m, int n, int e) {
-                float prob = ptx::exp2_approx(x[m][n][e] * p.scale_log2 - stats[m][e / 2].x);
-                dx[m][n][e] = prob * (dx[m][n][e] - stats[m][e / 2].y);
+                int column = slot * PASS + step + 4 * (lane() % 4) + column_of(n, e);
+                float2 query = stats[KEYS ? column : position - begin + 16 * m + e / 2 * 2];
+                x[m][n][e] = ptx::exp2_approx(x[m][n][e] * p.scale_log2 - query.x);
+                dx[m][n][e] = x[m][n][e] * (dx[m][n][e] - query.y);
             });
-            add_product(sum, dx, k_tile, step, 0, reader);
+            if (KEYS && p.dropout.active()) apply_dropout(x, kept, p.keep_scale);
+            if (KEYS) add_product(sum1, x, pass1, step, column / 16, reader);
+            add_product(sum0, dx, pass0, step, column / 16, reader);
         }
     }
-    store_rows<HS>(p.dq + p.q_at(b, h, warp_position), s.q_row, s.Tq - warp_position, s.HS, p.wide,
-                   q_tile + warp_row * HS, sum, [&](int, int) { return p.scale; });
+    const int64_t stride = KEYS ? s.kv_row : s.q_row;
+    const int64_t to = column + (KEYS ? p.kv_at(b, h0, warp_position) : p.q_at(b, h0, warp_position));
+    const int count = s.Tk - warp_position, hs = s.HS - column;
+    store_rows((KEYS ? p.dk : p.dq) + to, stride, count, hs, p.wide, sum0, [&](int, int) { return p.scale; });
+    if (KEYS) store_rows(p.dv + to, stride, count, hs, p.wide, sum1, [](int, int) { return 1.0f; });
 }
 
 // ---- launchers ----
@@ -617,7 +520,7 @@ inline void prepare(Problem& p) {
         all |= reinterpret_cast<uintptr_t>(tensor);
     p.wide = all % 16 == 0;
     p.scale = 1 / std::sqrt(static_cast<float>(s.HS)), p.scale_log2 = p.scale * kLog2e;
-    p.sharing = s.NH / s.NKV;
+    p.sharing = s.NH / s.NKV, p.stats_stride = stats_stride(s);
     if (p.dropout.active()) p.keep_scale = 1 / (1 - p.dropout.p);
 }
 // One block for each `tile` of T positions of `heads` heads; the blocks of a head read `rows` rows of two tensors.
@@ -634,19 +537,14 @@ void forward(Problem& p, cudaStream_t stream) {
     launch(forward_kernel<HS, M, WARPS, KEYS, SLOTS, KEPT>, blocks(p, p.s.Tq, queries, p.s.NH, p.s.Tk), 32 * WARPS,
            (queries + SLOTS * KEYS) * HS * sizeof(bf16), stream, p);
 }
-template <int HS, int M, int WARPS, int QUERIES, int STEP, int OUT, int KEPT>
-void key_gradient(Problem& p, cudaStream_t stream) {
-    constexpr int keys = 16 * M * WARPS;
-    int grid = blocks(p, p.s.Tk, keys, p.s.NKV, int64_t(p.s.Tq) * p.sharing);
-    launch(key_gradient_kernel<HS, M, WARPS, QUERIES, STEP, OUT, KEPT>, dim3(grid, HS / OUT), 32 * WARPS,
-           (2 * keys + 4 * QUERIES) * HS * sizeof(bf16) + 2 * QUERIES * sizeof(float2), stream, p);
-}
-template <int HS, int M, int WARPS, int KEYS, int STEP, bool KEPT>
-void query_gradient(Problem& p, cudaStream_t stream) {
-    constexpr int queries = 16 * M * WARPS;
-    static_assert(kStatsRows % queries == 0);
-    launch(query_gradient_kernel<HS, M, WARPS, KEYS, STEP, KEPT>, blocks(p, p.s.Tq, queries, p.s.NH, p.s.Tk),
-           32 * WARPS, (2 * queries + 4 * KEYS) * HS * sizeof(bf16), stream, p);
+template <bool KEYS, int HS, int M, int WARPS, int PASS, int STEP, int OUT, int KEPT>
+void backward(Problem& p, cudaStream_t stream) {
+    constexpr int own = 16 * M * WARPS;
+    static_assert(kStatsRows % own == 0 && kStatsRows % PASS == 0);
+    int grid =
+        KEYS ? blocks(p, p.s.Tk, own, p.s.NKV, int64_t(p.s.Tq) * p.sharing) : blocks(p, p.s.Tq, own, p.s.NH, p.s.Tk);
+    launch(backward_kernel<KEYS, HS, M, WARPS, PASS, STEP, OUT, KEPT>, dim3(grid, HS / OUT), 32 * WARPS,
+           (2 * own + 4 * PASS) * HS * sizeof(bf16) + std::max(own, 2 * PASS) * sizeof(float2), stream, p);
 }
 
 }  // namespace attention_mma
@@ -654,7 +552,7 @@ void query_gradient(Problem& p, cudaStream_t stream) {
 inline void attention_mma_forward(bf16* out, float* lse, const bf16* q, const bf16* k, const bf16* v,
                                   const AttentionShape& s, const int* doc_start, Dropout dropout, cudaStream_t stream) {
     using namespace attention_mma;
-    Problem p{.s = s, .doc_start = doc_start, .dropout = dropout, .q = q, .k = k, .v = v, .out = out, .lse = lse};
+    Problem p{s, doc_start, dropout, q, k, v, out, lse};
     prepare(p);
     if (s.HS <= 64) forward<64, 2, 4, 64, 4, true>(p, stream);
     else if (s.HS <= 128) forward<128, 2, 4, 32, 4, false>(p, stream);
@@ -670,24 +568,18 @@ inline void attention_mma_backward(bf16* dq, bf16* dk, bf16* dv, const bf16* dou
                                    const int* doc_start, Dropout dropout, cudaStream_t stream) {
     using namespace attention_mma;
     const int64_t rows = int64_t(s.B) * s.NH * stats_stride(s);
-    Problem p{.s = s,
-              .doc_start = doc_start,
-              .dropout = dropout,
-              .q = q,
-              .k = k,
-              .v = v,
-              .dout = dout,
-              .out = const_cast<bf16*>(out),
-              .dq = dq,
-              .dk = dk,
-              .dv = dv,
-              .lse = const_cast<float*>(lse),
-              .stats = workspace<float2>(static_cast<size_t>(rows)),
-              .stats_stride = stats_stride(s)};
+    Problem p{s, doc_start, dropout, q, k, v, const_cast<bf16*>(out), const_cast<float*>(lse)};
+    p.dout = dout, p.dq = dq, p.dk = dk, p.dv = dv, p.stats = workspace<float2>(static_cast<size_t>(rows));
     prepare(p);
     launch(p.wide ? stats_kernel<8> : stats_kernel<1>, ceil_div(rows, 32), 256, 0, stream, p);
-    if (s.HS <= 64) key_gradient<64, 2, 4, 64, 16, 64, 0>(p, stream), query_gradient<64, 2, 4, 64, 16, true>(p, stream);
-    else if (s.HS <= 128)
-        key_gradient<128, 1, 8, 32, 16, 128, 1>(p, stream), query_gradient<128, 1, 8, 32, 32, true>(p, stream);
-    else key_gradient<256, 1, 4, 16, 16, 128, 0>(p, stream), query_gradient<256, 1, 4, 16, 16, false>(p, stream);
+    if (s.HS <= 64) {
+        backward<true, 64, 2, 4, 64, 16, 64, 1>(p, stream);
+        backward<false, 64, 2, 4, 64, 32, 64, 2>(p, stream);
+    } else if (s.HS <= 128) {
+        backward<true, 128, 1, 8, 32, 16, 128, 1>(p, stream);
+        backward<false, 128, 1, 8, 32, 32, 128, 2>(p, stream);
+    } else {
+        backward<true, 256, 1, 4, 16, 16, 128, 0>(p, stream);
+        backward<false, 256, 1, 4, 16, 16, 256, 0>(p, stream);
+    }
 }
