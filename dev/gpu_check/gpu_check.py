@@ -70,8 +70,9 @@ class Result:
         if self.timed_out:
             return f"no end after {self.seconds:.0f} s"
         lines = [line.strip() for line in self.text.splitlines() if line.strip()]
+        compiler = [line for line in lines if re.search(r"\berror:", line)][:1]  # the first says what is wrong
         errors = [line for line in lines if re.search(r"error|fatal|cannot|failed|refused", line, re.I)]
-        return f"exit status {self.code}: " + (errors or lines or ["no output"])[-1][:300]
+        return f"exit status {self.code}: " + (compiler or errors or lines or ["no output"])[-1][:300]
 
 
 log = None
