@@ -323,6 +323,7 @@ struct CUgraph_st {
     std::vector<Node> nodes;
     bool invalid = false;
     cudaStream_t origin = nullptr;
+    int last_collective = -1;  // node
 };
 struct CUgraphExec_st {
     CUgraph_st graph;
@@ -565,6 +566,21 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::fu
 }
 
 cudaError_t enqueue_work(cudaStream_t stream, std::function<void()> work) { return enqueue(stream, std::move(work)); }
+
+cudaError_t enqueue_collective(cudaStream_t stream, std::function<void()> transfer, std::function<void()> land) {
+    stream = resolve(stream);
+    cudaError_t error = enqueue(stream, std::move(transfer));
+    if (error != cudaSuccess) return error;
+    if (CUgraph_st* graph = stream->capture.get()) {  // the same order in all processes
+        if (graph->last_collective >= 0) graph->nodes.back().after.push_back(graph->last_collective);
+        graph->last_collective = static_cast<int>(graph->nodes.size()) - 1;
+    } else {
+        run_until(stream, stream->last);
+    }
+    return enqueue(stream, std::move(land));
+}
+void copy_memory(void* to, const void* from, size_t bytes) { copy_bytes(to, from, bytes); }
+void fill_memory(void* to, int value, size_t bytes) { fill_bytes(to, value, bytes); }
 
 void set_seed(uint64_t seed) {
     run_everything();
@@ -1103,7 +1119,9 @@ cudaError_t cudaGraphExecUpdate(cudaGraphExec_t executable, cudaGraph_t graph, c
 }
 cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-    return enqueue(stream, [executable] { run_graph(executable->graph); });
+    cudaError_t error = enqueue(stream, [executable] { run_graph(executable->graph); });
+    if (executable->graph.last_collective >= 0) run_until(resolve(stream), resolve(stream)->last);
+    return error;
 }
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t*, size_t* count) {
     return *count = graph->nodes.size(), cudaSuccess;

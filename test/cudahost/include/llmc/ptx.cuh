@@ -38,7 +38,9 @@ struct Mma {
     uint32_t b[2];
 };
 inline void mma_all(void* const (&data)[32], uint32_t) {
-    float a[16][16], b[8][16];  // b transposed: both run along k
+    typedef float Row __attribute__((vector_size(32)));  // 8 columns
+    float a[16][16];
+    Row b[16];
     for (int lane = 0; lane < 32; lane++) {
         const Mma& m = *static_cast<const Mma*>(data[lane]);
         int group = lane / 4, quad = lane % 4;
@@ -47,14 +49,16 @@ inline void mma_all(void* const (&data)[32], uint32_t) {
             to[0] = low_bf16(m.a[i]), to[1] = high_bf16(m.a[i]);
         }
         for (int i = 0; i < 2; i++) {
-            float* to = &b[group][2 * quad + i * 8];
-            to[0] = low_bf16(m.b[i]), to[1] = high_bf16(m.b[i]);
+            int k = 2 * quad + i * 8;
+            b[k][group] = low_bf16(m.b[i]), b[k + 1][group] = high_bf16(m.b[i]);
         }
     }
-    float d[16][8] = {};
-    for (int k = 0; k < 16; k++)
-        for (int row = 0; row < 16; row++)
-            for (int column = 0; column < 8; column++) d[row][column] += a[row][k] * b[column][k];
+    Row d[16];
+    for (int row = 0; row < 16; row++) {
+        Row sum = {};
+        for (int k = 0; k < 16; k++) sum += a[row][k] * b[k];
+        d[row] = sum;
+    }
     for (int lane = 0; lane < 32; lane++) {
         const Mma& m = *static_cast<const Mma*>(data[lane]);
         int group = lane / 4, quad = lane % 4;
