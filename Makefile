@@ -292,7 +292,7 @@ HOST_OBJ := $(patsubst %,$(H)/%.o,$(wildcard test/cuda/*.cu)) $(B)/test/cuda/ref
 HOST_FLAGS = -DCUDAHOST -Itest/cudahost/include -I$(H)/src $(HOST_INCLUDE)
 # -fno-strict-aliasing: kernels load four floats as one uint4; -fsanitize=alignment: from a wrong address a GPU refuses to
 HOST_CXXFLAGS = $(if $(DEBUG_CUDA),$(filter-out -O%,$(CXXFLAGS)) -O0 -g,$(CXXFLAGS:-O3=-O2)) -fno-strict-aliasing \
-  -fsanitize=alignment -fno-sanitize-recover=alignment -Wno-unknown-pragmas -Wno-unused-function -Wno-dangling-else
+  -fsanitize=alignment -fno-sanitize-recover=alignment -Wno-unknown-pragmas -Wno-unused-function -Wno-dangling-else -Wno-shadow
 
 .SECONDARY: $(HOST_SOURCES)
 $(H)/src/%: % test/cudahost/filter.awk
