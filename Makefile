@@ -187,6 +187,8 @@ ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_
   find_library = $(call first,lib64/$(1) lib/$(1) lib/$(MULTIARCH)/$(1))
   CUDA_INCLUDE := $(call find_header,cuda_runtime.h,pip's nvidia-cuda-runtime) $(call find_header,crt/host_config.h,pip's nvidia-cuda-crt) \
     $(call find_header,cublasLt.h,pip's nvidia-cublas) $(if $(call first,include/cccl/nv/target),,$(call find_header,nv/target,pip's nvidia-cuda-cccl))
+  # optional: without it the program is for one GPU
+  CUDA_INCLUDE += $(patsubst %,-isystem %,$(filter-out /usr/include $(NVCC_ROOT)/include,$(patsubst %/nccl.h,%,$(call first,include/nccl.h))))
   CUDART := $(call find_library,libcudart_static.a)
   $(if $(CUDART),,$(error libcudart_static.a is missing: install pip's nvidia-cuda-runtime or run dev/setup.sh --cuda))
   # These are opened at run time (llmc/dynamic_library.h); the program remembers where they were.
@@ -223,6 +225,7 @@ ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_
     $(info found: $(NVCC) $(NVCC_VERSION); compiling for $(ARCHES:%=sm_%) and PTX ($(ARCHES_FROM)))
     SAY := $(CUBLASLT) $(NCCL) $(CUDNN)
     $(if $(SAY),$(info found, to be opened at run time: $(subst $(space),$(comma) ,$(strip $(SAY)))))
+    $(if $(call first,include/nccl.h),,$(info missing: nccl.h: the program is for one GPU (package libnccl-dev or pip's nvidia-nccl-cu13)))
     $(if $(CUBLASLT),,$(info missing: cuBLASLt (CUDA Toolkit or pip's nvidia-cublas): without it only --matmul own will run))
   endif
   ifneq ($(shell mkdir -p $(B); echo '$(NVCC) $(NVCC_VERSION) $(NVCCFLAGS)' | cmp -s - $(B)/cuda_flags || echo differs),)
@@ -276,7 +279,7 @@ ifneq ($(filter test test_asan check_programs debug_build $(B)/test/run_cuda_tes
   host_root = $(firstword $(foreach r,$(HOST_ROOTS),$(if $(wildcard $(r)/$(1)),$(r))))
   HOST_HEADERS := cuda_runtime.h crt/host_config.h cublasLt.h nv/target
   HOST_MISSING := $(foreach h,$(HOST_HEADERS),$(if $(call host_root,$(h)),,$(h) of CUDA (CUDA Toolkit$(comma) or dev/setup.sh --cuda)))
-  HOST_INCLUDE := $(patsubst %,-isystem %,$(filter-out /usr/include /usr/local/include,$(call uniq,$(foreach h,$(HOST_HEADERS),$(call host_root,$(h))))))
+  HOST_INCLUDE := $(patsubst %,-isystem %,$(filter-out /usr/include /usr/local/include,$(call uniq,$(foreach h,$(HOST_HEADERS) nccl.h,$(call host_root,$(h))))))
   ifeq ($(shell printf '%s\n' '$(HASH)include <boost/context/detail/fcontext.hpp>' | $(CXX) $(CPPFLAGS) -E -x c++ - >/dev/null 2>&1 && echo yes),)
     HOST_MISSING += Boost.Context (libboost-context-dev; dev/setup.sh installs it)
   endif
@@ -304,6 +307,7 @@ $(H)/%.cu.o: $(H)/src/%.cu $(B)/flags | $(HOST_SOURCES)
 	$(Q)$(CXX) -x c++ -include test/cudahost/cudahost.h $(HOST_FLAGS) $(CPPFLAGS) $(HOST_CXXFLAGS) -MMD -MP -c -o $@ $<
 $(H)/test/%.o $(H)/dev/%.o: CPPFLAGS += -DTESTING
 $(HOST_LIB): CPPFLAGS += -DCUDAHOST $(HOST_INCLUDE)
+$(B)/test/cudahost/nccl.o: CPPFLAGS += $(if $(MPICC),-DUSE_MPI $(MPI_CFLAGS))
 $(B)/test/cudahost/missing.o: CPPFLAGS += -DCUDAHOST_MISSING='"$(HOST_MISSING)"'
 
 $(CUDA_TESTS): LDLIBS += -lgtest -lgtest_main
