@@ -37,11 +37,11 @@ struct MicroStepSeconds {
     }
 };
 
-// A micro-batch of B sequences of T tokens, one of `micro_steps` in a step; weights and activations of `size` bytes,
-// gradients of weights in fp32.
-inline MicroStepSeconds micro_step_floor(const ModelConfig& m, int B, int T, int64_t micro_steps, double size,
+// A micro-batch of B sequences (on average) of T tokens, one of `micro_steps` in a step; weights and activations of
+// `size` bytes, gradients of weights in fp32.
+inline MicroStepSeconds micro_step_floor(const ModelConfig& m, double B, int T, int64_t micro_steps, double size,
                                          const Rates& r, StepForm form, int recompute = 0) {
-    double C = m.C, M = double(B) * T, Vp = m.Vp(), x = M * C * size, lse = 4 * M * m.NH;
+    double C = m.C, M = B * T, Vp = m.Vp(), x = M * C * size, lse = 4 * M * m.NH;
     double rows = std::min<double>(M, m.V);  // rows of wte that a micro-batch can touch
     // bytes: the first micro-step writes, the others read and write
     double gradient = 4.0 * (2 - 1.0 / static_cast<double>(micro_steps));
