@@ -200,8 +200,10 @@ class GPT2 {
         std::fill_n(scratch_.dresidual, int64_t(N) * C, X(0));
         layernorm_backward(scratch_.dresidual, dw_.lnfw, dw_.lnfb, scratch_.dbranch, last.input, w_.lnfw, last.ln1_mean,
                            last.ln1_rstd, N, C);
+        reduce_gradients(final_norm);
         for (int l = m_.L - 1; l >= 0; l--) block_backward(l, B, T);
         encoder_backward<X>(dw_.wte, dw_.wpe, scratch_.dresidual, tokens, nullptr, B, T, C, dropout(4 * m_.L, true));
+        reduce_gradients(0);
     }
 
     // Enters with dresidual = gradient of the block's output, leaves it as the gradient of its input.
