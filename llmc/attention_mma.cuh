@@ -258,34 +258,34 @@ __device__ inline void hide_keys(float (&x)[M][N][4], const int* starts, int row
     });
 }
 
-// Bit 4 n + e of bits[m]: dropout keeps element (m, n, e). To be called before the product, when registers are free,
-// and with one Philox at a time. Four neighbouring keys share one: in a lane those of a row; or, KEY_ROWS, two in a
-// column.
-template <bool KEY_ROWS, int N, int M>
-__device__ inline void dropout_bits(uint32_t (&bits)[M], const Problem& p, int b, int h, int row, int column) {
-    static_assert(N <= 8);
+// Bit 4 (N m + n) + e: dropout keeps element (m, n, e). To be called before the product, when registers are free, and
+// with one Philox at a time. Four neighbouring keys share one: in a lane those of a row; or, KEY_ROWS, two in a column.
+template <int M, int N>
+using Bits = std::conditional_t<M * N <= 8, uint32_t, uint64_t>;
+template <bool KEY_ROWS, int M, int N>
+__device__ inline Bits<M, N> dropout_bits(const Problem& p, int b, int h, int row, int column) {
+    constexpr int calls = KEY_ROWS ? 2 * N : N;  // of Philox for each m
     const int odd = row % 2;
-#pragma unroll
-    for (int m = 0; m < M; m++) {
-        bits[m] = 0;
+    Bits<M, N> bits = 0;
 #pragma unroll 1
-        for (int r = 0; r < (KEY_ROWS ? 2 * N : N); r++) {
-            float scale[4];
-            int query = KEY_ROWS ? column + column_of(r / 2, r) : row + 16 * m + r % 2 * 2;
-            int key = KEY_ROWS ? row - odd + 16 * m : column + r / 2 * 16;
-            dropout_scales(scale, p.dropout, b, (int64_t(h) * p.s.Tk + query) * p.s.Tk + key);
-            auto set = [&](int bit, float x) { bits[m] |= (x != 0 ? 1u : 0u) << bit; };
-            if (KEY_ROWS)
-                set(2 * r - r % 2, odd ? scale[1] : scale[0]), set(2 * r - r % 2 + 2, odd ? scale[3] : scale[2]);
-            else
+    for (int i = 0; i < M * calls; i++) {
+        int m = i / calls, r = i % calls;
+        int query = KEY_ROWS ? column + column_of(r / 2, r) : row + 16 * m + r % 2 * 2;
+        int key = KEY_ROWS ? row - odd + 16 * m : column + r / 2 * 16;
+        float scale[4];
+        dropout_scales(scale, p.dropout, b, (int64_t(h) * p.s.Tk + query) * p.s.Tk + key);
+        auto set = [&](int e, float x) { bits |= Bits<M, N>(x != 0) << (4 * N * m + e); };
+        if (KEY_ROWS) set(2 * r - r % 2, odd ? scale[1] : scale[0]), set(2 * r - r % 2 + 2, odd ? scale[3] : scale[2]);
+        else
 #pragma unroll
-                for (int j = 0; j < 4; j++) set(r / 2 * 8 + r % 2 * 2 + j / 2 * 4 + j % 2, scale[j]);
-        }
+            for (int j = 0; j < 4; j++) set(r / 2 * 8 + r % 2 * 2 + j / 2 * 4 + j % 2, scale[j]);
     }
+    return bits;
 }
 template <int M, int N>
-__device__ inline void apply_dropout(float (&x)[M][N][4], const uint32_t (&bits)[M], float scale) {
-    for_elements<M, N>([&](int m, int n, int e) { x[m][n][e] = bits[m] >> (4 * n + e) & 1 ? x[m][n][e] * scale : 0; });
+__device__ inline void apply_dropout(float (&x)[M][N][4], Bits<M, N> bits, float scale) {
+    for_elements<M, N>(
+        [&](int m, int n, int e) { x[m][n][e] = bits >> (4 * (N * m + n) + e) & 1 ? x[m][n][e] * scale : 0; });
 }
 
 // ---- forward ----
@@ -303,16 +303,14 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) forward_kernel(Problem 
     const int warp_row = 16 * M * warp();
     const int warp_position = t0 + warp_row + offset;        // of the warp's first query
     const int position = warp_position + row16(lane() / 4);  // of this lane's: row (m, i) is 16 m + 2 i behind it
-    const int* starts = p.starts(b);
 
     const int end = min(t0 + queries, s.Tq) + offset;
-    const int first_tile = starts ? earliest_key(starts, t0 + offset, end) / KEYS : 0;
+    const int first_tile = p.doc_start ? earliest_key(p.starts(b), t0 + offset, end) / KEYS : 0;
     const int halves = 2 * ((end + KEYS - 1) / KEYS - first_tile);  // a tile of keys, its values, and so on
-    const int64_t kv = p.kv_at(b, h, 0);
     auto load = [&](int i) {
         int key = (first_tile + i / 2) * KEYS;
         if (i < halves)
-            load_tile<HS, KEYS, 32 * WARPS>(slots + i % SLOTS * KEYS * HS, (i % 2 ? p.v : p.k) + kv + key * s.kv_row,
+            load_tile<HS, KEYS, 32 * WARPS>(slots + i % SLOTS * KEYS * HS, (i % 2 ? p.v : p.k) + p.kv_at(b, h, key),
                                             s.kv_row, s.Tk - key, p);
         ptx::cp_async_commit();
     };
@@ -339,10 +337,11 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) forward_kernel(Problem 
         const bool visible = key < warp_position + 16 * M;  // to any of the warp's queries
         float x[M][N][4];
         if (visible) {
-            uint32_t kept[M];
-            if (p.dropout.active()) dropout_bits<false, N>(kept, p, b, h, position, lane_key);
+            Bits<M, N> kept = 0;
+            if (p.dropout.active()) kept = dropout_bits<false, M, N>(p, b, h, position, lane_key);
             score_product(x, rows, k_tile, 0, reader);
-            if (key + KEYS - 1 > warp_position || starts) hide_keys<false>(x, starts, position, lane_key, s.Tk);
+            if (key + KEYS - 1 > warp_position || p.doc_start)
+                hide_keys<false>(x, p.starts(b), position, lane_key, s.Tk);
             // top follows the row's maximum only when that has grown by a factor of 2^8: the sums are seldom rescaled.
             float highest[M][2];
             bool outgrown = false;
@@ -480,8 +479,8 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) backward_kernel(Problem
         for (int step = 0; step < PASS; step += STEP) {
             const int t = tile * PASS + step, lane_column = t + 4 * (lane() % 4);
             if (KEYS ? t + STEP <= warp_position : t >= warp_position + 16 * M) continue;  // all above the diagonal
-            uint32_t kept[M];
-            if (p.dropout.active()) dropout_bits<KEYS, N>(kept, p, b, h, position, lane_column);
+            Bits<M, N> kept = 0;
+            if (p.dropout.active()) kept = dropout_bits<KEYS, M, N>(p, b, h, position, lane_column);
             float x[M][N][4], dx[M][N][4];  // s, dp; then dropout(p), ds
             score_product(x, rows0, pass0, step, reader);
             score_product(dx, rows1, pass1, step, reader);
