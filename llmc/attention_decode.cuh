@@ -40,6 +40,7 @@ template <int W, int R, typename X>
 __global__ void __launch_bounds__(kThreads)
     attention_decode_kernel(float* parts, const X* q, const X* k, const X* v, AttentionShape s, const int* length,
                             int split_keys) {
+    constexpr int kWords = W == 1 ? 1 : 4;  // floats that one access of shared memory brings
     extern __shared__ __align__(16) unsigned char shared[];
     __shared__ float warp_sums[kThreads / 32][R][8 * W];
     const int warp = threadIdx.x / 32, slot = threadIdx.x / 8, lane = threadIdx.x % 8;
@@ -51,16 +52,18 @@ __global__ void __launch_bounds__(kThreads)
     const int n = min(split_keys, last + 1 - begin), width = (s.HS + W - 1) / W * W;
     float *queries = reinterpret_cast<float*>(shared), *p = queries + R * width;  // (R,width), (R,split_keys)
     const int64_t kv = b * s.kv_batch + begin * s.kv_row + kv_head * s.HS;
+    auto query_of = [&](int r) { return (row0 + r) / group; };
+    auto head_of = [&](int r) { return kv_head * group + (row0 + r) % group; };
     auto part = [&](int r) {
-        int t = (row0 + r) / group, h = kv_head * group + (row0 + r) % group;
-        return parts + (((int64_t(b) * s.NH + h) * s.Tq + t) * gridDim.x + blockIdx.x) * (s.HS + 2);
+        int64_t i = (int64_t(b) * s.NH + head_of(r)) * s.Tq + query_of(r);
+        return parts + (i * gridDim.x + blockIdx.x) * (s.HS + 2);
     };
 
     const float scale = 1.4426950408889634f / sqrtf(static_cast<float>(s.HS));  // exp(x) = 2^(x log2 e)
     for (int e = threadIdx.x; e < R * width; e += kThreads) {
-        int r = e / width, d = e % width, t = (row0 + r) / group, h = kv_head * group + (row0 + r) % group;
-        queries[e] =
-            r < rows && d < s.HS ? scale * static_cast<float>(q[b * s.q_batch + t * s.q_row + h * s.HS + d]) : 0;
+        int r = e / width, d = e % width;
+        const X* from = q + b * s.q_batch + query_of(r) * s.q_row + head_of(r) * s.HS + d;
+        queries[e] = r < rows && d < s.HS ? scale * static_cast<float>(*from) : 0;
     }
     __syncthreads();
 
@@ -69,25 +72,21 @@ __global__ void __launch_bounds__(kThreads)
         float dot[R][kBatch] = {};
         for (int d = lane * W; d < s.HS; d += 8 * W) {
             Pack<X, W> packs[kBatch];
-#pragma unroll
+            float query[R][W / kWords][kWords];
             for (int u = 0; u < kBatch; u++)
                 if (int j = j0 + 16 * u + slot; j < n) packs[u] = Pack<X, W>::load(k + kv + j * s.kv_row + d);
-#pragma unroll
+            for (int r = 0; r < R; r++)
+                for (int w = 0; w < W / kWords; w++) load_pack(query[r][w], queries + r * width + d + w * kWords);
             for (int u = 0; u < kBatch; u++) {
                 if (j0 + 16 * u + slot >= n) break;
                 float x[W];
                 packs[u].unpack(x);
-#pragma unroll
                 for (int r = 0; r < R; r++)
-#pragma unroll
-                    for (int w = 0; w < W; w++) dot[r][u] += x[w] * queries[r * width + d + w];
+                    for (int w = 0; w < W; w++) dot[r][u] += x[w] * query[r][w / kWords][w % kWords];
             }
         }
-#pragma unroll
         for (int u = 0; u < kBatch; u++)
-#pragma unroll
             for (int r = 0; r < R; r++) {
-#pragma unroll
                 for (int bit = 4; bit > 0; bit /= 2) dot[r][u] += __shfl_xor_sync(0xffffffffu, dot[r][u], bit);
                 if (int j = j0 + 16 * u + slot; lane == 0 && j < n) p[r * split_keys + j] = dot[r][u];
             }
@@ -97,7 +96,7 @@ __global__ void __launch_bounds__(kThreads)
     // softmax: a warp for each row
     for (int r = warp; r < rows; r += kThreads / 32) {
         float *row = p + r * split_keys, largest = -1e30f, total = 0;
-        const int seen = position0 + (row0 + r) / group + 1 - begin;  // keys that this query may see; may be none
+        const int seen = position0 + query_of(r) + 1 - begin;  // keys that this query may see; may be none
         for (int j = threadIdx.x % 32; j < min(n, seen); j += 32) largest = fmaxf(largest, row[j]);
         largest = warp_max(largest);
         for (int j = threadIdx.x % 32; j < n; j += 32) {
@@ -115,23 +114,17 @@ __global__ void __launch_bounds__(kThreads)
         float sum[R][W] = {};
         for (int j0 = slot; j0 < n && d < s.HS; j0 += kStep) {
             Pack<X, W> packs[kBatch];
-#pragma unroll
             for (int u = 0; u < kBatch; u++)
                 if (int j = j0 + 16 * u; j < n) packs[u] = Pack<X, W>::load(v + kv + j * s.kv_row + d);
-#pragma unroll
             for (int u = 0; u < kBatch; u++) {
                 if (j0 + 16 * u >= n) break;
                 float x[W];
                 packs[u].unpack(x);
-#pragma unroll
                 for (int r = 0; r < R; r++)
-#pragma unroll
                     for (int w = 0; w < W; w++) sum[r][w] += p[r * split_keys + j0 + 16 * u] * x[w];
             }
         }
-#pragma unroll
         for (int r = 0; r < R; r++)
-#pragma unroll
             for (int w = 0; w < W; w++) {
                 sum[r][w] += __shfl_xor_sync(0xffffffffu, sum[r][w], 8);
                 sum[r][w] += __shfl_xor_sync(0xffffffffu, sum[r][w], 16);

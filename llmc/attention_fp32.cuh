@@ -65,7 +65,6 @@ __device__ inline void dot_rows(float (&s)[R][N], const float* own, const float*
         float a[R][4], b[N][4];
         for (int i = 0; i < R; i++) load_pack(a[i], own + i * 8 * tile_row<D> + d);
         for (int j = 0; j < N; j++) load_pack(b[j], other + j * 16 * tile_row<D> + d);
-#pragma unroll
         for (int i = 0; i < R; i++)
             for (int j = 0; j < N; j++)
                 for (int k = 0; k < 4; k++) s[i][j] += a[i][k] * b[j][k];
@@ -81,14 +80,12 @@ __device__ inline void add_product(float (&sum)[R][D / 16], const float (&p)[R][
     constexpr int p_row = 16 * N + 4;
     exchange += thread_y() * p_row, other += thread_x() * 4;
     __syncwarp();
-#pragma unroll
     for (int i = 0; i < R; i++)
         for (int j = 0; j < N; j++) exchange[i * 8 * p_row + thread_x() * N + j] = p[i][j];
     __syncwarp();
     for (int n = 0; n < 16 * N; n += 4) {
         float w[R][4], x[4];
         for (int i = 0; i < R; i++) load_pack(w[i], exchange + i * 8 * p_row + n);
-#pragma unroll
         for (int e = 0; e < D / 16; e++) {  // k = e % 4 first: a row of `other` after the other
             const int k = e / (D / 64), m = e % (D / 64);
             load_pack(x, other + place<16 * N, 16>(n + k) * tile_row<D> + 64 * m);
@@ -102,7 +99,6 @@ __device__ inline void add_product(float (&sum)[R][D / 16], const float (&p)[R][
 template <int D, int R>
 __device__ inline void store_rows(float* to, int64_t row, int count, int HS, const float (&sum)[R][D / 16],
                                   const float (&scale)[R]) {
-#pragma unroll
     for (int i = 0; i < R; i++)
         for (int c = 0; c < D / 16; c++)
             if (int r = thread_y() * R + i, d = c / 4 * 64 + thread_x() * 4 + c % 4; r < count && d < HS)
@@ -160,7 +156,6 @@ __global__ void __launch_bounds__(kThreads, 2)
         dot_rows<D>(p, queries, keys, s.HS);
         const int key0 = key + thread_x() * N;
         const uint32_t kept = dropout_bits<false, R, N>(dropout, b, (int64_t(h) * s.Tk + position) * s.Tk + key0, s.Tk);
-#pragma unroll
         for (int i = 0; i < R; i++) {
             const int first = first_key(i), last = position + i;
             auto sees = [&](int j) { return first <= key0 + j && key0 + j <= last; };
@@ -195,25 +190,12 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 // ---- backward ----
 
-// dots (B,NH,T): D of each query and head, four threads for one
-static __global__ void __launch_bounds__(kThreads)
-    attention_fp32_dots_kernel(float* dots, const float* dout, const float* out, AttentionShape s) {
-    const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / 4, b = i / s.NH / s.Tq;
-    const int h = static_cast<int>(i % s.NH), t = static_cast<int>(i / s.NH % s.Tq);
-    const int64_t begin = b * s.out_batch + t * s.out_row + h * s.HS;
-    float sum = 0;
-    for (int d = threadIdx.x % 4; d < s.HS && b < s.B; d += 4) sum += dout[begin + d] * out[begin + d];
-    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    if (threadIdx.x % 4 == 0 && b < s.B) dots[(b * s.NH + h) * s.Tq + t] = sum;
-}
-
 // KEYS: a block owns keys and values, queries and dout pass by: d0 = dk, d1 = dv. Else it owns queries and dout, keys
-// and values pass by: d0 = dq.
+// and values pass by: d0 = dq. The latter runs first and leaves D in dots (B,NH,T).
 template <bool KEYS, int D, int R, int N>
 __global__ void __launch_bounds__(kThreads, 2)
-    attention_fp32_backward_kernel(float* d0, float* d1, const float* dout, const float* q, const float* k,
-                                   const float* v, const float* lse, const float* dots, AttentionShape s,
+    attention_fp32_backward_kernel(float* d0, float* d1, float* dots, const float* dout, const float* q, const float* k,
+                                   const float* v, const float* out, const float* lse, AttentionShape s,
                                    const int* doc_start, Dropout dropout) {
     extern __shared__ __align__(16) unsigned char shared[];
     float *own0 = reinterpret_cast<float*>(shared), *own1 = own0 + 8 * R * tile_row<D>;
@@ -232,6 +214,18 @@ __global__ void __launch_bounds__(kThreads, 2)
         load_tile<D, n, ways>(tile1, (KEY_ROWS ? v + kv : dout + out0 + h * s.HS) + t * row1, row1, T - t, s.HS);
     };
     load.template operator()<KEYS, 8 * R, 8>(own0, own1, head, begin);
+    if constexpr (!KEYS) {
+        __syncthreads();
+        for (int i = 0; i < R; i++) {
+            const int t = begin + thread_y() * R + i;
+            float dot = 0;
+            for (int d = thread_x(); d < s.HS && t < T; d += 16)
+                dot += own1[(i * 8 + thread_y()) * tile_row<D> + d] * out[out0 + t * s.out_row + head * s.HS + d];
+            for (int lane = 8; lane > 0; lane /= 2) dot += __shfl_xor_sync(0xffffffffu, dot, lane);
+            if (thread_x() == 0 && t < T) dots[(int64_t(b) * s.NH + head) * T + t] = dot;
+        }
+        __syncthreads();  // what a block writes to global memory too, all of its threads see after a barrier
+    }
 
     float sum0[R][D / 16] = {}, sum1[R][D / 16] = {};
     for (int h = KEYS ? head * group : head; h < (KEYS ? (head + 1) * group : head + 1); h++) {
@@ -243,7 +237,6 @@ __global__ void __launch_bounds__(kThreads, 2)
             int first[Q];  // key that the query sees
             float log_sum[Q], dot[Q];
             bool needed = doc_start == nullptr;
-#pragma unroll
             for (int i = 0; i < Q; i++) {
                 const bool there = query + i < T;
                 const int64_t line = (int64_t(b) * s.NH + h) * T + query + i;
@@ -259,7 +252,6 @@ __global__ void __launch_bounds__(kThreads, 2)
             dot_rows<D>(p, own0, other0, s.HS);
             dot_rows<D>(ds, own1, other1, s.HS);
             const uint32_t kept = dropout_bits<KEYS, R, N>(dropout, b, (int64_t(h) * T + query) * T + key, T);
-#pragma unroll
             for (int i = 0; i < R; i++)
                 for (int j = 0; j < N; j++) {
                     const int iq = KEYS ? j : i, ik = KEYS ? i : j;
@@ -304,14 +296,12 @@ inline void attention_fp32_backward(float* dq, float* dk, float* dv, const float
                                     const float* v, const float* out, const float* lse, const AttentionShape& s,
                                     const int* doc_start, Dropout dropout, cudaStream_t stream) {
     using namespace attention_fp32;
-    const int64_t lines = int64_t(s.B) * s.NH * s.Tq;
-    float* dots = workspace<float>(static_cast<size_t>(lines));
-    launch(attention_fp32_dots_kernel, ceil_div(lines * 4, kThreads), kThreads, 0, stream, dots, dout, out, s);
+    float* dots = workspace<float>(attention_fp32_backward_workspace_bytes(s) / sizeof(float));
     auto run = [&]<int D, int R, int N>() {
         auto go = [&](auto kernel, int heads, float* d0, float* d1) {
             launch(kernel, dim3(s.B * heads, ceil_div(s.Tk, 8 * R)), kThreads,
-                   sizeof(float) * (2 * (8 * R + 16 * N) * tile_row<D> + 8 * R * (16 * N + 4)), stream, d0, d1, dout, q,
-                   k, v, lse, dots, s, doc_start, dropout);
+                   sizeof(float) * (2 * (8 * R + 16 * N) * tile_row<D> + 8 * R * (16 * N + 4)), stream, d0, d1, dots,
+                   dout, q, k, v, out, lse, s, doc_start, dropout);
         };
         go(attention_fp32_backward_kernel<false, D, R, N>, s.NH, dq, nullptr);
         go(attention_fp32_backward_kernel<true, D, R, N>, s.NKV, dk, dv);

@@ -32,12 +32,10 @@ __global__ void __launch_bounds__(256)
         float x[W], position[W];
         load_pack(x, wte + int64_t(tokens[row]) * C + c);
         load_pack(position, wpe + int64_t(positions ? positions[row] : t) * C + c);
-#pragma unroll
         for (int w = 0; w < W; w++) x[w] += position[w];
         if (dropout.active()) {
             float scale[W];
             dropout_scales<W, W % 4 == 0>(scale, dropout, b, int64_t(t) * C + c);
-#pragma unroll
             for (int w = 0; w < W; w++) x[w] *= scale[w];
         }
         store_pack(out + row * C + c, x);
@@ -66,20 +64,16 @@ __device__ inline void sum_rows(float (&sum)[W], const X* dout, int begin, int e
     for (; begin < end; begin += batch) {
         int row[batch];
         Pack<X, W> packs[batch];
-#pragma unroll
         for (int j = 0; j < batch; j++)
             if (begin + j < end) row[j] = row_of(begin + j);
-#pragma unroll
         for (int j = 0; j < batch; j++)
             if (begin + j < end) packs[j] = Pack<X, W>::template load<Cached::no>(dout + int64_t(row[j]) * C + c);
-#pragma unroll
         for (int j = 0; j < batch; j++) {
             if (begin + j >= end) break;
             float x[W], scale[W];
             packs[j].unpack(x);
             if (dropout.active())
                 dropout_scales<W, W % 4 == 0>(scale, dropout, row[j] / T, int64_t(row[j] % T) * C + c);
-#pragma unroll
             for (int w = 0; w < W; w++) sum[w] += dropout.active() ? x[w] * scale[w] : x[w];
         }
     }
@@ -88,11 +82,9 @@ __device__ inline void sum_rows(float (&sum)[W], const X* dout, int begin, int e
 template <int W>
 __device__ inline void add_to(float* to, const float (&x)[W]) {
     constexpr int step = W % 4 == 0 ? 4 : 1;  // floats of a 16-byte access
-#pragma unroll
     for (int w = 0; w < W; w += step) {
         float old[step];
         load_pack(old, to + w);
-#pragma unroll
         for (int j = 0; j < step; j++) old[j] += x[w + j];
         store_pack(to + w, old);
     }
@@ -144,7 +136,6 @@ __global__ void __launch_bounds__(kEncoderThreads, 2)
     const int from = begin + static_cast<int>(n * slot / slots), to = begin + static_cast<int>(n * (slot + 1) / slots);
     float sum[W] = {};
     if (c < C) sum_rows(sum, dout, from, to, row_of, T, C, c, dropout);
-#pragma unroll
     for (int w = 0; w < W; w++) parts[slot][lane * W + w] = sum[w];
     __syncthreads();  // `parts` is memory that the threads of a block share: here all of it has been written
     if (int column = blockIdx.y * columns + threadIdx.x; threadIdx.x < columns && column < C) {
