@@ -325,12 +325,13 @@ $(CUDA_TESTS) $(B)/train_gpt2cu_cpu $(B)/bench_cuda_cpu:
 	$(Q)$(CXX) $(CXXFLAGS) -fsanitize=alignment $(LDFLAGS) -o $@ $^ $(if $(HOST_MISSING),,$(BOOST_CONTEXT)) $(LDLIBS)
 
 .PHONY: debug debug_build
-debug:  ## gdb inside a CUDA kernel, on the CPU (K=layernorm_forward_kernel FILTER='LayerNorm*' SEED=0)
-	@[ -n "$(K)" ] || { echo "make debug K=KERNEL [FILTER=TESTS] [SEED=n]: K is the name of a kernel, FILTER of tests that launch it" >&2; exit 2; }
+debug:  ## gdb inside a CUDA kernel, on the CPU (K=layernorm_forward_kernel T=layernorm: of test/cuda/test_layernorm.cu)
+	@[ -n "$(K)" ] || { echo "make debug K=KERNEL [T=THING, of test/cuda/test_THING.cu] [FILTER=TESTS] [SEED=n]" >&2; exit 2; }
 	@$(MAKE) --no-print-directory debug_build
-	CUDAHOST_SEED=$(or $(SEED),0) gdb -q -ex 'set breakpoint pending on' -ex 'rbreak $(K)' -ex run \
-	  --args $(B)/cudahost-debug/run_cuda_tests --gtest_filter='$(or $(FILTER),*)' --gtest_catch_exceptions=0
-debug_build: $(CUDA_TESTS)
+	CUDAHOST_SEED=$(or $(SEED),0) gdb -q -ex 'set breakpoint pending on' -ex 'rbreak $(K)' -ex run --args $(DEBUG_TESTS) \
+	  --gtest_filter='$(or $(FILTER),*)' --gtest_catch_exceptions=0
+DEBUG_TESTS = $(B)/cudahost-debug/$(if $(T),test_$(T),run_cuda_tests)
+debug_build: $(DEBUG_TESTS)
 
 # ---- tests and benchmarks ----------------------------------------------------------------------------------------------
 .PHONY: test test_asan test_cuda check_cuda check_programs bench_cpu bench_cuda bench_tokenizer

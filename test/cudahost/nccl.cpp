@@ -19,6 +19,8 @@
 #include "llmc/bf16.h"
 
 #ifdef USE_MPI
+#define OMPI_SKIP_MPICXX 1  // the C interface alone
+#define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 #else
 using MPI_Comm = int;
