@@ -401,7 +401,7 @@ __global__ void __launch_bounds__(PlainTile::threads, PlainTile::blocks_per_mult
 
 // ---- which tile, and how many parts ----
 
-constexpr int matmul_own_most_items = 4;  // for each block that runs at once, if K is split: bounds the workspace
+constexpr int matmul_own_most_items = 5;  // for each block that runs at once, if K is split: bounds the workspace
 inline size_t matmul_own_workspace_bytes() {
     return static_cast<size_t>(device().multiprocessors) * matmul_own_most_items * WideMmaTile::BM * WideMmaTile::BN *
            sizeof(float);
