@@ -328,7 +328,7 @@ $(CUDA_TESTS) $(B)/train_gpt2cu_cpu $(B)/bench_cuda_cpu:
 debug:  ## gdb inside a CUDA kernel, on the CPU (K=layernorm_forward_kernel T=layernorm: of test/cuda/test_layernorm.cu)
 	@[ -n "$(K)" ] || { echo "make debug K=KERNEL [T=THING, of test/cuda/test_THING.cu] [FILTER=TESTS] [SEED=n]" >&2; exit 2; }
 	@$(MAKE) --no-print-directory debug_build
-	CUDAHOST_SEED=$(or $(SEED),0) gdb -q -ex 'set breakpoint pending on' -ex 'rbreak $(K)' -ex run --args $(DEBUG_TESTS) \
+	CUDAHOST_SEED=$(or $(SEED),0) gdb -q -ex 'set breakpoint pending on' -ex 'break $(K)' -ex run --args $(DEBUG_TESTS) \
 	  --gtest_filter='$(or $(FILTER),*)' --gtest_catch_exceptions=0
 DEBUG_TESTS = $(B)/cudahost-debug/$(if $(T),test_$(T),run_cuda_tests)
 debug_build: $(DEBUG_TESTS)

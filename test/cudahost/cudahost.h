@@ -20,9 +20,11 @@
 // Using it
 //   make test                                 runs test/cuda/*.cu this way, beside the tests of the CPU layers
 //   make test_asan                            the same under AddressSanitizer and UBSan
-//   make debug K=layernorm_forward_kernel     gdb stops inside the kernel; `print threadIdx`, `info locals` work.
-//                                             FILTER='LayerNorm*' chooses tests, SEED=n the schedule (0: in order)
-//   CUDAHOST_SEED=n                           in the environment: the schedule of a whole program
+//   make debug K=layernorm_forward_kernel T=layernorm
+//                                             gdb stops inside the kernel as test/cuda/test_layernorm.cu launches it;
+//                                             `print threadIdx`, `next`, `info locals` work. FILTER='*Forward*' chooses
+//                                             tests, SEED=n the schedule (default 0: threads in order)
+//   CUDAHOST_SEED=n                           in the environment: the one schedule of tests, or of a whole program
 //
 // What it cannot show: speed; the limits of registers; what only the weaker memory ordering of a real GPU breaks,
 // between blocks that run at the same time (here blocks run one after another, and a store is visible at once); the
