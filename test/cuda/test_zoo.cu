@@ -2,6 +2,7 @@
 // A new page is an #include and a TEST here.
 #include "test/cuda/device_test.h"
 #include "dev/cuda/adamw.cu"
+#include "dev/cuda/attention_forward.cu"
 #include "dev/cuda/classifier.cu"
 #include "dev/cuda/gelu.cu"
 #include "dev/cuda/layernorm_backward.cu"
@@ -42,6 +43,10 @@ TEST(Zoo, Gelu) { check_page(gelu_page::sizes, gelu_page::page<float>, gelu_page
 TEST(Zoo, Classifier) { check_page(classifier_page::sizes, classifier_page::page<float>, classifier_page::page<bf16>); }
 TEST(Zoo, MatmulForward) {
     namespace page = matmul_forward_page;
+    check_page(page::sizes, page::page<float>, page::page<bf16>);
+}
+TEST(Zoo, AttentionForward) {
+    namespace page = attention_forward_page;
     check_page(page::sizes, page::page<float>, page::page<bf16>);
 }
 TEST(Zoo, AdamW) { check_page(adamw_page::sizes, adamw_page::page<float>, adamw_page::page<bf16>); }
