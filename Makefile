@@ -276,6 +276,7 @@ ifneq ($(filter test test_asan check_programs debug_build $(B)/test/run_cuda_tes
     $(patsubst %/bin/nvcc,%/include,$(realpath $(shell command -v nvcc))) \
     $(addsuffix /nvidia/*/include,$(shell python3 -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")))' 2>/dev/null)) \
     /usr/local/include /usr/include)
+  HOST_ROOTS += $(wildcard $(HOST_ROOTS:%=%/cccl))
   host_root = $(firstword $(foreach r,$(HOST_ROOTS),$(if $(wildcard $(r)/$(1)),$(r))))
   HOST_HEADERS := cuda_runtime.h crt/host_config.h cublasLt.h nv/target
   HOST_MISSING := $(foreach h,$(HOST_HEADERS),$(if $(call host_root,$(h)),,$(h) of CUDA (CUDA Toolkit$(comma) or dev/setup.sh --cuda)))
