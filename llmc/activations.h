@@ -102,12 +102,12 @@ struct MemoryPlan {
 };
 
 // The first tensor, in the order of computation, for which bad(pointer, n) holds: the search after a loss or a norm
-// that is not finite. `grads` may be null.
+// that is not finite. `weights` and `grads` may be null.
 template <typename X, class Arena, class Bad>
 std::string first_bad_tensor(const std::vector<Parameter>& table, const X* weights, const grad_t<X>* grads,
                              const Activations<X, Arena>& acts, int64_t N, int64_t C, int recompute, Bad bad) {
     for (const Parameter& p : table)
-        if (bad(weights + p.offset, p.size())) return "weight " + p.name;
+        if (weights && bad(weights + p.offset, p.size())) return "weight " + p.name;
     for (size_t l = 0; l + 1 < acts.h.size(); l++) {
         const BlockActivations<X>& a = acts.h[l];
         std::string block = "transformer.h." + std::to_string(l);

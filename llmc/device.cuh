@@ -30,8 +30,9 @@ inline std::string built_for() {
 // forward and backward from Hopper on, not at all before. Theirs, not measured here.
 inline int default_gelu_fusion(int capability) { return capability >= 90 ? 2 : 0; }
 
-// Chooses the GPU and fills in device(); options get what they leave to the GPU. Prints nothing. Error: one line.
-inline void open_device(Options& options) {
+// Takes the GPU of this number among the machine's ranks and fills in device(); options get what they leave to the GPU.
+// Prints nothing. Error: one line.
+inline void open_device(Options& options, int local_rank) {
     const char* cpu = "./train_gpt2 does the same on a CPU";
     Device& d = device();
     int count = 0, driver = 0, runtime = 0;
@@ -51,10 +52,13 @@ inline void open_device(Options& options) {
                          getenv("CUDA_VISIBLE_DEVICES") ? getenv("CUDA_VISIBLE_DEVICES") : "not set", cpu));
     cuda_check(error, "cudaGetDeviceCount", __FILE__, __LINE__);
 
-    d.id = options.process_rank % options.gpus_per_node;
+    // Several ranks on one GPU are for trying things out: NCCL allows it where each has an NCCL_HOSTID of its own.
+    d.id = getenv("NCCL_HOSTID") ? local_rank % count : local_rank;
     if (d.id >= count)
-        throw Error(strf("rank %d is to use GPU %d, and this machine has %d (--gpus-per-node)", options.process_rank,
-                         d.id, count));
+        throw Error(
+            strf("rank %d of this machine wants a GPU of its own, and %d are to be seen: start fewer ranks here, or "
+                 "look at CUDA_VISIBLE_DEVICES",
+                 local_rank, count));
     auto attribute = [&](cudaDeviceAttr which) {
         int value = 0;
         CUDA_CHECK(cudaDeviceGetAttribute(&value, which, d.id));
