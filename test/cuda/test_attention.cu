@@ -1,5 +1,7 @@
 // llmc/attention.cuh, both storage types, against llmc/cpu/attention.h.
+#include <array>
 #include <cstring>
+#include <utility>
 #include "llmc/attention.cuh"
 #include "test/cuda/device_test.h"
 
@@ -9,10 +11,6 @@ template <typename X>
 class CudaAttention : public ::testing::Test {};
 TYPED_TEST_SUITE(CudaAttention, StorageTypes);
 
-// Probabilities are rounded to bf16 before tensor cores multiply them, on the CPU only where it multiplies bf16 too.
-template <typename X>
-constexpr double tolerance = std::is_same_v<X, bf16> ? 1e-2 : 2e-6;
-
 // Every array of one problem. Positions are `gap` elements further apart than they need be, samples `gap` more.
 template <typename X>
 struct Problem {
@@ -21,6 +19,8 @@ struct Problem {
     std::vector<int> doc_start;
     float dropout = 0;
     StepState state;
+    // Tensor cores multiply probabilities rounded to bf16; the CPU does so only where it has an instruction for it.
+    double tolerance = std::is_same_v<X, bf16> ? 1e-2 : 2e-6;
 
     Problem(int B, int Tq, int Tk, int NH, int NKV, int HS, int gap = 0, float size = 1) {
         int64_t q_row = NH * HS + gap, kv_row = NKV * HS + 2 * gap, out_row = NH * HS + 3 * gap;
@@ -51,9 +51,12 @@ struct Results {
         : out(p.dout), dq(p.q), dk(p.k), dv(p.v), lse(static_cast<size_t>(p.s.B * p.s.NH * p.s.Tq)) {}
 };
 
+// Under how many schedules: small problems under all of for_each_schedule, large ones, for their numbers alone, once.
+enum Schedules { all, once };
+
 // CPU and CUDA agree; the gaps between rows stay as they are; all schedules give the same bits.
 template <typename X>
-void expect_equals_cpu(const Problem<X>& p, bool backward = true) {
+void expect_equals_cpu(const Problem<X>& p, bool backward = true, Schedules schedules = all) {
     const AttentionShape& s = p.s;
     SCOPED_TRACE(::testing::Message() << "B=" << s.B << " Tq=" << s.Tq << " Tk=" << s.Tk << " NH=" << s.NH
                                       << " NKV=" << s.NKV << " HS=" << s.HS);
@@ -66,7 +69,7 @@ void expect_equals_cpu(const Problem<X>& p, bool backward = true) {
                                 p.v.data(), want.out.data(), want.lse.data(), s, starts, dropout);
     reserve_workspace(std::max(attention_forward_workspace_bytes(s), attention_backward_workspace_bytes(s)));
     bool again = false;
-    for_each_schedule([&] {
+    auto body = [&] {
         Results<X> blank(p), got(p);
         DeviceVector<StepState> state({p.state});
         DeviceVector<int> device_starts(p.doc_start);
@@ -76,7 +79,7 @@ void expect_equals_cpu(const Problem<X>& p, bool backward = true) {
         Dropout d{p.dropout, 5, state.get()};
         attention_forward(out.get(), lse.get(), q.get(), k.get(), v.get(), s, on_device, d, current_stream());
         got.out = out.host(), got.lse = lse.host();
-        EXPECT_LT(relative_error(got.out, want.out), tolerance<X>);
+        EXPECT_LT(relative_error(got.out, want.out), p.tolerance);
         EXPECT_LT(relative_error(got.lse, want.lse), 1e-5);
         if (backward) {
             DeviceVector<X> dout(p.dout), dq(blank.dq), dk(blank.dk), dv(blank.dv);
@@ -89,9 +92,9 @@ void expect_equals_cpu(const Problem<X>& p, bool backward = true) {
                 if (s.Tq == 1) x.push_back(X(1.0f)), y.push_back(X(1.0f));
                 return relative_error(x, y);
             };
-            EXPECT_LT(error(got.dq, want.dq), tolerance<X>) << "dq";
-            EXPECT_LT(error(got.dk, want.dk), tolerance<X>) << "dk";
-            EXPECT_LT(error(got.dv, want.dv), tolerance<X>) << "dv";
+            EXPECT_LT(error(got.dq, want.dq), p.tolerance) << "dq";
+            EXPECT_LT(error(got.dk, want.dk), p.tolerance) << "dk";
+            EXPECT_LT(error(got.dv, want.dv), p.tolerance) << "dv";
         }
         auto same = [](const auto& a, const auto& b) {
             return std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0;
@@ -100,64 +103,72 @@ void expect_equals_cpu(const Problem<X>& p, bool backward = true) {
             EXPECT_TRUE(same(got.out, first.out) && same(got.lse, first.lse) && same(got.dq, first.dq) &&
                         same(got.dk, first.dk) && same(got.dv, first.dv));
         first = got, again = true;
-    });
+    };
+    if (schedules == all) for_each_schedule(body);
+    else body();
 }
 
 TYPED_TEST(CudaAttention, LengthsAroundTiles) {
-    for (int T : {1, 2, 15, 16, 17, 33, 64, 65, 129, 200}) expect_equals_cpu(Problem<TypeParam>(1, T, T, 2, 2, 64));
+    for (int T : {1, 2, 15, 17, 64, 65, 130}) expect_equals_cpu(Problem<TypeParam>(1, T, T, 1, 1, 64));
+    expect_equals_cpu(Problem<TypeParam>(1, 270, 270, 1, 1, 64), true, once);
 }
 
 // Tuned sizes, and those that are padded: with rows of whole packs, with rows that are not, and with one element.
 TYPED_TEST(CudaAttention, HeadSizes) {
-    for (int HS : {1, 7, 16, 20, 80, 96, 128, 130, 160, 256})
-        expect_equals_cpu(Problem<TypeParam>(2, 35, 35, 1, 1, HS));
-    expect_equals_cpu(Problem<TypeParam>(1, 150, 150, 1, 1, 128));
+    for (int HS : {1, 7, 16, 80, 96, 160}) expect_equals_cpu(Problem<TypeParam>(1, 19, 19, 2, 2, HS), true, once);
+    for (int HS : {20, 130}) expect_equals_cpu(Problem<TypeParam>(1, 35, 35, 1, 1, HS));
     expect_equals_cpu(Problem<TypeParam>(1, 70, 70, 1, 1, 256));
 }
 
 TYPED_TEST(CudaAttention, GroupedHeads) {
     expect_equals_cpu(Problem<TypeParam>(2, 37, 37, 6, 2, 16));
-    expect_equals_cpu(Problem<TypeParam>(1, 140, 140, 3, 1, 64));
+    expect_equals_cpu(Problem<TypeParam>(1, 70, 70, 3, 1, 64));
 }
 
 TYPED_TEST(CudaAttention, RowsFurtherApart) {
-    for (int gap : {8, 3}) expect_equals_cpu(Problem<TypeParam>(2, 70, 70, 2, 1, 64, gap));
+    for (int gap : {8, 3}) expect_equals_cpu(Problem<TypeParam>(2, 21, 21, 2, 1, 64, gap));
 }
 
 TYPED_TEST(CudaAttention, Documents) {
-    for (int HS : {64, 128, 32}) {
-        Problem<TypeParam> p(2, 150, 150, 2, 1, HS);
-        p.add_documents();
+    for (int HS : {64, 128}) {
+        Problem<TypeParam> p(1, 150, 150, 1, 1, HS), q(2, 80, 80, 2, 1, HS);
+        p.add_documents(), q.add_documents();
         expect_equals_cpu(p);
+        expect_equals_cpu(q, true, once);
     }
 }
 
 // T % 4 != 0: neighbouring keys are in two of Philox's groups of four.
 TYPED_TEST(CudaAttention, Dropout) {
-    for (auto [T, HS] : std::vector<std::pair<int, int>>{{72, 64}, {135, 64}, {39, 128}}) {
-        Problem<TypeParam> p(2, T, T, 2, 1, HS);
+    for (auto [B, T, HS] : std::vector<std::array<int, 3>>{{1, 72, 64}, {1, 135, 64}, {2, 39, 128}}) {
+        Problem<TypeParam> p(B, T, T, B, 1, HS);
         p.dropout = 0.3f;
-        expect_equals_cpu(p);
-        if (T == 39) p.add_documents(), expect_equals_cpu(p);
+        expect_equals_cpu(p, true, once);
+        if (T == 39) p.add_documents(), expect_equals_cpu(p, true, once);
     }
 }
 
 TYPED_TEST(CudaAttention, FewerQueriesThanKeys) {
     for (auto [Tq, Tk] : std::vector<std::pair<int, int>>{{1, 5}, {3, 70}, {33, 140}, {130, 200}}) {
         Problem<TypeParam> p(2, Tq, Tk, 2, 1, 64);
-        expect_equals_cpu(p, false);
+        expect_equals_cpu(p, false, once);
         p.add_documents(), p.dropout = 0.2f;
-        expect_equals_cpu(p, false);
+        expect_equals_cpu(p, false, once);
     }
 }
 
-// Scores of some thousands: the probabilities are 0 and 1, and nothing overflows on the way to them.
-TYPED_TEST(CudaAttention, LargeScores) { expect_equals_cpu(Problem<TypeParam>(1, 150, 150, 1, 1, 64, 0, 25)); }
+// Scores of some thousands: the probabilities are 0 and 1, and nothing overflows on the way to them. In the backward
+// pass p = exp(s - lse) has the rounding error of lse.
+TYPED_TEST(CudaAttention, LargeScores) {
+    Problem<TypeParam> p(1, 150, 150, 1, 1, 64, 0, 25);
+    p.tolerance = std::max(p.tolerance, 1e-3);
+    expect_equals_cpu(p, true, once);
+}
 
 // The heads that share the cache take their turns before the next ones start; every tile is still done once.
 TYPED_TEST(CudaAttention, MoreHeadsThanTheCacheHolds) {
     int l2_bytes = std::exchange(device().l2_bytes, 4 * 150 * 16 * static_cast<int>(sizeof(TypeParam)) * 2);
-    expect_equals_cpu(Problem<TypeParam>(2, 150, 150, 3, 3, 16));
+    expect_equals_cpu(Problem<TypeParam>(2, 150, 150, 3, 3, 16), true, once);
     device().l2_bytes = l2_bytes;
 }
 
