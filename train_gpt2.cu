@@ -154,9 +154,8 @@ class GPT2 {
             if (memory_.master) write(Buffer::master, p.offset, p.size(), values.data());
         }
         if (!o_.training) return;
-        for (float* moment : {memory_.m1, memory_.m2})
-            CUDA_CHECK(cudaMemsetAsync(moment, 0, static_cast<size_t>(memory_.shards.local_size()) * sizeof(float),
-                                       stream_.get()));
+        clear(memory_.m1, memory_.shards.local_size());
+        clear(memory_.m2, memory_.shards.local_size());
         CUDA_CHECK(cudaStreamSynchronize(stream_.get()));
     }
 
