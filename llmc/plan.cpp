@@ -15,15 +15,15 @@ using Json = nlohmann::ordered_json;
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
-template <size_t ALIGN>
 struct CountingArena {
-    size_t counted = 0;
+    size_t host = 0, device = 0;  // bytes in an Arena, in a DeviceArena
     template <typename X>
     void add(X** view, int64_t n) {
         *view = nullptr;
-        counted += (static_cast<size_t>(n) * sizeof(X) + ALIGN - 1) / ALIGN * ALIGN;
+        size_t size = static_cast<size_t>(n) * sizeof(X);
+        host += (size + 63) / 64 * 64, device += (size + 255) / 256 * 256;
     }
-    size_t bytes() const { return counted; }
+    size_t bytes(bool cpu) const { return cpu ? host : device; }
 };
 
 std::vector<size_t> gpu_workspaces(const ModelConfig& m, int64_t B, int T, int multiprocessors) {
@@ -44,57 +44,55 @@ std::vector<size_t> gpu_workspaces(const ModelConfig& m, int64_t B, int T, int m
     return all;
 }
 
-template <typename X, size_t ALIGN>
-static PlanMemory memory_of_model(const PlanSetup& s) {
+// What does not depend on B, and the rest of it.
+template <typename X>
+static void count_model(const PlanSetup& s, PlanMemory* memory) {
     StepOptions o;
     o.master_weights = s.master_weights, o.world = s.gpus, o.zero_stage = s.zero_stage;
-    ModelMemory<X, CountingArena<ALIGN>> memory(s.model, o);
-    return {memory.parameters.bytes(), memory.gradients.bytes(), memory.optimizer.bytes(), 0, 0};
+    ModelMemory<X, CountingArena> m(s.model, o);
+    *memory = {m.parameters.bytes(s.cpu), m.gradients.bytes(s.cpu), m.optimizer.bytes(s.cpu), 0, 0};
 }
-template <typename X, size_t ALIGN>
-static void add_memory_of_step(const PlanSetup& s, PlanMemory* memory) {
+template <typename X>
+static void count_step(const PlanSetup& s, PlanMemory* memory) {
     int64_t N = int64_t(s.B) * s.T, unit = s.cpu ? 64 : 128, logits = s.cpu ? int64_t(52) << 20 : int64_t(1) << 30;
     int64_t chunk = std::max(unit, logits / s.model.Vp() / unit * unit);  // lm_head_chunk() of the programs
-    memory->activations = Activations<X, CountingArena<ALIGN>>(s.model, N, chunk, true, s.recompute).arena.bytes();
-    CountingArena<ALIGN> buffers;
+    memory->activations = Activations<X, CountingArena>(s.model, N, chunk, true, s.recompute).arena.bytes(s.cpu);
+    CountingArena buffers;
     BackwardScratch<X>().add_to(buffers, N, s.model.C);
     if (!s.cpu) {
-        int* ints;
-        char* bytes;
-        buffers.add(&ints, N), buffers.add(&ints, N);  // inputs, targets
-        buffers.add(&bytes, sizeof(StepState)), buffers.add(&bytes, sizeof(double));
-        buffers.add(&bytes, 24 * (12 * int64_t(s.model.L) + 4));  // AdamWSegment of each row of the parameter table
-        std::vector<size_t> workspaces = gpu_workspaces(s.model, s.B, s.T, s.multiprocessors);
-        size_t most = std::max(size_t(1) << 20, *std::max_element(workspaces.begin(), workspaces.end()));
-        buffers.add(&bytes, static_cast<int64_t>(most));
-        if (!s.own_matmul) buffers.add(&bytes, s.capability >= 90 ? 32 << 20 : 4 << 20);  // cuBLASLt's
+        char* view;
+        std::vector<size_t> layers = gpu_workspaces(s.model, s.B, s.T, s.multiprocessors);
+        int64_t workspace = static_cast<int64_t>(*std::max_element(layers.begin(), layers.end()));
+        int64_t segments = 24 * (12 * int64_t(s.model.L) + 4);  // an AdamWSegment for each row of the parameter table
+        int64_t cublaslt = s.own_matmul ? 0 : s.capability >= 90 ? 32 << 20 : 4 << 20;
+        // inputs, targets, StepState, the norm's square
+        for (int64_t n : {4 * N, 4 * N, int64_t(sizeof(StepState)), int64_t(8), segments,
+                          std::max(int64_t(1) << 20, workspace), cublaslt})
+            buffers.add(&view, n);
     }
-    memory->buffers = buffers.bytes();
+    memory->buffers = buffers.bytes(s.cpu);
 }
-static PlanMemory memory_of_model(const PlanSetup& s) {
-    if (s.cpu) return s.bf16 ? memory_of_model<bf16, 64>(s) : memory_of_model<float, 64>(s);
-    return s.bf16 ? memory_of_model<bf16, 256>(s) : memory_of_model<float, 256>(s);
+static PlanMemory count(const PlanSetup& s, const PlanMemory* model = nullptr) {
+    PlanMemory memory{};
+    if (model) memory = *model;
+    else s.bf16 ? count_model<bf16>(s, &memory) : count_model<float>(s, &memory);
+    if (s.B > 0) s.bf16 ? count_step<bf16>(s, &memory) : count_step<float>(s, &memory);
+    return memory;
 }
-static PlanMemory with_step(PlanMemory model, const PlanSetup& s) {
-    if (s.cpu) s.bf16 ? add_memory_of_step<bf16, 64>(s, &model) : add_memory_of_step<float, 64>(s, &model);
-    else s.bf16 ? add_memory_of_step<bf16, 256>(s, &model) : add_memory_of_step<float, 256>(s, &model);
-    return model;
-}
-PlanMemory plan_memory(const PlanSetup& s) { return with_step(memory_of_model(s), s); }
+PlanMemory plan_memory(const PlanSetup& s) { return count(s); }
 bool fits(const PlanSetup& s) { return static_cast<double>(plan_memory(s).total()) <= s.memory_bytes; }
 
 int largest_micro_batch(PlanSetup s, double share) {
-    PlanMemory model = memory_of_model(s);
+    s.B = 0;
+    const PlanMemory model = count(s);
     int64_t own = s.own_sequences(), low = 0, high = own;  // low fits, nothing above high does
     while (low < high) {
-        int64_t B = (low + high + 1) / 2;
-        s.B = static_cast<int>(B);
-        if (static_cast<double>(with_step(model, s).total()) <= share * s.memory_bytes) low = B;
-        else high = B - 1;
+        s.B = static_cast<int>((low + high + 1) / 2);
+        if (static_cast<double>(count(s, &model).total()) <= share * s.memory_bytes) low = s.B;
+        else high = s.B - 1;
     }
-    if (low == 0) return 0;
-    int64_t parts = (own + low - 1) / low;
-    return static_cast<int>((own + parts - 1) / parts);
+    int64_t parts = low > 0 ? (own + low - 1) / low : 1;
+    return low > 0 ? static_cast<int>((own + parts - 1) / parts) : 0;
 }
 
 // ---- time ----------------------------------------------------------------------------------------------------------
@@ -357,8 +355,9 @@ static Json plan_json(const Options& o, const PlanSetup& asked) {
     training["steps"] = std::ceil(training["tokens"].get<double>() / step_tokens);
     if (s.timed()) {
         double seconds = training["steps"].get<double>() * j["predicted_step"]["seconds"].get<double>();
-        training["seconds"] = seconds, training["gpu_hours"] = seconds / 3600 * s.gpus;
-        if (o.price > 0) training["cost"] = seconds / 3600 * s.gpus * o.price;
+        double hours = seconds / 3600 * s.gpus;
+        training["seconds"] = seconds, training["gpu_hours"] = hours;
+        if (o.price > 0) training["dollars"] = hours * o.price;
     }
     rates["from"] = s.rates_from, rates["matmul_tflops"] = 1e-12 * s.rates.product;
     rates["attention_tflops"] = 1e-12 * s.rates.attention, rates["memory_tbs"] = 1e-12 * s.rates.copy;
@@ -378,79 +377,83 @@ static Json plan_json(const Options& o, const PlanSetup& asked) {
     return j;
 }
 
-static std::string bytes(const Json& x) { return human_bytes(x.get<double>()); }
-static std::string count(const Json& x) { return human_count(std::llround(x.get<double>())); }
-static std::string time_of_step(const Json& j) {
-    if (!j.contains("predicted_step")) return "";
-    const Json& t = j["predicted_step"];
-    std::string mfu = t.contains("mfu") ? strf("%5.1f%%", 100 * t["mfu"].get<double>()) : "";
-    return strf("%10.4g s %12s %s", t["seconds"].get<double>(), count(t["tokens_per_second"]).c_str(), mfu.c_str());
+// `text` with each {pointer kind width} replaced by that value of j, if it is there: b bytes, n a whole number, g any
+// number, s a time, p a percentage, t as it is.
+static std::string fill(const std::string& text, const Json& j) {
+    std::string out;
+    for (size_t at = 0, open; (open = text.find('{', at)) != std::string::npos;) {
+        char pointer[64] = "", kind = 0;
+        int width = 0;
+        sscanf(text.c_str() + open, "{%63s %c%d", pointer, &kind, &width);
+        out += text.substr(at, open - at), at = text.find('}', open) + 1;
+        if (!j.contains(Json::json_pointer(pointer))) continue;
+        const Json& value = j[Json::json_pointer(pointer)];
+        double x = value.is_number() ? value.get<double>() : 0;
+        std::string word = value.is_string() ? value.get<std::string>() : value.dump();
+        if (kind == 'b') word = human_bytes(x);
+        if (kind == 'n') word = human_count(std::llround(x));
+        if (kind == 'g') word = strf("%.4g", x);
+        if (kind == 's') word = human_seconds(x);
+        if (kind == 'p') word = strf("%.1f%%", 100 * x);
+        out += strf("%*s", width, word.c_str());
+    }
+    return out + text.substr(text.rfind('}') + 1);
 }
 
-static void print_plan(const Json& j) {
-    const Json &model = j["model"], &batch = j["batch"], &memory = j["memory"], &rates = j["rates"],
-               &training = j["training"];
-    auto text = [](const Json& x) { return x.is_string() ? x.get<std::string>() : x.dump(); };
-    auto say = [&](const char* line, const std::vector<Json>& values) {  // each % stands for a value
-        for (auto value = values.begin(); *line; line++)
-            if (*line == '%') fputs(text(*value++).c_str(), stdout);
-            else putchar(*line);
-        putchar('\n');
-    };
-    auto number = [](const Json& x) { return strf("%.4g", x.get<double>()); };
-    say("model: % (L=%, NH=%, C=%, T=%, V=%), % parameters, %, % FLOPs a token",
-        {model["name"], model["L"], model["NH"], model["C"], model["T"], model["V"], count(model["parameters"]),
-         j["precision"], number(j["flops_per_token"])});
-    say("on % x %, % a machine; ZeRO stage %, recompute %",
-        {count(j["gpus"]), j["gpu"], j["gpus_per_node"], j["zero_stage"], j["recompute"]});
-    say("batch: % tokens a step = % sequences of %; a GPU has %, in micro-batches of %",
-        {count(batch["tokens"]), count(batch["sequences"]), batch["seq_len"], count(batch["of_a_gpu"]),
-         j["micro_batch_size"]});
-    say("memory of a GPU: parameters %, gradients %, optimizer %, activations %, buffers %, together % of %: %",
-        {bytes(memory["parameters"]), bytes(memory["gradients"]), bytes(memory["optimizer"]),
-         bytes(memory["activations"]), bytes(memory["buffers"]), bytes(memory["total"]), bytes(j["memory_available"]),
-         j["fits"] ? "fits" : "DOES NOT FIT"});
-    if (j.contains("change") && j["change"].is_null())
-        say("no micro-batch, recomputation, ZeRO stage or number of GPUs makes it fit: a smaller --model or --seq-len "
-            "would",
-            {});
-    else if (j.contains("change"))
-        say("it fits with: % (micro-batches of %, % a GPU,%)",
-            {j["change"]["options"], j["change"]["micro_batch_size"], bytes(j["change"]["memory"]["total"]),
-             time_of_step(j["change"])});
-    printf("\nrecompute    activations       together         step     tokens/s    MFU\n");
+static std::string plan_text(const Json& j) {
+    const bool timed = j.contains("predicted_step");
+    const char* step =
+        timed ? "{/predicted_step/seconds g 10} s {/predicted_step/tokens_per_second n 12} {/predicted_step/mfu p 6}\n"
+              : "\n";
+    std::string text = fill(
+        "model: {/model/name t} (L={/model/L t}, NH={/model/NH t}, C={/model/C t}, T={/model/T t}, V={/model/V t}), "
+        "{/model/parameters n} parameters, {/precision t}, {/flops_per_token g} FLOPs a token\non {/gpus n} x {/gpu "
+        "t}, {/gpus_per_node t} a machine; ZeRO stage {/zero_stage t}, recompute {/recompute t}\nbatch: {/batch/tokens "
+        "n} tokens a step = {/batch/sequences n} sequences of {/batch/seq_len t}; a GPU has {/batch/of_a_gpu n}, in "
+        "micro-batches of {/micro_batch_size t}\nmemory of a GPU: parameters {/memory/parameters b}, gradients "
+        "{/memory/gradients b}, optimizer {/memory/optimizer b}, activations {/memory/activations b}, buffers "
+        "{/memory/buffers b}, together {/memory/total b} of {/memory_available b}: ",
+        j);
+    if (j["fits"]) text += "fits\n";
+    else if (j["change"].is_null())
+        text +=
+            "DOES NOT FIT\nNo micro-batch, recomputation, ZeRO stage or number of GPUs makes it fit: try a smaller "
+            "--model or --seq-len, or a --total-batch-size for more GPUs.\n";
+    else
+        text += fill(
+            "DOES NOT FIT\nit fits with: {/options t} (micro-batches of {/micro_batch_size t}, {/memory/total b} a "
+            "GPU) "
+            "{/predicted_step/seconds g} s, {/predicted_step/mfu p}\n",
+            j["change"]);
+    text += "\nrecompute    activations       together         step     tokens/s    MFU\n";
     for (const Json& r : j["by_recompute"])
-        printf("%9s %14s %14s%s\n", text(r["recompute"]).c_str(), bytes(r["memory"]["activations"]).c_str(),
-               bytes(r["memory"]["total"]).c_str(), time_of_step(r).c_str());
-    printf("\nZeRO stage   sent a step       together         step     tokens/s    MFU\n");
+        text += fill(std::string("{/recompute t 9} {/memory/activations b 14} {/memory/total b 14}") + step, r);
+    text += "\nZeRO stage   sent a step       together         step     tokens/s    MFU\n";
     for (const Json& r : j["by_zero_stage"])
-        printf("%10s %13s %14s%s\n", text(r["zero_stage"]).c_str(), bytes(r["sent_bytes"]).c_str(),
-               bytes(r["memory"]["total"]).c_str(), time_of_step(r).c_str());
-    printf("\n");
-    if (!j.contains("predicted_step"))
-        return say("no step time without --matmul-tflops, --memory-tbs, --bus-gbs, --network-gbs", {});
-    const Json& t = j["predicted_step"];
-    say("step, predicted: % s: arithmetic % s, update % s, transfers % s, of which % s are not hidden",
-        {number(t["seconds"]), number(t["compute"]), number(t["update"]), number(t["communication"]),
-         number(t["not_hidden"])});
-    std::string cost = training.contains("cost") ? ", " + count(training["cost"]) + " dollars" : "";
-    say("training: % tokens, % steps: %, % GPU hours%",
-        {number(training["tokens"]), count(training["steps"]), human_seconds(training["seconds"]),
-         count(training["gpu_hours"]), cost});
-    say("rates: products % TFLOP/s, attention %, memory % TB/s, % GB/s out of a GPU, % out of a machine; MFU of % "
-        "TFLOP/s",
-        {number(rates["matmul_tflops"]), number(rates["attention_tflops"]), number(rates["memory_tbs"]),
-         number(rates["bus_gbs"]), number(rates["network_gbs"]), number(rates["peak_tflops"])});
-    say("       (%)", {rates["from"]});
-    say("Memory is exact but for what CUDA and NCCL take. Times are a prediction: every kernel at these rates; "
-        "transfers by rings, bucket by bucket, beside the arithmetic; nothing for latency, launches, data, evaluation, "
-        "checkpoints.",
-        {});
+        text += fill(std::string("{/zero_stage t 10} {/sent_bytes b 13} {/memory/total b 14}") + step, r);
+    if (!timed)
+        return text +
+               "\nNo step time without --matmul-tflops and --memory-tbs, nor with several ranks without --bus-gbs and "
+               "--network-gbs.\n";
+    text += fill(
+        "\nstep, predicted: {/predicted_step/seconds g} s: arithmetic {/predicted_step/compute g} s, update "
+        "{/predicted_step/update g} s, transfers {/predicted_step/communication g} s, of which "
+        "{/predicted_step/not_hidden g} s are not hidden\ntraining: {/training/tokens g} tokens, {/training/steps n} "
+        "steps: {/training/seconds s}, {/training/gpu_hours n} GPU hours\n",
+        j);
+    if (j["training"].contains("dollars")) text += fill("cost: {/training/dollars n} dollars\n", j);
+    return text +
+           fill(
+               "rates: products {/rates/matmul_tflops g} TFLOP/s, attention {/rates/attention_tflops g}, memory "
+               "{/rates/memory_tbs g} TB/s, {/rates/bus_gbs g} GB/s out of a GPU, {/rates/network_gbs g} out of a "
+               "machine; MFU of {/rates/peak_tflops g} TFLOP/s\n       ({/rates/from t})\nMemory is exact but for what "
+               "CUDA and NCCL take. Times are a prediction: every kernel at these rates; transfers by rings,\nbucket "
+               "by bucket, beside the arithmetic; nothing for latency, launches, data, evaluation, checkpoints.\n",
+               j);
 }
 
 int plan_command(const Options& o) {
     Json j = plan_json(o, plan_setup(o));
-    if (o.json) printf("%s\n", j.dump(2).c_str());
-    else print_plan(j);
+    printf("%s", o.json ? (j.dump(2) + "\n").c_str() : plan_text(j).c_str());
     return 0;
 }

@@ -1,0 +1,72 @@
+// What plan assumes about the CUDA program (llmc/plan.cpp): the sizes of workspaces, the peaks of data sheets.
+#include <cstdio>
+#include "llmc/adamw.cuh"
+#include "llmc/attention.cuh"
+#include "llmc/attention_decode.cuh"
+#include "llmc/device.cuh"
+#include "llmc/encoder.cuh"
+#include "llmc/global_norm.cuh"
+#include "llmc/layernorm.cuh"
+#include "llmc/matmul.cuh"
+#include "llmc/plan.h"
+#include "test/cuda/device_test.h"
+
+namespace {
+
+TEST(CudaPlan, WorkspacesAreThoseOfTheLayers) {
+    Device before = device();
+    struct Shape {
+        int B, T, longest, C, NH;
+    };
+    for (Shape s : {Shape{3, 32, 32, 32, 2}, Shape{1, 1, 1024, 768, 12}, Shape{4, 1024, 1024, 768, 12},
+                    Shape{7, 1000, 2048, 1600, 25}, Shape{1, 2048, 2048, 12288, 96}, Shape{64, 77, 100, 4224, 33}})
+        for (int multiprocessors : {1, 3, 108, 132}) {
+            SCOPED_TRACE(strf("B=%d T=%d C=%d, %d multiprocessors", s.B, s.T, s.C, multiprocessors));
+            device().multiprocessors = multiprocessors;
+            ModelConfig m;
+            m.T = s.longest, m.C = s.C, m.NH = s.NH;
+            int N = s.B * s.T, chunk = std::min(s.longest, 128);
+            AttentionShape shape = packed_qkv_shape(s.B, s.T, s.C, s.NH);
+            AttentionShape cached{1, chunk, s.longest, s.NH, s.NH, m.HS(), 3ll * s.C, s.C, s.C, 0, 0, 0};
+            std::vector<size_t> planned = gpu_workspaces(m, s.B, s.T, multiprocessors);
+            ASSERT_EQ(planned.size(), 7u);
+            EXPECT_EQ(planned[0], matmul_own_workspace_bytes());
+            EXPECT_EQ(planned[1], attention_decode_workspace_bytes(cached));
+            EXPECT_EQ(planned[2], layernorm_backward_workspace_bytes(N, s.C));
+            EXPECT_EQ(planned[3], bias_backward_workspace_bytes(N, 4 * s.C));
+            EXPECT_EQ(planned[5], std::max(attention_mma_backward_workspace_bytes(shape),
+                                           attention_fp32_backward_workspace_bytes(shape)));
+            EXPECT_EQ(planned[6], global_norm_workspace_bytes());
+            // Sorting is CUB's secret, and on the CPU needs nothing.
+            size_t encoder = encoder_backward_workspace_bytes(N),
+                   most = *std::max_element(planned.begin(), planned.end());
+            if (is_cudahost) EXPECT_EQ(planned[4], encoder - 1 + 8 * static_cast<size_t>(N));
+            else EXPECT_LE(encoder, planned[4] + std::max<size_t>(1 << 20, most / 20));
+        }
+    device() = before;
+}
+
+TEST(CudaPlan, DataSheetsAndRecordsAreThoseOfTheProgram) {
+    EXPECT_EQ(sizeof(AdamWSegment), 24u);
+    Device before = device();
+    const struct {
+        const char *option, *name;  // the driver's
+    } gpus[] = {{"a100", "NVIDIA A100-SXM4-80GB"}, {"h100", "NVIDIA H100 80GB HBM3"},
+                {"h200", "NVIDIA H200"},           {"b200", "NVIDIA B200"},
+                {"l40s", "NVIDIA L40S"},           {"rtx4090", "NVIDIA GeForce RTX 4090"}};
+    EXPECT_EQ(plan_gpu_names().size(), std::size(gpus) + 1);  // and the CPU
+    for (auto& gpu : gpus) {
+        snprintf(device().name, sizeof device().name, "%s", gpu.name);
+        Options o;
+        o.model = "d12", o.gpu = gpu.option;
+        PlanSetup s = plan_setup(o);
+        EXPECT_EQ(s.peak, device_peak_flops(true)) << gpu.name;
+        device().capability = s.capability;
+        PlanSetup own = s;
+        s.B = own.B = 1, own.own_matmul = true;
+        EXPECT_EQ(plan_memory(s).buffers - plan_memory(own).buffers, cublaslt_workspace_bytes()) << gpu.name;
+    }
+    device() = before;
+}
+
+}  // namespace
