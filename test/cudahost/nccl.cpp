@@ -65,9 +65,9 @@ template <typename Start>
 void wait_for(Start start) {
     MPI_Request request = MPI_REQUEST_NULL;
     start(&request);
-    for (int done = 0, tries = 0; !done; tries++) {
+    for (int done = 0; !done;) {
         CHECK_MPI(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
-        if (!done && tries > 100) std::this_thread::sleep_for(std::chrono::microseconds(20));
+        if (!done) std::this_thread::sleep_for(std::chrono::microseconds(20));
     }
 }
 #endif
