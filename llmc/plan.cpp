@@ -38,7 +38,7 @@ std::vector<size_t> gpu_workspaces(const ModelConfig& m, int64_t B, int T, int m
     int64_t norm_blocks = std::min(SM * std::max<int64_t>(1, 512 / norm_threads), ceil(N, 16));
     int64_t bias_rows = std::max<int64_t>(32, ceil(ceil(N, 256), 8) * 8), index = ceil(4 * N, 256) * 256;
     std::vector<size_t> all;
-    for (int64_t bytes : {SM * 4 * 128 * 256 * 4, decode, norm_blocks * 2 * C * 4, ceil(N, bias_rows) * 4 * C * 4,
+    for (int64_t bytes : {SM * 5 * 128 * 256 * 4, decode, norm_blocks * 2 * C * 4, ceil(N, bias_rows) * 4 * C * 4,
                           3 * index + 2 * 4 * N, 8 * B * NH * ceil(T, 128) * 128, 4 * 8 * SM})
         all.push_back(static_cast<size_t>(bytes));
     return all;

@@ -1,5 +1,6 @@
 // What plan assumes about the CUDA program (llmc/plan.cpp): the sizes of workspaces, the peaks of data sheets.
 #include <cstdio>
+#include "llmc/activations.h"
 #include "llmc/adamw.cuh"
 #include "llmc/attention.cuh"
 #include "llmc/attention_decode.cuh"
@@ -8,12 +9,13 @@
 #include "llmc/global_norm.cuh"
 #include "llmc/layernorm.cuh"
 #include "llmc/matmul.cuh"
+#include "llmc/model_memory.h"
 #include "llmc/plan.h"
 #include "test/cuda/device_test.h"
 
 namespace {
 
-TEST(CudaPlan, WorkspacesAreThoseOfTheLayers) {
+TEST(CudaPlanFigures, WorkspacesAreThoseOfTheLayers) {
     Device before = device();
     struct Shape {
         int B, T, longest, C, NH;
@@ -46,7 +48,37 @@ TEST(CudaPlan, WorkspacesAreThoseOfTheLayers) {
     device() = before;
 }
 
-TEST(CudaPlan, DataSheetsAndRecordsAreThoseOfTheProgram) {
+template <typename X>
+class CudaPlan : public testing::Test {};
+TYPED_TEST_SUITE(CudaPlan, StorageTypes);
+
+// At every stage of ZeRO, with any number of ranks; in the tests on the CPU, a gap follows each tensor.
+TYPED_TEST(CudaPlan, MemoryIsThatOfTheArenas) {
+    using X = TypeParam;
+    PlanSetup s;
+    s.model.L = 3, s.model.NH = 4, s.model.C = 132, s.model.V = 1000, s.T = 100, s.B = 3;
+    s.bf16 = std::is_same_v<X, bf16>;
+    auto near = [&](size_t planned, size_t real, int tensors) {
+        EXPECT_LE(planned, real);
+        EXPECT_LE(real, planned + static_cast<size_t>(tensors * ARENA_GAP));
+    };
+    for (s.gpus = 1; s.gpus <= 4; s.gpus++)
+        for (s.zero_stage = 0; s.zero_stage <= 3; s.zero_stage++)
+            for (s.recompute = 0; s.recompute <= 3; s.recompute++) {
+                SCOPED_TRACE(strf("%d ranks, stage %d, recompute %d", s.gpus, s.zero_stage, s.recompute));
+                StepOptions o;
+                o.world = s.gpus, o.zero_stage = s.zero_stage;
+                ModelMemory<X, DeviceArena> model(s.model, o);
+                Activations<X, DeviceArena> acts(s.model, s.B * s.T, 1 << 20, true, s.recompute);
+                PlanMemory planned = plan_memory(s);
+                near(planned.parameters, model.parameters.bytes(), 5);
+                near(planned.gradients, model.gradients.bytes(), 6);
+                near(planned.optimizer, model.optimizer.bytes(), 3);
+                near(planned.activations, acts.arena.bytes(), 13 * (s.model.L + 1) + 3);
+            }
+}
+
+TEST(CudaPlanFigures, DataSheetsAndRecordsAreThoseOfTheProgram) {
     EXPECT_EQ(sizeof(AdamWSegment), 24u);
     Device before = device();
     const struct {
