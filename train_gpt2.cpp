@@ -382,6 +382,7 @@ class GPT2 {
 
     const ModelConfig& config() const { return m_; }
     StepState& state() { return state_; }
+    HostStream& communication() { return comm_stream_; }
     X* weights() { return memory_.weights; }
     G* gradients() { return memory_.grads; }
     int64_t arena_elements() const { return memory_.size; }

@@ -16,11 +16,17 @@
 
 // ---- a stream of the host ----
 
+using Clock = std::chrono::steady_clock;
+static double seconds_since(Clock::time_point begin) {
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
 struct HostStream::State {
     std::mutex mutex;
     std::condition_variable changed;
     std::deque<std::function<void()>> work;
     int64_t added = 0, done = 0;
+    Times times;
     bool stop = false;
     std::exception_ptr error;
     std::thread thread;
@@ -33,12 +39,14 @@ struct HostStream::State {
             std::function<void()> next = std::move(work.front());
             work.pop_front();
             lock.unlock();
+            Clock::time_point begin = Clock::now();
             try {
                 if (!error) next();
             } catch (...) {
                 error = std::current_exception();
             }
             lock.lock();
+            times.busy += seconds_since(begin);
             done++;
             changed.notify_all();
         }
@@ -56,18 +64,31 @@ HostStream::~HostStream() {
     state_->thread.join();
 }
 int64_t HostStream::add(std::function<void()> work) {
-    std::lock_guard<std::mutex> lock(state_->mutex);
+    std::unique_lock<std::mutex> lock(state_->mutex);
     if (!state_->thread.joinable()) state_->thread = std::thread([s = state_.get()] { s->run(); });
     state_->work.push_back(std::move(work));
     state_->changed.notify_all();
-    return ++state_->added;
+    int64_t ticket = ++state_->added;
+    lock.unlock();
+    if (!overlap) wait(ticket);
+    return ticket;
 }
 void HostStream::wait(int64_t ticket) {
     std::unique_lock<std::mutex> lock(state_->mutex);
+    Clock::time_point begin = Clock::now();
     state_->changed.wait(lock, [&] { return state_->done >= ticket; });
+    state_->times.waited += seconds_since(begin);
     if (state_->error) std::rethrow_exception(std::exchange(state_->error, nullptr));
 }
 void HostStream::wait() { wait(state_->added); }  // only the caller adds
+HostStream::Times HostStream::times() const {
+    std::lock_guard<std::mutex> lock(state_->mutex);
+    return state_->times;
+}
+void HostStream::clear_times() {
+    std::lock_guard<std::mutex> lock(state_->mutex);
+    state_->times = {};
+}
 
 // ---- MPI ----
 

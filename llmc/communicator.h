@@ -25,6 +25,14 @@ class HostStream {
     void wait(int64_t ticket);                // until that work is done; throws what any work threw
     void wait();                              // until everything added so far is done
 
+    // Seconds since clear_times(): that this stream was at work, and that the caller stood still in wait().
+    struct Times {
+        double busy = 0, waited = 0;
+    };
+    Times times() const;
+    void clear_times();
+    bool overlap = true;  // false: add() waits for the work at once, to see what working beside it is worth
+
   private:
     struct State;
     std::unique_ptr<State> state_;

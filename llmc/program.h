@@ -133,6 +133,8 @@ int run_program(int argc, char** argv, const ProgramInfo& program) {
     auto end_with_error = [&](const std::string& line, const std::string& message, int code) {
         fflush(stdout);
         bool several = group && group->world() > 1;
+        // What went wrong in all ranks alike, rank 0 says, and that ends this one while it waits.
+        if (several && group->rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(1));
         if (several) group->fail(message);
         if (several && group->rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(3));  // rank 0 ends us
         else fprintf(stderr, "%s: %s\n", program.name.c_str(), line.c_str());

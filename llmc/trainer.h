@@ -21,12 +21,13 @@
 #include "llmc/sampler.h"
 #include "llmc/schedule.h"
 
-// Set by SIGINT, SIGTERM, SIGHUP (the terminal is gone) and SIGPIPE (the reader of our output is): the loop finishes
-// its step, saves a checkpoint and ends. A second signal kills at once, but for SIGPIPE, which each further line
-// raises. A signal that was ignored at the start (nohup) stays so; not SIGINT, which shells ignore after `&`.
+// Set by SIGINT, SIGTERM, SIGUSR1 (which mpirun passes on, and a scheduler can send before its time limit), SIGHUP (the
+// terminal is gone) and SIGPIPE (the reader of our output is): the loop finishes its step, saves a checkpoint and ends.
+// A second signal kills at once, but for SIGPIPE, which each further line raises. A signal that was ignored at the
+// start (nohup) stays so; not SIGINT, which shells ignore after `&`.
 inline volatile std::sig_atomic_t stop_signal = 0;
 inline void catch_stop_signals() {
-    for (int s : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) {
+    for (int s : {SIGINT, SIGTERM, SIGUSR1, SIGHUP, SIGPIPE}) {
         auto before = std::signal(s, [](int which) {
             stop_signal = which;
             std::signal(which, which == SIGPIPE ? SIG_IGN : SIG_DFL);
