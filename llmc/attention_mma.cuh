@@ -6,9 +6,8 @@
 // that the next product wants for its left operand, so probabilities never leave the registers of their warp.
 //
 //   forward   a block takes a tile of queries, a warp 16 or 32 of them, and walks over the keys with an online softmax
-//   dk, dv    a block takes a tile of keys, a warp 16 or 32 of them; it walks over the queries of all heads of its
-//             group, with transposed scores s^T = k q^T, so that p^T and ds^T are left operands of dv = p^T dout and
-//             dk = ds^T q
+//   dk, dv    a block takes a tile of keys and walks over the queries of all heads that share them, with transposed
+//             scores s^T = k q^T, so that p^T and ds^T are left operands of dv = p^T dout and dk = ds^T q
 //   dq        a block takes a tile of queries and walks over the keys: dq = ds k
 //
 // The backward pass computes s and dp twice, 7 products where one kernel for all three gradients needs 5. But that
@@ -106,27 +105,16 @@ __device__ inline void load_tile(bf16* tile, const bf16* from, int64_t stride, i
     }
 }
 
-// Where a lane's row begins for an ldmatrix_x4 of 16 rows and 16 columns. The four matrices are (rows 0-7, columns
-// 0-7), (8-15, 0-7), (0-7, 8-15), (8-15, 8-15), rows counted as before row16: a[0..3] of a left operand; transposed, b0
-// and b1 of two right operands whose k are the rows. For right operands whose n are the rows, the second and the third
-// change places: b0 and b1 have to be neighbouring registers.
+// Where a lane's row begins for an ldmatrix_x4 of 16 rows of the tile, from `first` on, and 16 columns, from 16 k on.
+// The four matrices are (rows 0-7, columns 0-7), (8-15, 0-7), (0-7, 8-15), (8-15, 8-15), rows counted as before row16:
+// a[0..3] of a left operand; transposed, b0 and b1 of two right operands whose k are the rows. For right operands whose
+// n are the rows, the second and the third change places: b0 and b1 have to be neighbouring registers.
 template <int HS>
-struct Reader {
-    int row, column;
-    __device__ Reader(bool rows_are_n) {
-        int low = lane() / 8 % 2, high = lane() / 16;
-        row = row16(lane() % 8 + 8 * (rows_are_n ? high : low)) * HS;
-        column = ((rows_are_n ? low : high) ^ (lane() % 8)) * 8;
-    }
-    // 16 rows of the tile from `first` on, 16 columns from 16 k on
-    __device__ const bf16* at(const bf16* tile, int first, int k) const {
-        return tile + (row + ((16 * (k % 4)) ^ column)) + (first * HS + k / 4 * 64);
-    }
-};
-template <int HS>
-struct Readers {
-    Reader<HS> rows{false}, columns{true};
-};
+__device__ inline const bf16* fragment(const bf16* tile, int first, int k, bool rows_are_n = false) {
+    const int low = lane() / 8 % 2, high = lane() / 16, row = row16(lane() % 8 + 8 * (rows_are_n ? high : low));
+    const int column = ((rows_are_n ? low : high) ^ (lane() % 8)) * 8;
+    return tile + (row * HS + ((16 * (k % 4)) ^ column)) + (first * HS + k / 4 * 64);
+}
 
 // ---- products ----
 
@@ -153,34 +141,33 @@ struct Rows {
     const bf16* tile;
     uint32_t kept[KEPT ? M : 1][KEPT ? HS / 16 : 1][4];
 
-    __device__ void load(const bf16* from, const Readers<HS>& reader) {
+    __device__ void load(const bf16* from) {
         tile = from;
         if constexpr (KEPT)
 #pragma unroll
             for (int i = 0; i < M * HS / 16; i++)
-                ptx::ldmatrix_x4(kept[i % M][i / M], reader.rows.at(tile, i % M * 16, i / M));
+                ptx::ldmatrix_x4(kept[i % M][i / M], fragment<HS>(tile, i % M * 16, i / M));
     }
-    __device__ void get(uint32_t (&a)[4], int m, int k, const Readers<HS>& reader) const {
+    __device__ void get(uint32_t (&a)[4], int m, int k) const {
         if constexpr (KEPT)
 #pragma unroll
             for (int i = 0; i < 4; i++) a[i] = kept[m][k][i];
-        else ptx::ldmatrix_x4(a, reader.rows.at(tile, 16 * m, k));
+        else ptx::ldmatrix_x4(a, fragment<HS>(tile, 16 * m, k));
     }
 };
 
 // s (16 M, 8 N) = rows (16 M, HS) . tile (8 N, HS)^T, tile from row `first` on
 template <int HS, int M, int N, bool KEPT>
-__device__ inline void score_product(float (&s)[M][N][4], const Rows<HS, M, KEPT>& rows, const bf16* tile, int first,
-                                     const Readers<HS>& reader) {
+__device__ inline void score_product(float (&s)[M][N][4], const Rows<HS, M, KEPT>& rows, const bf16* tile, int first) {
     for_elements<M, N>([&](int m, int n, int e) { s[m][n][e] = 0; });
 #pragma unroll
     for (int k = 0; k < HS / 16; k++) {
         uint32_t a[M][4], r[4];
 #pragma unroll
-        for (int m = 0; m < M; m++) rows.get(a[m], m, k, reader);
+        for (int m = 0; m < M; m++) rows.get(a[m], m, k);
 #pragma unroll
         for (int n = 0; n < N; n += 2) {
-            ptx::ldmatrix_x4(r, reader.columns.at(tile, first + 8 * n, k));
+            ptx::ldmatrix_x4(r, fragment<HS>(tile, first + 8 * n, k, true));
 #pragma unroll
             for (int m = 0; m < M; m++) {
                 ptx::mma_m16n8k16(s[m][n], a[m], r[0], r[1]);
@@ -193,7 +180,7 @@ __device__ inline void score_product(float (&s)[M][N][4], const Rows<HS, M, KEPT
 // sum (16 M, 8 D) += p (16 M, 8 N), rounded to bf16, . tile (8 N, 8 D), tile from row `first` and column 16 k0 on
 template <int HS, int M, int N, int D>
 __device__ inline void add_product(float (&sum)[M][D][4], const float (&p)[M][N][4], const bf16* tile, int first,
-                                   int k0, const Readers<HS>& reader) {
+                                   int k0) {
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
         uint32_t a[M][4], r[4];
@@ -202,7 +189,7 @@ __device__ inline void add_product(float (&sum)[M][D][4], const float (&p)[M][N]
         });
 #pragma unroll
         for (int d = 0; d < D; d += 2) {
-            ptx::ldmatrix_x4_trans(r, reader.rows.at(tile, first + 8 * n, k0 + d / 2));
+            ptx::ldmatrix_x4_trans(r, fragment<HS>(tile, first + 8 * n, k0 + d / 2));
 #pragma unroll
             for (int m = 0; m < M; m++) {
                 ptx::mma_m16n8k16(sum[m][d], a[m], r[0], r[1]);
@@ -314,8 +301,8 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) forward_kernel(Problem 
                                             s.kv_row, s.Tk - key, p);
         ptx::cp_async_commit();
     };
-    // Waits for half i. The barrier shows it to all threads, and that all are done with the one before: its place is
-    // refilled.
+    // Waits for half i. Behind the barrier it is there for all, and all are done with the one before: its place is
+    // free.
     auto arrive = [&](int i) {
         ptx::cp_async_wait<SLOTS - 2>();
         __syncthreads();
@@ -325,21 +312,20 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) forward_kernel(Problem 
     load_tile<HS, queries, 32 * WARPS>(q_tile, p.q + p.q_at(b, h, t0), s.q_row, s.Tq - t0, p);
     for (int i = 0; i < SLOTS - 1; i++) load(i);
 
-    const Readers<HS> reader;
     Rows<HS, M, KEPT> rows;
     float sum[M][HS / 8][4], total[M][2], top[M][2];  // top: what is subtracted before 2^x
     for_elements<M, HS / 8>([&](int m, int d, int e) { sum[m][d][e] = 0; });
     for_rows<M>([&](int m, int i) { total[m][i] = 0, top[m][i] = -1e30f; });
     for (int half = 0; half < halves; half += 2) {
         const bf16* k_tile = arrive(half);
-        if (half == 0) rows.load(q_tile + warp_row * HS, reader);
+        if (half == 0) rows.load(q_tile + warp_row * HS);
         const int key = (first_tile + half / 2) * KEYS, lane_key = key + 4 * (lane() % 4);
         const bool visible = key < warp_position + 16 * M;  // to any of the warp's queries
         float x[M][N][4];
         if (visible) {
             Bits<M, N> kept = 0;
             if (p.dropout.active()) kept = dropout_bits<false, M, N>(p, b, h, position, lane_key);
-            score_product(x, rows, k_tile, 0, reader);
+            score_product(x, rows, k_tile, 0);
             if (key + KEYS - 1 > warp_position || p.doc_start)
                 hide_keys<false>(x, p.starts(b), position, lane_key, s.Tk);
             // top follows the row's maximum only when that has grown by a factor of 2^8: the sums are seldom rescaled.
@@ -367,7 +353,7 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) forward_kernel(Problem 
             if (p.dropout.active()) apply_dropout(x, kept, p.keep_scale);
         }
         const bf16* v_tile = arrive(half + 1);
-        if (visible) add_product(sum, x, v_tile, 0, 0, reader);
+        if (visible) add_product<HS>(sum, x, v_tile, 0, 0);
     }
 
     for_rows<M>([&](int m, int i) {
@@ -409,8 +395,8 @@ __global__ void __launch_bounds__(256) stats_kernel(Problem p) {
 }
 
 // A block owns the rows of a tile of two tensors, a warp 16 M of them, and tiles of PASS rows of the two others pass:
-//   KEYS    it owns k and v; q and dout pass, and it has transposed products, x (keys,queries)     d0 = dk, d1 = dv
-//   else    it owns q and dout; k and v pass, x (queries,keys)                                     d0 = dq
+//   KEYS    it owns k and v; q and dout pass; its products are transposed, (keys,queries)    sums: 0 is dk, 1 is dv
+//   else    it owns q and dout; k and v pass; (queries,keys)                                 sums: 0 is dq
 // Of the gradient's columns it computes OUT from OUT * blockIdx.y on. STEP: rows of a passing tile that are worked on
 // at a time, KEPT: how many of the owned tensors stay in registers; as far as there are registers.
 template <bool KEYS, int HS, int M, int WARPS, int PASS, int STEP, int OUT, int KEPT>
@@ -418,8 +404,7 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) backward_kernel(Problem
     constexpr int own = 16 * M * WARPS, threads = 32 * WARPS, N = STEP / 8, tile_size = PASS * HS;
     extern __shared__ __align__(128) unsigned char shared[];
     bf16 *own0 = reinterpret_cast<bf16*>(shared), *own1 = own0 + own * HS, *passing = own1 + own * HS;
-    float2* stats =
-        reinterpret_cast<float2*>(passing + 4 * tile_size);  // of the queries: those that pass, or the owned
+    float2* stats = reinterpret_cast<float2*>(passing + 4 * tile_size);  // of the queries, owned or passing
     const AttentionShape& s = p.s;
     const Work work(p, KEYS ? s.NKV : s.NH);
     const int b = work.b, h0 = KEYS ? work.head * p.sharing : work.head, heads = KEYS ? p.sharing : 1;
@@ -437,16 +422,16 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) backward_kernel(Problem
     // or of keys those that any of the queries sees.
     const int first_tile = KEYS ? begin / PASS : (p.doc_start ? earliest_key(p.starts(b), begin, end) : 0) / PASS;
     const int tiles = ((KEYS ? s.Tq : end) + PASS - 1) / PASS;
-    int next_head = 0, next_tile = first_tile - 1;
+    int next_head = h0, next_tile = first_tile - 1;
     auto advance = [&] {
         do {
             if (++next_tile == tiles) next_tile = first_tile, next_head++;
-        } while (KEYS && p.doc_start && next_head < heads &&
+        } while (KEYS && p.doc_start && next_head < h0 + heads &&
                  earliest_key(p.starts(b), next_tile * PASS, min((next_tile + 1) * PASS, s.Tq)) >= end);
     };
     auto load = [&](int slot) {
-        int h = h0 + next_head, t = next_tile * PASS, i = 2 * thread();
-        if (next_head < heads) {
+        int h = next_head, t = next_tile * PASS, i = 2 * thread();
+        if (next_head < h0 + heads) {
             load_pair(std::integral_constant<int, PASS>(), !KEYS, passing + 2 * slot * tile_size, h, t);
             if (KEYS && i < PASS) ptx::cp_async_16(stats + slot * PASS + i, p.stats + p.stats_at(b, h, t + i));
         }
@@ -458,7 +443,6 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) backward_kernel(Problem
     advance();
     load(0);
 
-    const Readers<HS> reader;
     const int column = OUT < HS ? OUT * static_cast<int>(blockIdx.y) : 0;
     Rows<HS, M, (KEPT > 0)> rows0;
     Rows<HS, M, (KEPT > 1)> rows1;
@@ -466,10 +450,10 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) backward_kernel(Problem
     for_elements<M, OUT / 8>([&](int m, int d, int e) { sum0[m][d][e] = sum1[m][d][e] = 0; });
     ptx::cp_async_wait<1>();
     __syncthreads();
-    rows0.load(own0 + warp_row * HS, reader);
-    rows1.load(own1 + warp_row * HS, reader);
-    for (int slot = 0; next_head < heads; slot ^= 1) {
-        const int h = h0 + next_head, tile = next_tile;
+    rows0.load(own0 + warp_row * HS);
+    rows1.load(own1 + warp_row * HS);
+    for (int slot = 0; next_head < h0 + heads; slot ^= 1) {
+        const int h = next_head, tile = next_tile;
         advance();
         ptx::cp_async_wait<0>();
         __syncthreads();
@@ -482,8 +466,8 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) backward_kernel(Problem
             Bits<M, N> kept = 0;
             if (p.dropout.active()) kept = dropout_bits<KEYS, M, N>(p, b, h, position, lane_column);
             float x[M][N][4], dx[M][N][4];  // s, dp; then dropout(p), ds
-            score_product(x, rows0, pass0, step, reader);
-            score_product(dx, rows1, pass1, step, reader);
+            score_product(x, rows0, pass0, step);
+            score_product(dx, rows1, pass1, step);
             if (p.doc_start || (KEYS ? t < warp_position + 16 * M - 1 : t + STEP - 1 > warp_position))
                 hide_keys<KEYS>(x, p.starts(b), position, lane_column, s.Tk);
             if (p.dropout.active()) apply_dropout(dx, kept, p.keep_scale);
@@ -494,8 +478,8 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) backward_kernel(Problem
                 dx[m][n][e] = x[m][n][e] * (dx[m][n][e] - query.y);
             });
             if (KEYS && p.dropout.active()) apply_dropout(x, kept, p.keep_scale);
-            if (KEYS) add_product(sum1, x, pass1, step, column / 16, reader);
-            add_product(sum0, dx, pass0, step, column / 16, reader);
+            if (KEYS) add_product<HS>(sum1, x, pass1, step, column / 16);
+            add_product<HS>(sum0, dx, pass0, step, column / 16);
         }
     }
     const int64_t stride = KEYS ? s.kv_row : s.q_row;
