@@ -327,6 +327,8 @@ __global__ void large_static_kernel() {
     a[threadIdx.x] = 1;
 }
 __global__ void nothing_kernel() {}
+__global__ void __launch_bounds__(max(32, 64), 1) bounded_kernel() {}
+__global__ void misaligned_kernel(float* p) { *reinterpret_cast<float4*>(p + 1) = float4{1, 2, 3, 4}; }
 
 #ifdef __SANITIZE_ADDRESS__
 #define EXPECT_OUT_OF_BOUNDS(guard, ...) \
@@ -370,6 +372,8 @@ TEST(CudaHost, LimitsOfALaunch) {
     EXPECT_EQ(consent(227 << 10), cudaSuccess);
     EXPECT_EQ(error(1, 32, 227 << 10), cudaSuccess);
     cudaGetLastError();
+    EXPECT_BUG("", launch(bounded_kernel, 1, 64, 0, nullptr));
+    EXPECT_BUG("with 96 threads a block, more than the 64", launch(bounded_kernel, 1, 96, 0, nullptr));
     EXPECT_BUG("more than 48 KiB", launch(large_static_kernel, 1, 1, 0, nullptr));
 }
 
@@ -445,6 +449,16 @@ TEST(CudaHost, HostAndDeviceMemoryAreApart) {
     EXPECT_BUG("this is host memory", cudaMemcpy(host.get(), host.get(), 4, cudaMemcpyDeviceToHost));
     EXPECT_BUG("this is device memory, not host memory", cudaMemcpy(p.get(), p.get(), 4, cudaMemcpyDeviceToHost));
     EXPECT_BUG("ends after 20", cudaMemset(p.get(), 0, 24));
+}
+
+TEST(CudaHost, FindsMisalignedAccesses) {
+    DeviceVector<float> p(8);
+    EXPECT_DEATH(
+        {
+            launch(misaligned_kernel, 1, 1, 0, nullptr, p.get());
+            cudaDeviceSynchronize();
+        },
+        "misaligned_kernel.*misaligned address");
 }
 
 TEST(CudaHost, MemoryRunsOut) {

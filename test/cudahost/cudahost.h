@@ -126,6 +126,9 @@ void cp_async_wait(int pending);
 void check_shared(const void* p, size_t bytes, Site where);
 
 [[noreturn]] void trap(Site where);
+// In a kernel's first line, by filter.awk: a GPU refuses to launch more threads than its __launch_bounds__ promise.
+void more_threads_than(int promised);
+inline void check_launch_bounds(int threads, int = 0, int = 0);
 extern int current_lane;
 inline int lane() { return current_lane; }
 
@@ -191,6 +194,10 @@ inline void guard_gap(void* begin, size_t bytes) { cudahost::guard(begin, bytes)
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
+
+inline void cudahost::check_launch_bounds(int threads, int, int) {
+    if (blockDim.x * blockDim.y * blockDim.z > static_cast<unsigned>(threads)) more_threads_than(threads);
+}
 
 // ---- synchronisation ----
 

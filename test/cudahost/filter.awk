@@ -1,7 +1,8 @@
-# Rewrites the two forms of shared memory that a macro cannot express, for g++; other lines pass as they are.
+# Rewrites, for g++, what macros cannot; other lines pass as they are, and no line is added or lost.
 #
 #   __shared__ [__align__(A)] TYPE name[dims];            ->  TYPE (&name)[dims] = cudahost::shared_array<TYPE[dims]>(...);
 #   extern __shared__ [__align__(A)] TYPE name[];         ->  TYPE* const name = cudahost::dynamic_shared_array<TYPE>(A);
+#   __launch_bounds__(BOUNDS) ... {                       ->  ... { cudahost::check_launch_bounds(BOUNDS);
 #
 # -v path=PATH: what error messages, stack traces and the debugger call the file.
 BEGIN { print "#line 1 \"" path "\"" }
@@ -40,4 +41,32 @@ BEGIN { print "#line 1 \"" path "\"" }
             ", \"" name "\");" after
     next
 }
+
+# what stands between the parentheses after __launch_bounds__, which may contain others
+/^[^\/]*__launch_bounds__[ \t]*\(/ {
+    match($0, /__launch_bounds__[ \t]*\(/)
+    from = RSTART + RLENGTH
+    depth = 1
+    for (i = from; i <= length($0) && depth > 0; i++) {
+        c = substr($0, i, 1)
+        depth += (c == "(") - (c == ")")
+    }
+    if (depth == 0) {
+        bounds = substr($0, from, i - 1 - from)
+        print_with_bounds(substr($0, 1, i - 1), substr($0, i))
+        next
+    }
+}
+bounds != "" { print_with_bounds("", $0); next }
 { print }
+
+function print_with_bounds(before, line,    brace) {
+    brace = index(line, "{")
+    if (brace) {
+        line = substr(line, 1, brace) " cudahost::check_launch_bounds(" bounds ");" substr(line, brace + 1)
+        bounds = ""
+    } else if (index(line, ";")) {
+        bounds = ""  # a declaration
+    }
+    print before line
+}

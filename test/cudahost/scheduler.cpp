@@ -474,6 +474,10 @@ int block_barrier(const char* what, Vote vote, int predicate, Site where) {
 
 void trap(Site where) { fail("__trap() at " + at(where)); }
 
+void more_threads_than(int promised) {
+    fail(format("launched with %d threads a block, more than the %d of its __launch_bounds__", thread_count, promised));
+}
+
 // ---- shared memory ----
 
 void* shared_memory(const void* key, size_t bytes, size_t alignment, const char* name, Site where) {
@@ -604,10 +608,12 @@ std::string kernel_name(const void* kernel) {
 
 }  // namespace cudahost
 
-#ifdef CUDAHOST_ASAN
-// AddressSanitizer calls this before it ends the process: says which thread it was.
-extern "C" void __asan_on_error() {
+// The sanitizers call these before they end the process: which thread was it?
+namespace {
+void say_position() {
     std::string where = cudahost::position();
     if (!where.empty()) fprintf(stderr, "cudahost: in %s\n", where.c_str());
 }
-#endif
+}  // namespace
+extern "C" void __asan_on_error() { say_position(); }
+extern "C" void __ubsan_on_report() { say_position(); }
