@@ -61,7 +61,10 @@ static bool from_json(const std::string& line, LogEntry* entry) {
     return true;
 }
 
-RunLog::RunLog(const std::string& output, int64_t resume_step) : output_(output), terminal_(isatty(STDOUT_FILENO)) {
+// A line can be written again and again. (TERM=dumb says that it cannot: mpirun's ranks always write to a terminal.)
+static bool is_terminal() { return isatty(STDOUT_FILENO) && strcmp(getenv("TERM") ? getenv("TERM") : "", "dumb") != 0; }
+
+RunLog::RunLog(const std::string& output, int64_t resume_step) : output_(output), terminal_(is_terminal()) {
     if (output.empty()) return;
     std::error_code error;
     fs::create_directories(output, error);

@@ -52,7 +52,7 @@ class Ranks : public Program, public testing::WithParamInterface<Which> {
 
     // mpirun's own settings: as root, with more ranks than cores; nothing runs longer than `limit` seconds.
     static std::string environment(int limit = 100) {
-        return "export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
+        return "export TERM=dumb OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
                "OMPI_MCA_rmaps_base_oversubscribe=1 ASAN_OPTIONS=detect_leaks=0${ASAN_OPTIONS:+:$ASAN_OPTIONS}; "
                "timeout -k 5 " +
                std::to_string(limit) + " ";
