@@ -5,6 +5,7 @@
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <algorithm>
@@ -30,47 +31,80 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 struct Socket {
     int fd = -1;
-    std::mutex write_mutex;
+    std::timed_mutex write_mutex;
     explicit Socket(int descriptor) : fd(descriptor) {}
     ~Socket() {
         if (fd >= 0) close(fd);
     }
     Socket(const Socket&) = delete;
 
-    // A message: type, length, bytes. False: the other end is gone, or `seconds` are over.
+    // A message: type, length, bytes. False: the other end is gone.
     bool send_message(uint32_t type, const std::string& bytes) {
-        std::lock_guard<std::mutex> lock(write_mutex);
-        uint64_t header[2] = {type, bytes.size()};
-        return send_all(header, sizeof header) && send_all(bytes.data(), bytes.size());
+        std::lock_guard<std::timed_mutex> lock(write_mutex);
+        std::string all = message(type, bytes);
+        return send_all(all.data(), all.size());
     }
+    // The same, but it waits for no more than `seconds`, even if the other end reads nothing. For short messages.
+    void send_if_possible(uint32_t type, const std::string& bytes, double seconds) {
+        std::unique_lock<std::timed_mutex> lock(write_mutex, std::chrono::duration<double>(seconds));
+        if (!lock) return;
+        std::string all = message(type, bytes);
+        ssize_t sent = send(fd, all.data(), all.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent > 0) send_all(all.data() + sent, all.size() - static_cast<size_t>(sent));
+    }
+    // False: the other end is gone, or `seconds` are over.
     bool receive_message(uint32_t* type, std::string* bytes, double seconds) {
-        uint64_t header[2];
+        std::string inbox;
         double end = now() + seconds;
-        if (!receive_all(header, sizeof header, end) || header[1] > (uint64_t{1} << 32)) return false;
-        *type = static_cast<uint32_t>(header[0]);
-        bytes->resize(header[1]);
-        return receive_all(bytes->data(), bytes->size(), end);
+        for (size_t wanted = kHeader; !take_message(&inbox, type, bytes);) {
+            pollfd wait{fd, POLLIN, 0};
+            double left = end - now();
+            if (left <= 0 || poll(&wait, 1, static_cast<int>(1e3 * std::min(left, 1e5)) + 1) == 0) return false;
+            if (inbox.size() >= kHeader) wanted = kHeader + length(inbox);
+            if (wanted > kLongest || !receive_some(&inbox, wanted - inbox.size())) return false;
+        }
+        return true;
+    }
+    // What is there, up to n bytes, without waiting. False: the other end is gone.
+    bool receive_some(std::string* inbox, size_t n) {
+        char bytes[1 << 16];
+        while (n > 0) {
+            ssize_t got = recv(fd, bytes, std::min(n, sizeof bytes), MSG_DONTWAIT);
+            if (got < 0 && errno == EINTR) continue;
+            if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return true;
+            if (got <= 0) return false;
+            inbox->append(bytes, static_cast<size_t>(got)), n -= static_cast<size_t>(got);
+        }
+        return true;
+    }
+    // Takes the first message out of what was received; false: it is not whole yet.
+    static bool take_message(std::string* inbox, uint32_t* type, std::string* bytes) {
+        if (inbox->size() < kHeader || inbox->size() - kHeader < length(*inbox)) return false;
+        size_t n = length(*inbox);
+        memcpy(type, inbox->data(), sizeof *type);
+        *bytes = inbox->substr(kHeader, n);
+        inbox->erase(0, kHeader + n);
+        return true;
     }
 
   private:
-    bool send_all(const void* data, size_t n) {
-        for (const char* p = static_cast<const char*>(data); n > 0;) {
+    static constexpr size_t kHeader = 16, kLongest = size_t{1} << 32;
+    static std::string message(uint32_t type, const std::string& bytes) {
+        uint64_t header[2] = {type, bytes.size()};
+        static_assert(sizeof header == kHeader);
+        return std::string(reinterpret_cast<const char*>(header), sizeof header) + bytes;
+    }
+    static size_t length(const std::string& inbox) {
+        uint64_t n = 0;
+        memcpy(&n, inbox.data() + 8, sizeof n);
+        return n;
+    }
+    bool send_all(const char* p, size_t n) {
+        while (n > 0) {
             ssize_t sent = send(fd, p, n, MSG_NOSIGNAL);
             if (sent < 0 && errno == EINTR) continue;
             if (sent <= 0) return false;
             p += sent, n -= static_cast<size_t>(sent);
-        }
-        return true;
-    }
-    bool receive_all(void* data, size_t n, double end) {
-        for (char* p = static_cast<char*>(data); n > 0;) {
-            pollfd wait{fd, POLLIN, 0};
-            double left = end - now();
-            if (left <= 0 || poll(&wait, 1, static_cast<int>(1e3 * std::min(left, 1e5)) + 1) == 0) return false;
-            ssize_t got = recv(fd, p, n, 0);
-            if (got < 0 && errno == EINTR) continue;
-            if (got <= 0) return false;
-            p += got, n -= static_cast<size_t>(got);
         }
         return true;
     }
@@ -111,12 +145,15 @@ int connect_to(const std::string& host, int port) {
     return fd;
 }
 
+std::string own_host() {
+    char name[256] = "";
+    gethostname(name, sizeof name - 1);
+    return name;
+}
 // Under which other machines may reach this one: its name, its addresses, and for those on the same machine the
 // loopback's.
 std::vector<std::string> own_addresses() {
-    char name[256] = "";
-    gethostname(name, sizeof name - 1);
-    std::vector<std::string> all;
+    std::vector<std::string> all{own_host()};
     ifaddrs* interfaces = nullptr;
     if (getifaddrs(&interfaces) == 0) {
         for (ifaddrs* i = interfaces; i; i = i->ifa_next) {
@@ -127,7 +164,6 @@ std::vector<std::string> own_addresses() {
         }
         freeifaddrs(interfaces);
     }
-    all.insert(all.begin(), name);
     return all;
 }
 
@@ -140,6 +176,7 @@ struct Group::Connections {
     struct Peer {
         std::unique_ptr<Socket> socket;
         std::string host = "?";
+        std::string inbox;  // the beginning of a message
         std::deque<std::string> data;
         double heard = now();
         int64_t begun = 0, ended = 0;
@@ -151,12 +188,16 @@ struct Group::Connections {
     std::vector<Peer> peers;
     std::mutex mutex;
     std::condition_variable arrived;
-    std::atomic<bool> stop{false};
+    std::atomic<bool> stop{false}, ending{false};
+    Socket wake{eventfd(0, EFD_CLOEXEC)};  // ends the watcher's wait
     std::thread watcher;
 
-    Connections(Group& g, double seconds) : group(g), timeout(seconds), peers(static_cast<size_t>(g.world())) {}
+    Connections(Group& g, double seconds) : group(g), timeout(seconds), peers(static_cast<size_t>(g.world())) {
+        if (is_root()) peers[0].host = own_host();
+    }
     ~Connections() {
         stop = true;
+        eventfd_write(wake.fd, 1);
         if (watcher.joinable()) watcher.join();
     }
     bool is_root() const { return group.rank() == 0; }
@@ -176,7 +217,13 @@ struct Group::Connections {
         Socket listener(listen_on(&port));
         std::string address = std::to_string(port);
         for (const std::string& a : own_addresses()) address += " " + a;
-        if (r.meeting == Ranks::Meeting::file) replace_file(r.file, address);
+        struct Unlink {
+            std::string path;
+            ~Unlink() {
+                if (!path.empty()) unlink(path.c_str());
+            }
+        } meeting_file;
+        if (r.meeting == Ranks::Meeting::file) replace_file(r.file, address), meeting_file.path = r.file;
         if (r.meeting == Ranks::Meeting::mpi) mpi_broadcast_text(&address);
         int missing = group.world() - 1;
         while (missing > 0) {
@@ -206,7 +253,6 @@ struct Group::Connections {
             p.socket = std::move(socket), p.host = host;
             missing--;
         }
-        if (r.meeting == Ranks::Meeting::file) unlink(r.file.c_str());
         for (Peer& p : peers)  // only when all have come does any of them go on
             if (p.socket) p.socket->send_message(kWelcome, "");
     }
@@ -226,9 +272,9 @@ struct Group::Connections {
         std::string address, where;
         if (r.meeting == Ranks::Meeting::mpi) mpi_broadcast_text(&address);
         if (r.meeting == Ranks::Meeting::tcp) address = std::to_string(r.port) + " " + r.address;
-        where = r.meeting == Ranks::Meeting::file ? r.file : address;
-        char name[256] = "";
-        gethostname(name, sizeof name - 1);
+        where = r.meeting == Ranks::Meeting::file  ? "the address in " + r.file
+                : r.meeting == Ranks::Meeting::tcp ? r.address + ":" + std::to_string(r.port)
+                                                   : address;
         while (now() < end) {
             if (r.meeting == Ranks::Meeting::file) {
                 std::ifstream file(r.file);
@@ -245,7 +291,7 @@ struct Group::Connections {
                 auto socket = std::make_unique<Socket>(fd);
                 uint32_t type = 0;
                 std::string text;
-                socket->send_message(kHello, strf("%d %d %s", group.rank(), group.world(), name));
+                socket->send_message(kHello, strf("%d %d %s", group.rank(), group.world(), own_host().c_str()));
                 if (!socket->receive_message(&type, &text, 5)) continue;  // not our rank 0
                 if (type == kWelcome && !socket->receive_message(&type, &text, end - now() + 5)) type = 0;
                 if (type == kFailure) throw Error(text);
@@ -268,86 +314,88 @@ struct Group::Connections {
 
     // ---- the watch ----
 
-    [[noreturn]] void end_program(const std::string& message) {
-        if (is_root())
-            for (Peer& p : peers)
-                if (p.socket && !p.gone) p.socket->send_message(kFailure, message);
-        // One line is enough where rank 0 can speak.
-        if (is_root() || message.starts_with("rank 0")) {
+    // told: another rank has found it, and rank 0 says it for all.
+    [[noreturn]] void end_program(const std::string& message, bool told = false) {
+        if (ending.exchange(true))
+            for (;;) pause();  // the main thread ends the program, and says why
+        tell_all(message);
+        if (!told) {
             fprintf(stderr, "error: %s; every rank ends, and the newest checkpoint is whole: go on with --resume\n",
                     message.c_str());
             fflush(stderr);
         }
         _exit(1);
     }
+    void tell_all(const std::string& message) {
+        for (Peer& p : peers)
+            if (p.socket && !p.gone) p.socket->send_if_possible(kFailure, message, 1);
+    }
 
     void watch() {
         double last_beat = 0, interval = std::min(1.0, timeout / 10);
         while (!stop) {
-            std::vector<pollfd> wait;
+            std::vector<pollfd> wait{{wake.fd, POLLIN, 0}};
             std::vector<size_t> who;
             for (size_t r = 0; r < peers.size(); r++)
                 if (peers[r].socket && !peers[r].gone)
                     wait.push_back({peers[r].socket->fd, POLLIN, 0}), who.push_back(r);
-            poll(wait.data(), wait.size(), static_cast<int>(500 * interval));
-            if (stop) return;
-            for (size_t i = 0; i < wait.size(); i++)
-                if (wait[i].revents) read_from(who[i]);
-            if (now() - last_beat >= interval) {
-                last_beat = now();
-                std::string beat =
-                    strf("%lld %lld", static_cast<long long>(group.begun_), static_cast<long long>(group.ended_));
-                for (size_t r : who)
-                    if (!peers[r].gone) peers[r].socket->send_message(kHeartbeat, beat);
-                look_for_stalls();
-            }
+            poll(wait.data(), wait.size(), static_cast<int>(500 * interval) + 1);
+            for (size_t i = 0; i < who.size() && !stop; i++)
+                if (wait[i + 1].revents) read_from(who[i]);
+            if (stop || now() - last_beat < interval) continue;
+            last_beat = now();
+            std::string beat =
+                strf("%lld %lld", static_cast<long long>(group.begun_), static_cast<long long>(group.ended_));
+            for (size_t r : who)
+                if (!peers[r].gone) peers[r].socket->send_if_possible(kHeartbeat, beat, 0);
+            look_for_stalls();
         }
     }
 
     void read_from(size_t rank) {
         Peer& p = peers[rank];
-        uint32_t type = 0;
-        std::string text;
-        if (!p.socket->receive_message(&type, &text, timeout)) {
-            if (stop) return;
-            end_program(rank_name(static_cast<int>(rank), p.host) + " died");
-        }
-        std::lock_guard<std::mutex> lock(mutex);
+        bool there = p.socket->receive_some(&p.inbox, size_t{1} << 22);
         p.heard = now();
-        if (type == kData) {
-            p.data.push_back(text);
+        uint32_t type = 0;
+        for (std::string text; Socket::take_message(&p.inbox, &type, &text);) {
+            std::lock_guard<std::mutex> lock(mutex);
+            if (type == kData) {
+                p.data.push_back(text);
+            } else if (type == kGoodbye) {
+                p.gone = true;
+            } else if (type == kFailure) {
+                // from rank 0: why all end; from another rank: what went wrong there
+                if (is_root()) end_program(name_of(rank) + ": " + text);
+                else end_program(text, true);
+            } else if (type == kHeartbeat) {
+                int64_t begun = 0, ended = 0;
+                std::istringstream(text) >> begun >> ended;
+                if (begun != p.begun || ended != p.ended) p.since = now();
+                p.begun = begun, p.ended = ended;
+            }
             arrived.notify_all();
-        } else if (type == kGoodbye) {
-            p.gone = true;
-            arrived.notify_all();
-        } else if (type == kFailure) {
-            // from rank 0: why all end; from another rank: what went wrong there
-            end_program(is_root() ? rank_name(static_cast<int>(rank), p.host) + ": " + text : text);
-        } else if (type == kHeartbeat) {
-            int64_t begun = 0, ended = 0;
-            std::istringstream(text) >> begun >> ended;
-            if (begun != p.begun || ended != p.ended) p.since = now();
-            p.begun = begun, p.ended = ended;
         }
+        if (!there && !p.gone && !stop) end_program(name_of(rank) + " died");
     }
+    std::string name_of(size_t rank) const { return rank_name(static_cast<int>(rank), peers[rank].host); }
 
     void look_for_stalls() {
         for (size_t r = 0; r < peers.size(); r++)
             if (peers[r].socket && !peers[r].gone && now() - peers[r].heard > timeout)
-                end_program(strf("%s hangs: nothing was heard of it for %g s (--comm-timeout)",
-                                 rank_name(static_cast<int>(r), peers[r].host).c_str(), timeout));
+                end_program(
+                    strf("%s hangs: nothing was heard of it for %g s (--comm-timeout)", name_of(r).c_str(), timeout));
         if (!is_root()) return;
         Peer& own = peers[0];
         int64_t begun = group.begun_, ended = group.ended_;
         if (begun != own.begun || ended != own.ended) own.since = now();
-        own.begun = begun, own.ended = ended, own.host = "this machine";
+        own.begun = begun, own.ended = ended;
         int64_t most = 0, least = INT64_MAX;
-        bool waited = false;
         for (const Peer& p : peers) {
             if (p.gone) return;  // the end of the run
             most = std::max(most, p.begun), least = std::min(least, p.begun);
-            waited |= p.begun > p.ended && now() - p.since > timeout;
         }
+        bool waited = false;
+        for (const Peer& p : peers) waited |= p.begun == most && p.ended < most && now() - p.since > timeout;
         if (!waited) return;
         if (most == least)
             end_program(
@@ -357,7 +405,7 @@ struct Group::Connections {
         for (size_t r = 0; r < peers.size(); r++)
             if (peers[r].begun < most)
                 end_program(strf("%s stalls: the others have waited for it for more than %g s (--comm-timeout)",
-                                 rank_name(static_cast<int>(r), peers[r].host).c_str(), timeout));
+                                 name_of(r).c_str(), timeout));
     }
 
     // ---- small messages ----
@@ -366,7 +414,7 @@ struct Group::Connections {
         std::unique_lock<std::mutex> lock(mutex);
         Peer& p = peers[rank];
         arrived.wait(lock, [&] { return !p.data.empty() || p.gone; });
-        if (p.data.empty()) throw Error(rank_name(static_cast<int>(rank), p.host) + " has ended before the others");
+        if (p.data.empty()) throw Error(name_of(rank) + " has ended before the others");
         std::string text = std::move(p.data.front());
         p.data.pop_front();
         return text;
@@ -387,8 +435,10 @@ Group::~Group() {
 
 void Group::fail(const std::string& message) {
     if (!connections_) return;
-    for (auto& p : connections_->peers)
-        if (p.socket && !p.gone) p.socket->send_message(kFailure, message);
+    // Rank 0 does not take the others' end, which follows, for deaths; the others are ended by rank 0.
+    if (rank() == 0 && connections_->ending.exchange(true))
+        for (;;) pause();  // the watcher already ends the program
+    connections_->tell_all(message);
 }
 
 std::vector<std::string> Group::exchange(const std::string& mine) {

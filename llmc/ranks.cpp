@@ -1,6 +1,7 @@
 #include "llmc/ranks.h"
 
 #include <unistd.h>
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
@@ -34,6 +35,12 @@ static bool from_variables(Ranks* r, const char* source, const char* rank, const
     return true;
 }
 
+// Started by srun; not by an allocation's shell or batch script, whose steps have reserved numbers (slurm.h).
+static bool in_slurm_step() {
+    std::string step = text_variable("SLURM_STEP_ID");
+    return !step.empty() && strtoull(step.c_str(), nullptr, 10) < 0xfffffff0;
+}
+
 // A path that only the processes of one start know: nobody reads what an earlier start left behind.
 static std::string meeting_file(const std::string& directory, const std::string& job) {
     return (directory.empty() ? "." : directory) + "/.train_gpt2_" + job;
@@ -65,15 +72,15 @@ Ranks find_ranks(const Options& o) {
         // On one machine a file will do; across machines rank 0's address travels by MPI.
         r.meeting = r.local_world == r.world && !open_mpi_job.empty() ? Ranks::Meeting::file : Ranks::Meeting::mpi;
         r.file = meeting_file(o.fs_path, open_mpi_job);
-    } else if (!text_variable("SLURM_STEP_ID").empty() && text_variable("SLURM_STEP_ID") != "4294967290" &&
-               from_variables(&r, "srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID",
-                              "SLURM_STEP_TASKS_PER_NODE_UNUSED")) {
+    } else if (in_slurm_step() &&
+               from_variables(&r, "srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "")) {
         // SLURM's log directory, where the job was started, is the one place that all its machines share.
         std::string restarts = text_variable("SLURM_RESTART_COUNT");
         r.meeting = Ranks::Meeting::file;
         r.file = meeting_file(text_variable("SLURM_SUBMIT_DIR"),
                               "slurm_" + slurm_job + "_" + text_variable("SLURM_STEP_ID") + "_" + restarts);
-        r.local_world = std::max(1, number_variable("SLURM_NTASKS_PER_NODE"));
+        // "4(x2),3": four on each of two machines, three on another
+        r.local_world = std::max(1, atoi(text_variable("SLURM_STEP_TASKS_PER_NODE").c_str()));
     }
     if (r.world < 1 || r.rank >= r.world)
         throw UsageError(strf("%s: rank %d of %d is not possible", r.source.c_str(), r.rank, r.world));

@@ -32,7 +32,8 @@ inline void sleep_seconds(double s) { std::this_thread::sleep_for(std::chrono::d
 // ---- in the ranks ----
 
 inline bool is_rank() { return getenv("TEST_IS_RANK") != nullptr; }
-// What the test that started the ranks says to them.
+// What the test that started the ranks says to them: its own arguments, TEST_TIMEOUT_S (of the group), and, where they
+// meet by a file, TEST_FS (directory), TEST_WORLD, TEST_RANK.
 inline std::string test_argument(const char* name) {
     const char* value = getenv(name);
     return value ? value : "";
@@ -42,12 +43,19 @@ inline void in_rank(const std::function<void(Group&)>& body) {
     std::unique_ptr<Group> group;
     try {
         Options options;
+        if (std::string directory = test_argument("TEST_FS"); !directory.empty()) {  // -pi fs -pf DIR -pn N -pr R
+            options.nccl_init_method = "fs", options.fs_path = directory;
+            options.num_processes = std::stoi(test_argument("TEST_WORLD"));
+            options.process_rank = std::stoi(test_argument("TEST_RANK"));
+            options.given = {"num-processes", "process-rank", "nccl-init-method", "fs-path"};
+        }
         std::string timeout = test_argument("TEST_TIMEOUT_S");
         group = std::make_unique<Group>(find_ranks(options), timeout.empty() ? 30 : std::stod(timeout));
         body(*group);
     } catch (const Error& e) {
-        fprintf(stderr, "error: %s\n", e.what());
         if (group) group->fail(e.what());
+        if (group && group->rank() > 0) sleep_seconds(3);  // rank 0 says it, and ends this one
+        else fprintf(stderr, "error: %s\n", e.what());
         fflush(nullptr);
         _exit(e.exit_code);
     }
@@ -78,8 +86,9 @@ class RankProcess {
             dup2(open(out.c_str(), O_CREAT | O_WRONLY, 0600), 1);
             dup2(open(err.c_str(), O_CREAT | O_WRONLY, 0600), 2);
             // nothing of a launcher that may have started the tests themselves
-            for (const char* name : {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR",
-                                     "MASTER_PORT", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_ID"})
+            for (const char* name :
+                 {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+                  "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_ID", "PMIX_NAMESPACE", "PMIX_RANK"})
                 unsetenv(name);
             setenv("TEST_IS_RANK", "1", 1);
             setenv("OMP_NUM_THREADS", "1", 1);
