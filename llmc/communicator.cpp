@@ -38,14 +38,18 @@ struct HostStream::State {
             if (work.empty()) return;
             std::function<void()> next = std::move(work.front());
             work.pop_front();
+            bool good = !error;
             lock.unlock();
             Clock::time_point begin = Clock::now();
+            std::exception_ptr thrown;
             try {
-                if (!error) next();
+                if (good) next();
             } catch (...) {
-                error = std::current_exception();
+                thrown = std::current_exception();
             }
+            next = nullptr;  // what it holds goes before anybody hears that it is done
             lock.lock();
+            if (thrown) error = thrown;
             times.busy += seconds_since(begin);
             done++;
             changed.notify_all();
