@@ -259,15 +259,13 @@ void fail(const std::string& message) { throw Bug(position() + ": " + message); 
 
 // ---- collectives ----
 
-void make_ready(Warp& warp, uint32_t lanes) { warp.ready |= lanes; }
-
 // Lanes of the gathering go on if all that it waits for have come, or ended.
 bool complete_if_all_here(Warp& warp, size_t which) {
     Gathering g = warp.gatherings[which];
     if (g.here != (g.mask & warp.alive)) return false;
     warp.gatherings.erase(warp.gatherings.begin() + static_cast<long>(which));
     g.complete(warp.data, g.here);
-    make_ready(warp, g.here);
+    warp.ready |= g.here;
     return true;
 }
 
@@ -288,7 +286,7 @@ bool complete_barrier_if_all_here() {
             break;
     }
     barrier.here = barrier.sum = 0;
-    for (int w = 0; w < warp_count; w++) make_ready(warps[w], warps[w].alive);
+    for (int w = 0; w < warp_count; w++) warps[w].ready |= warps[w].alive;
     if (schedule.shuffle) shuffle_warps();
     return true;
 }
