@@ -128,7 +128,8 @@ class GPT2 {
         : GPT2(config, options, PlanOnly{}) {
         comm_ = comm;
         stream_ = make_stream(), copy_stream_ = make_stream(), comm_stream_ = make_stream();
-        staged_ready_ = make_event(), computed_ = make_event(), communicated_ = make_event();
+        staged_ready_ = make_event(), staged_taken_ = make_event(), computed_ = make_event(),
+        communicated_ = make_event();
         for (int slot = 0; slot < Sharding::kSlots; slot++)
             weights_here_[slot] = make_event(), gradients_sent_[slot] = make_event();
         memory_.parameters.allocate("the weights", true);
@@ -604,6 +605,7 @@ class GPT2 {
             token_capacity_ = n;
         }
         CUDA_CHECK(cudaStreamSynchronize(copy_stream_.get()));  // the last copy from host_tokens_ is over
+        CUDA_CHECK(cudaStreamWaitEvent(copy_stream_.get(), staged_taken_.get(), 0));
         std::copy(batch.inputs.begin(), batch.inputs.end(), host_tokens_.get());
         std::copy(batch.targets.begin(), batch.targets.end(), host_tokens_.get() + n);
         for (int part = 0; part < 2; part++)
@@ -618,6 +620,7 @@ class GPT2 {
         size_t bytes = batch.inputs.size() * sizeof(int);
         CUDA_CHECK(cudaMemcpyAsync(step_inputs_, staged_inputs_, bytes, cudaMemcpyDeviceToDevice, stream()));
         CUDA_CHECK(cudaMemcpyAsync(step_targets_, staged_targets_, bytes, cudaMemcpyDeviceToDevice, stream()));
+        CUDA_CHECK(cudaEventRecord(staged_taken_.get(), stream()));
         staged_sequences_ = 0;
     }
 
@@ -749,7 +752,7 @@ class GPT2 {
     std::vector<float> decode_logits_;
     bool first_micro_step_ = false, last_micro_step_ = true;
     Stream stream_, copy_stream_, comm_stream_;
-    Event staged_ready_, computed_, communicated_;
+    Event staged_ready_, staged_taken_, computed_, communicated_;
     // Of each slot (zero.h): the bucket whose weights it holds, and whether `stream_` has yet to wait for an event
     int resident_[Sharding::kSlots] = {-1, -1, -1, -1};
     bool fetching_[Sharding::kSlots] = {}, sending_[Sharding::kSlots] = {};

@@ -129,7 +129,10 @@ class DeviceArena {
                      1e-9 * static_cast<double>(total), device().name));
         }
         memory_.reset(static_cast<char*>(p));
-        if (zero) CUDA_CHECK(cudaMemset(p, 0, bytes_));
+        if (zero) {
+            CUDA_CHECK(cudaMemset(p, 0, bytes_));
+            CUDA_CHECK(cudaDeviceSynchronize());  // the streams of a model do not wait for it by themselves
+        }
         for (auto& set : views_) set(memory_.get());
     }
     size_t bytes() const { return bytes_; }

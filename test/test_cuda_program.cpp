@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "llmc/error.h"
 #include "program_fixture.h"
 
 namespace {
@@ -94,6 +95,22 @@ TEST_F(CudaProgram, ResumedIsBitIdentical) {
         EXPECT_TRUE(file("whole" + model) == file("cut" + model));
         EXPECT_EQ(losses("whole"), losses("cut"));
         fs::remove_all(dir / "whole"), fs::remove_all(dir / "cut");
+    }
+}
+
+// Compiled for the CPU, the program's threads, streams and copies run in an order drawn from a seed: none of it may
+// show.
+TEST_F(CudaProgram, NoScheduleChangesABit) {
+    for (const Precision& p : kPrecisions) {
+        std::vector<double> want;
+        for (int seed = 1; seed <= 8; seed++) {
+            SCOPED_TRACE(testing::Message() << p.name << ", CUDAHOST_SEED=" << seed);
+            std::string run = std::string("run") + p.name + std::to_string(seed);
+            expect_good(cuda(options(p.name) + "-x 3 -v 3 -o " + run, strf("CUDAHOST_SEED=%d ", seed)));
+            if (seed == 1) want = losses(run);
+            EXPECT_EQ(losses(run), want);
+        }
+        EXPECT_EQ(want.size(), 3u);
     }
 }
 
