@@ -1,16 +1,11 @@
 // Collective operations between the GPUs of a run: NCCL behind the interface of communicator.h.
 //
-//   all_reduce       data (n) = sum over ranks of data
-//   reduce_scatter   out (n) = part `rank` of the sum over ranks of in (size*n)
-//   all_gather       out (size*n) = in (n) of each rank, one behind the other
-//   broadcast        data (n) = data of one rank
-//
 // A call puts the operation into a CUDA stream and returns; a GPU comes to it in the order of its stream, and there
 // waits for the others. Which work comes before and after it is said by streams and events, as with kernels, and a
 // CUDA graph captures it as it does kernels. All ranks issue the operations of a communicator in the same order. With
 // one rank NCCL is not even opened, and an operation does nothing or copies.
 //
-// Bytes that each rank sends, of n elements in all: 2*(size-1)/size*n for all_reduce, half of that for the next two.
+// Each rank sends 2*(size-1)/size of the bytes for all_reduce, half of that for reduce_scatter and all_gather.
 //
 // Nothing hangs: a rank that dies or stays away is found by the group's watch (group.h), which counts the waits below
 // and ends all ranks within --comm-timeout; that also limits the time to connect. What NCCL itself finds (a cable, a
@@ -38,8 +33,9 @@ struct NcclFunctions {
 #ifdef CUDAHOST  // the tests on the CPU link functions of these names
 #define NCCL_FUNCTION(name) decltype(&::name) name = &::name
 #else
-    void* library = open_library("NCCL, which several GPUs need,", "libnccl.so", {NCCL_MAJOR},
-                                 "install NVIDIA's package libnccl2 or pip's nvidia-nccl-cu13, or run one process");
+    void* library =
+        open_library("NCCL", "libnccl.so", {NCCL_MAJOR},
+                     "several GPUs need it: install libnccl2 of NVIDIA's repository or pip's nvidia-nccl-cu13");
 #define NCCL_FUNCTION(name) decltype(&::name) name = find_function<decltype(::name)>(library, #name)
 #endif
     NCCL_FUNCTION(ncclGetErrorString);
@@ -64,9 +60,7 @@ struct NcclFunctions {
         if (last && *last) text += strf("; NCCL says: %s", last);
         while (text.back() == '\n') text.pop_back();
         if (text.find("Duplicate GPU") != std::string::npos)
-            text +=
-                "; start no more ranks on a machine than it has GPUs (to try several on one GPU, give each rank an "
-                "NCCL_HOSTID of its own)";
+            text += "; start no more ranks than GPUs (to try several on one GPU, give each an NCCL_HOSTID of its own)";
         throw Error(text);
     }
 };
@@ -85,6 +79,12 @@ struct NcclDestroy {
     }
 };
 using NcclComm = std::unique_ptr<std::remove_pointer_t<ncclComm_t>, NcclDestroy>;
+
+template <typename X>
+constexpr ncclDataType_t number_type() {
+    static_assert(std::is_same_v<X, float> || std::is_same_v<X, double>);
+    return std::is_same_v<X, double> ? ncclDouble : ncclFloat;
+}
 
 // All ranks of the group, each with the GPU that is current in this thread. Rank 0 draws an id, which says where it
 // listens, too; with it the others find it.
@@ -109,12 +109,11 @@ inline NcclComm nccl_split(const NcclComm& all, Group& group, int color, int key
 #else  // no nccl.h: a program for one GPU
 
 using NcclComm = std::unique_ptr<char>;
-#define NCCL_CHECK(call) CHECK(false, "an operation of several GPUs, without NCCL")
-inline NcclComm nccl_connect(Group&) {
-    throw Error(
-        "this build has no NCCL, which several GPUs need: install NVIDIA's package libnccl-dev or pip's "
-        "nvidia-nccl-cu13, and run make again");
+inline void no_nccl() {
+    throw Error("this build has no NCCL, which several GPUs need: install libnccl-dev of NVIDIA's and run make again");
 }
+#define NCCL_CHECK(call) no_nccl()
+inline NcclComm nccl_connect(Group&) { return no_nccl(), nullptr; }
 inline NcclComm nccl_split(const NcclComm&, Group&, int, int) { return nullptr; }
 #endif
 
@@ -140,18 +139,13 @@ class NcclCommunicator {
     // data (n) = sum over all ranks. X: float, double.
     template <typename X>
     void all_reduce([[maybe_unused]] X* data, [[maybe_unused]] size_t n, [[maybe_unused]] cudaStream_t stream) {
-        static_assert(std::is_same_v<X, float> || std::is_same_v<X, double>);
-        if (size_ == 1) return;
-        NCCL_CHECK(ncclAllReduce(data, data, n, std::is_same_v<X, double> ? ncclDouble : ncclFloat, ncclSum,
-                                 comm_.get(), stream));
+        if (size_ > 1) NCCL_CHECK(ncclAllReduce(data, data, n, number_type<X>(), ncclSum, comm_.get(), stream));
     }
     // out (n) = part `rank()` of the sum over all ranks of in (size() * n); out may be that part of in.
     template <typename X>
     void reduce_scatter(X* out, const X* in, size_t n, cudaStream_t stream) {
-        static_assert(std::is_same_v<X, float> || std::is_same_v<X, double>);
         if (size_ == 1) return copy(out, in, n * sizeof(X), stream);
-        NCCL_CHECK(ncclReduceScatter(in, out, n, std::is_same_v<X, double> ? ncclDouble : ncclFloat, ncclSum,
-                                     comm_.get(), stream));
+        NCCL_CHECK(ncclReduceScatter(in, out, n, number_type<X>(), ncclSum, comm_.get(), stream));
     }
     // out (size() * n) = what each rank gave as in (n), by rank; in may be its own place in out. X: any plain type.
     template <typename X>
@@ -164,8 +158,7 @@ class NcclCommunicator {
     void broadcast([[maybe_unused]] X* data, [[maybe_unused]] size_t n, [[maybe_unused]] int root,
                    [[maybe_unused]] cudaStream_t stream) {
         static_assert(std::is_trivially_copyable_v<X>);
-        if (size_ == 1) return;
-        NCCL_CHECK(ncclBroadcast(data, data, n * sizeof(X), ncclInt8, root, comm_.get(), stream));
+        if (size_ > 1) NCCL_CHECK(ncclBroadcast(data, data, n * sizeof(X), ncclInt8, root, comm_.get(), stream));
     }
     // What comes after it in the stream begins when all ranks' streams have come to it.
     void barrier(cudaStream_t stream) {

@@ -65,8 +65,8 @@ void check_device_range(const void* p, size_t bytes, const char* what);
 // Work of a stream, or of the graph that it captures.
 cudaError_t enqueue_work(cudaStream_t stream, std::function<void()> work);
 // A collective operation: transfer(), which waits for other processes, then land(). The first is done at once with all
-// that it comes after, or at once where a graph that has it is launched: processes then wait for each other in the order
-// of their calls, whatever their schedules are. The second is work of the stream, done as late as any.
+// that it comes after, or at once where a graph that has it is launched: processes then wait for each other in the
+// order of their calls, whatever their schedules are. The second is work of the stream, done as late as any.
 cudaError_t enqueue_collective(cudaStream_t stream, std::function<void()> transfer, std::function<void()> land);
 // They step over guards.
 void copy_memory(void* to, const void* from, size_t bytes);

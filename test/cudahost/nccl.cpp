@@ -201,7 +201,7 @@ ncclResult_t ncclCommInitRank(ncclComm_t* comm, int size, ncclUniqueId, int rank
     return ncclSuccess;
 #else
     (void)comm, (void)size, (void)rank;
-    return failed(ncclInvalidUsage, "this build for the CPU has no MPI (package libopenmpi-dev)");
+    return failed(ncclInvalidUsage, "this build has no MPI (package libopenmpi-dev)");
 #endif
 }
 ncclResult_t ncclCommSplit([[maybe_unused]] ncclComm_t comm, [[maybe_unused]] int color, [[maybe_unused]] int key,
