@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-commands=(g++ make git curl clang-format)
+commands=(g++ make git curl clang-format openmpi-bin libopenmpi-dev)  # Open MPI looks for itself in /usr: not for .deps/
 libraries=(libcli11-dev nlohmann-json3-dev libdnnl-dev libgtest-dev libpcre2-dev libboost-context-dev)
 required=" g++ make git curl libcli11-dev nlohmann-json3-dev "
 header() {  # the file by which a library is known
@@ -41,6 +41,8 @@ is_there() {
     local name include
     case $1 in
         g++ | make | git | curl | clang-format) command -v "$1" >/dev/null; return ;;
+        openmpi-bin) command -v mpirun >/dev/null; return ;;
+        libopenmpi-dev) command -v mpicc >/dev/null; return ;;  # another MPI will do
     esac
     name=$(header "$1")
     if [ -n "$name" ]; then
