@@ -90,6 +90,16 @@ trap stop INT TERM HUP USR1
 [ "$(id -u)" != 0 ] || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 # as in containers
 [ -t 1 ] || export TERM=dumb                                                          # no progress line
 
+# Of a rank that dies while it starts, mpirun may wait for ever: 30 seconds after an error it is ended.
+watch() {
+    until grep -qE '(^|: )error: |Primary job|noticed that process' "$said"; do sleep 2; done
+    sleep 30
+    say "mpirun does not end by itself"
+    kill -TERM "$1"
+    sleep 5
+    kill -KILL "$1"
+} 2>/dev/null
+
 [ -z "$hostfile" ] || { cp "$hostfile" "$hosts" && mpi+=(--hostfile "$hosts"); }
 drop_silent_hosts() {
     local host rest slots=0 n alive
@@ -115,6 +125,8 @@ for ((start = 0; ; start++)); do
     say "start $((start + 1)) on $ranks ranks, $([ "$before" -lt 0 ] && echo "no checkpoint yet" || echo "from step $before")"
     mpirun -np "$ranks" "${mpi[@]}" "${command[@]}" "${again[@]}" </dev/null 2> >(tee -a "$log" "$said" >&2) &
     job=$!
+    watch "$job" &
+    watcher=$!
     while :; do # wait returns early when a signal comes
         signalled=0
         wait "$job"
@@ -122,6 +134,7 @@ for ((start = 0; ; start++)); do
         ((signalled)) || break
     done
     job=''
+    kill -- "-$watcher" 2>/dev/null
     sleep 0.1 # tee
     step=$(newest_step)
     [ "$code" -ne 0 ] || { say "done, after $start restarts" && exit 0; }

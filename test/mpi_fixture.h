@@ -1,0 +1,87 @@
+// A program that is started with several ranks by mpirun; skipped where there is no mpirun or the build has no MPI.
+#pragma once
+#include <map>
+#include <vector>
+
+#include "program_fixture.h"
+
+// The programs under test: the CPU program, and the CUDA program on a machine with GPUs or compiled for the CPU.
+struct Which {
+    const char *name, *variable, *path, *options;
+};
+inline std::vector<Which> programs_under_test() {
+    std::vector<Which> all = {{"Cpu", "TRAIN_GPT2", "train_gpt2", ""}};
+    // test_cuda_program.cpp says where it is missing
+    if (getenv("TRAIN_GPT2CU")) all.push_back({"Cuda", "TRAIN_GPT2CU", "train_gpt2cu", "-f 0 "});
+    return all;
+}
+
+class MpiProgram : public Program, public testing::WithParamInterface<Which> {
+  protected:
+    void SetUp() override {
+        const Which& w = GetParam();
+        std::string why = why_not(w);
+        if (!why.empty()) GTEST_SKIP() << why;
+        Program::SetUp();
+    }
+
+    // Why this program cannot run with two ranks; "" if it can. Tried once.
+    static std::string why_not(const Which& w) {
+        static std::map<std::string, std::string> known;
+        auto [entry, is_new] = known.try_emplace(w.name);
+        if (!is_new) return entry->second;
+        std::string& why = entry->second;
+        if (run_shell("command -v mpirun").exit_code != 0)
+            why = "there is no mpirun (packages libopenmpi-dev and openmpi-bin; dev/setup.sh installs them)";
+        if (!why.empty()) return why;
+        CommandResult r =
+            run_shell(before(2) + program_path(w.variable, w.path) + " " + small(w) + "-x 1 -o probe", workshop());
+        std::error_code ignored;
+        fs::remove_all(workshop() + "/probe", ignored);
+        if (r.err.find("this build has no MPI") != std::string::npos) why = "this build has no MPI";
+        return why;  // anything else is for the tests to find
+    }
+
+    // mpirun's own settings: as root, with more ranks than cores; nothing runs longer than `limit` seconds.
+    static std::string environment(int limit = 100) {
+        return "export TERM=dumb OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
+               "OMPI_MCA_rmaps_base_oversubscribe=1 ASAN_OPTIONS=detect_leaks=0${ASAN_OPTIONS:+:$ASAN_OPTIONS}; "
+               "timeout -k 5 " +
+               std::to_string(limit) + " ";
+    }
+    static std::string before(int ranks) {
+        return environment() + (ranks > 1 ? "mpirun -np " + std::to_string(ranks) + " " : "");
+    }
+    std::string program() const { return program_path(GetParam().variable, GetParam().path) + " "; }
+    CommandResult start(int ranks, const std::string& arguments) {
+        return run_shell(before(ranks) + program() + arguments, dir.path);
+    }
+    // 30 steps of 7 sequences, with dropout; validation over the whole validation set.
+    static std::string small(const Which& w) {
+        return w.options + std::string(
+                               "-i data/t/train_000000.bin -j data/t/val_000000.bin -e L2:H2:C32:T16 -d 112 "
+                               "-x 30 -v 15 -m 1000 -l 3e-4 --dropout 0.1 --precision fp32 ");
+    }
+    static std::string small() { return small(GetParam()); }
+
+    // What log.jsonl says of `key`, as text: equal text is equal bits.
+    std::vector<std::string> logged(const std::string& run, const std::string& key) const {
+        std::string log = file(run + "/log.jsonl"), quoted = "\"" + key + "\":";
+        std::vector<std::string> all;
+        for (size_t at = log.find(quoted); at != std::string::npos; at = log.find(quoted, at + 1)) {
+            size_t begin = at + quoted.size();
+            all.push_back(log.substr(begin, log.find_first_of(",}", begin) - begin));
+        }
+        return all;
+    }
+    void expect_same_losses(const std::string& run, const std::string& reference, double tolerance = 1e-5) {
+        for (const char* key : {"loss", "val_loss"}) {
+            std::vector<std::string> got = logged(run, key), want = logged(reference, key);
+            ASSERT_EQ(got.size(), want.size()) << run << " " << key;
+            for (size_t i = 0; i < want.size(); i++)
+                EXPECT_NEAR(std::stod(got[i]) / std::stod(want[i]), 1.0, tolerance)
+                    << run << ", " << key << " " << i + 1 << ": " << got[i] << ", " << want[i];
+        }
+    }
+    void expect_good(const CommandResult& r) { ASSERT_EQ(r.exit_code, 0) << r.out << r.err; }
+};
