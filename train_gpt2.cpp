@@ -378,6 +378,7 @@ class GPT2 {
     }
 
     static double available_memory() { return available_host_memory(); }
+    static std::string health() { return ""; }
     double peak_flops() const { return 0; }  // not known for a CPU: no utilisation in the log
 
     const ModelConfig& config() const { return m_; }

@@ -531,6 +531,7 @@ class GPT2 {
         CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total));
         return static_cast<double>(free_bytes);
     }
+    static std::string health() { return device_health(); }
     double peak_flops() const { return device_peak_flops(std::is_same_v<X, bf16>); }
 
     const ModelConfig& config() const { return m_; }

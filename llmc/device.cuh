@@ -3,6 +3,7 @@
 #include <cctype>
 #include <cstring>
 #include "llmc/cuda_common.cuh"
+#include "llmc/dynamic_library.h"
 #include "llmc/matmul_cublaslt.cuh"
 #include "llmc/options.h"
 
@@ -130,4 +131,34 @@ inline double device_peak_flops(bool bf16) {
             return 1e12 * sheet.tflops * (bf16 ? 1 : 0.5);  // TF32 runs at half the rate of bf16 on all of these
         }
     return 0;
+}
+
+// "1980 MHz, 512 W, 63 C": the GPU at this moment, by the driver's management library (NVML); what it does not tell is
+// left out.
+inline std::string device_health() {
+    struct Nvml {  // the functions of nvml.h, which not every toolkit brings
+        void* library = open_library("The GPU's management library", "libnvidia-ml.so", {1},
+                                     "it comes with the driver; or leave out --gpu-log-every");
+        int (*init)() = find_function<int()>(library, "nvmlInit_v2");
+        int (*handle)(const char*,
+                      void**) = find_function<int(const char*, void**)>(library, "nvmlDeviceGetHandleByPciBusId_v2");
+        int (*clock)(void*, int, unsigned*) = find_function<int(void*, int, unsigned*)>(library,
+                                                                                        "nvmlDeviceGetClockInfo");
+        int (*power)(void*, unsigned*) = find_function<int(void*, unsigned*)>(library, "nvmlDeviceGetPowerUsage");
+        int (*temperature)(void*, int,
+                           unsigned*) = find_function<int(void*, int, unsigned*)>(library, "nvmlDeviceGetTemperature");
+        void* device = nullptr;
+        Nvml() {
+            char bus[32] = "";
+            CUDA_CHECK(cudaDeviceGetPCIBusId(bus, sizeof bus, ::device().id));
+            if (init() != 0 || handle(bus, &device) != 0) device = nullptr;
+        }
+    };
+    static const Nvml nvml;
+    unsigned value = 0;
+    std::string text;
+    if (nvml.device && nvml.clock(nvml.device, 1, &value) == 0) text += strf(", %u MHz", value);
+    if (nvml.device && nvml.power(nvml.device, &value) == 0) text += strf(", %.0f W", value / 1e3);
+    if (nvml.device && nvml.temperature(nvml.device, 0, &value) == 0) text += strf(", %u C", value);
+    return text.empty() ? "nothing is known" : text.substr(2);
 }

@@ -255,6 +255,8 @@ class Trainer {
         // Every step is in log.jsonl; for the eye the first ten and then about two hundred lines.
         if (step < 10 || (step + 1) % std::max<int64_t>(1, o.max_steps / 200) == 0 || s.skip)
             log.print_step(e, o.max_steps);
+        if (o.gpu_log_every > 0 && (step + 1) % o.gpu_log_every == 0)
+            if (std::string health = model.health(); !health.empty()) log.print("GPU: " + health);
         double left = timer.mean * static_cast<double>(o.max_steps - step - 1);
         log.progress(strf("step %lld/%lld, loss %.3f", static_cast<long long>(step + 1),
                           static_cast<long long>(o.max_steps), static_cast<double>(s.loss)),
