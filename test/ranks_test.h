@@ -54,8 +54,9 @@ inline void in_rank(const std::function<void(Group&)>& body) {
         body(*group);
     } catch (const Error& e) {
         if (group) group->fail(e.what());
-        if (group && group->rank() > 0) sleep_seconds(3);  // rank 0 says it, and ends this one
-        else fprintf(stderr, "error: %s\n", e.what());
+        if (group) sleep_seconds(group->rank() > 0 ? 3 : 0.2);
+        // of the other ranks rank 0 says it, and ends them
+        if (!group || group->rank() == 0) fprintf(stderr, "error: %s\n", e.what());
         fflush(nullptr);
         _exit(e.exit_code);
     }
@@ -172,6 +173,8 @@ inline std::unique_ptr<RankProcess> start_mpirun(int world, RankProcess::Variabl
         variables[name] = "1";
     variables["OMPI_MCA_hwloc_base_binding_policy"] = "none";
     variables["OMPI_MCA_btl_vader_single_copy_mechanism"] = "none";  // containers forbid it
+    const char* sanitizer = getenv("ASAN_OPTIONS");
+    variables["ASAN_OPTIONS"] = std::string(sanitizer ? sanitizer : "") + ":detect_leaks=0";  // MPI leaves much behind
     variables["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe";
     return std::make_unique<RankProcess>(
         variables, std::vector<std::string>{"mpirun", "-np", std::to_string(world), own_program(), own_filter()});
