@@ -96,6 +96,10 @@ void HostStream::clear_times() {
 
 // ---- MPI ----
 
+static void copy(void* out, const void* in, size_t bytes) {
+    if (bytes > 0) memmove(out, in, bytes);  // nothing may be at no address
+}
+
 #ifdef USE_MPI
 #define OMPI_SKIP_MPICXX 1  // the C interface alone
 #define MPICH_SKIP_MPICXX 1
@@ -176,7 +180,7 @@ int64_t Communicator::all_reduce_numbers(void* data, size_t n, bool is_double, H
 }
 int64_t Communicator::reduce_scatter_numbers(void* out, const void* in, size_t n, bool is_double, HostStream& stream) {
     size_t bytes = n * (is_double ? sizeof(double) : sizeof(float));
-    if (size() == 1) return memmove(out, in, bytes), 0;
+    if (size() == 1) return copy(out, in, bytes), 0;
     const void* own = static_cast<const char*>(in) + static_cast<size_t>(rank()) * bytes;
     // MPI's in-place form would leave the result at the start of `in`: it goes through a buffer instead.
     auto buffer = std::make_shared<std::vector<char>>(out == own ? bytes : 0);
@@ -188,7 +192,7 @@ int64_t Communicator::reduce_scatter_numbers(void* out, const void* in, size_t n
     return out == own ? stream.add([=] { memcpy(out, buffer->data(), bytes); }) : ticket;
 }
 int64_t Communicator::all_gather_bytes(void* out, const void* in, size_t bytes, HostStream& stream) {
-    if (size() == 1) return memmove(out, in, bytes), 0;
+    if (size() == 1) return copy(out, in, bytes), 0;
     bool in_place = static_cast<char*>(out) + static_cast<size_t>(rank()) * bytes == in;
     return state_->run(stream, bytes, [=, comm = state_->comm](MPI_Request* request) {
         MPI_CHECK(MPI_Iallgather(in_place ? MPI_IN_PLACE : in, in_place ? 0 : static_cast<int>(bytes), MPI_BYTE, out,
@@ -232,10 +236,10 @@ Communicator::Communicator(Group& group) : state_(std::make_shared<State>()) {
 Communicator Communicator::split(int, int) const { return Communicator(state_); }
 int64_t Communicator::all_reduce_numbers(void*, size_t, bool, HostStream&) { return 0; }
 int64_t Communicator::reduce_scatter_numbers(void* out, const void* in, size_t n, bool is_double, HostStream&) {
-    return memmove(out, in, n * (is_double ? sizeof(double) : sizeof(float))), 0;
+    return copy(out, in, n * (is_double ? sizeof(double) : sizeof(float))), 0;
 }
 int64_t Communicator::all_gather_bytes(void* out, const void* in, size_t bytes, HostStream&) {
-    return memmove(out, in, bytes), 0;
+    return copy(out, in, bytes), 0;
 }
 int64_t Communicator::broadcast_bytes(void*, size_t, int, HostStream&) { return 0; }
 int64_t Communicator::barrier(HostStream&) { return 0; }

@@ -31,7 +31,7 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 struct Socket {
     int fd = -1;
-    std::timed_mutex write_mutex;
+    std::mutex write_mutex;
     explicit Socket(int descriptor) : fd(descriptor) {}
     ~Socket() {
         if (fd >= 0) close(fd);
@@ -40,13 +40,15 @@ struct Socket {
 
     // A message: type, length, bytes. False: the other end is gone.
     bool send_message(uint32_t type, const std::string& bytes) {
-        std::lock_guard<std::timed_mutex> lock(write_mutex);
+        std::lock_guard<std::mutex> lock(write_mutex);
         std::string all = message(type, bytes);
         return send_all(all.data(), all.size());
     }
     // The same, but it waits for no more than `seconds`, even if the other end reads nothing. For short messages.
     void send_if_possible(uint32_t type, const std::string& bytes, double seconds) {
-        std::unique_lock<std::timed_mutex> lock(write_mutex, std::chrono::duration<double>(seconds));
+        std::unique_lock<std::mutex> lock(write_mutex, std::try_to_lock);
+        for (double end = now() + seconds; !lock && now() < end; (void)lock.try_lock())
+            std::this_thread::sleep_for(std::chrono::milliseconds(10));
         if (!lock) return;
         std::string all = message(type, bytes);
         ssize_t sent = send(fd, all.data(), all.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
