@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can show, in one command and eight minutes: builds for this machine's GPU, runs the tests of
-# the CUDA layers, trains 124M against losses that the CPU program recorded, runs compute-sanitizer, measures speed, and
+# the CUDA layers, trains 124M against losses that the CPU program recorded, two ranks against one, runs compute-sanitizer, measures speed, and
 # compares with PyTorch. The machine needs an NVIDIA GPU, nvcc (toolkit or pip's packages), g++, make and python3; no network,
 # no git history. What else the build needs is packed beforehand, elsewhere, by `make gpu_pack`.
 #

@@ -23,8 +23,8 @@ HERE = "dev/gpu_check"
 WORK = "build/gpu_check"  # scratch: shards, runs
 LOSSES = HERE + "/cpu_losses.json"
 # Part: (seconds kept for it while the parts before it run, the most it may take)
-TIMES = {"environment": (5, 20), "build": (120, 200), "tests": (45, 120), "training": (60, 110), "sanitizer": (45, 80),
-         "speed": (85, 150), "pytorch": (60, 118)}
+TIMES = {"environment": (5, 20), "build": (120, 200), "tests": (45, 120), "training": (60, 110), "ranks": (30, 60),
+         "sanitizer": (45, 80), "speed": (85, 150), "pytorch": (60, 118)}
 FP32_TOLERANCE, BF16_TOLERANCE = 1e-4, 2e-2
 # The 124M run that is compared with the CPU program: two micro-steps of two sequences.
 STEPS, SEQUENCE, MICRO_BATCH, TOKENS = 10, 64, 2, 256
@@ -346,11 +346,11 @@ def steps_of(directory):
 
 
 def train(program, name, data, options, limit, fresh=True):
-    """One run of a program; (result, its steps)."""
+    """One run of a program, or of a list of words that starts it; (result, its steps)."""
     output = f"{WORK}/runs/{name}"
     if fresh:
         shutil.rmtree(output, ignore_errors=True)
-    r = run([program, "train", "-i", f"{WORK}/{data}/train_000000.bin", "-j", f"{WORK}/{data}/train_000000.bin", "-v", "0",
+    r = run([*([program] if isinstance(program, str) else program), "train", "-i", f"{WORK}/{data}/train_000000.bin", "-j", f"{WORK}/{data}/train_000000.bin", "-v", "0",
              "-o", output, "--lr-schedule", "constant", *options], limit)
     return r, steps_of(output)
 
@@ -443,6 +443,43 @@ def resume(part):
                 part.check(name, NOT_RUN if bad.timed_out else FAILED, bad.why())
             else:
                 part.check(name, *compare({s: v for s, v in expected.items() if s > 4}, steps, tolerance))
+
+
+# Two ranks as torchrun would start them, both on GPU 0; NCCL allows that where each says that it is on a host of its own.
+TWO_RANKS = """for r in 0 1; do
+    RANK=$r WORLD_SIZE=2 LOCAL_RANK=$r LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29513 \\
+        NCCL_HOSTID=rank$r NCCL_SOCKET_IFNAME=lo "$@" &
+done
+status=0
+wait -n || status=$?
+wait -n || status=$?
+exit $status"""
+
+
+def ranks(part):
+    """Two ranks on the one GPU have the losses of one: correctness, not overlap."""
+    paths = there(part, "two ranks on one GPU", "train_gpt2cu")
+    if not paths:
+        return
+    make_data()
+    start = (["mpirun", "--allow-run-as-root", "--oversubscribe", "-x", "NCCL_HOSTID=1", "-np", "2"] if O.dry else
+             ["bash", "-c", TWO_RANKS, "two_ranks"])
+    for precision, tolerance in (("fp32", 1e-5), ("bf16", BF16_TOLERANCE)):
+        base = ["-e", "L2:H2:C64:T64", "-b", "2", "-d", "512", "-x", "6", "--precision", precision, "--no-tf32",
+                "--comm-timeout", "30"]
+        one, expected = train(paths[0], "one_rank", "tiny", base, part.left())
+        for stage in range(4):
+            name = f"two ranks on one GPU, ZeRO stage {stage}, {precision}"
+            if part.left() < 5:
+                part.check(name, NOT_RUN, "no time left")
+                continue
+            two, steps = train([*start, paths[0]], "two_ranks", "tiny", base + ["-z", str(stage)], part.left())
+            bad = next((r for r in (one, two) if r.code != 0 or r.timed_out), None)
+            if bad:
+                missing = "NCCL" in bad.text and "is missing" in bad.text
+                part.check(name, NOT_RUN if bad.timed_out or missing else FAILED, bad.why())
+            else:
+                part.check(name, *compare(expected, steps, tolerance))
 
 
 # ---- 4: compute-sanitizer ----
@@ -659,7 +696,7 @@ def main():
     log = open(O.output + "/log.txt", "w")
     print(f"report: {O.output}/report.md", flush=True)
     parts = []
-    work = {"environment": environment, "build": build, "tests": tests, "training": training, "sanitizer": sanitizer,
+    work = {"environment": environment, "build": build, "tests": tests, "training": training, "ranks": ranks, "sanitizer": sanitizer,
             "speed": speed, "pytorch": pytorch}
     short = min(1.0, 60 * O.minutes / sum(TIMES[p][0] for p in wanted))  # --minutes smaller than what is kept for the parts
     long = max(1.0, O.minutes / 8)  # a slow machine was given more
