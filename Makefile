@@ -67,7 +67,7 @@ ifdef BUILDING
   $(if $(filter old_compiler,$(FOUND)),$(error $(CXX) is too old: C++20 needs g++ 11 or newer (make CXX=g++-12)))
   $(call require,CLI11,CLI11,libcli11-dev)
   $(call require,nlohmann_json,nlohmann-json,nlohmann-json3-dev)
-  ifneq ($(filter test test_asan test_cuda check_cuda check_programs build/test/% build-asan/test/%,$(MAKECMDGOALS)),)
+  ifneq ($(filter test test_asan test_cuda check_cuda check_programs test_failure build/test/% build-asan/test/%,$(MAKECMDGOALS)),)
     $(call require,gtest,GoogleTest,libgtest-dev)
   endif
 
@@ -129,7 +129,8 @@ $(BIN)tokenize: $(B)/data/tokenize.o $(B)/data/bpe_trainer.o $(LIB)
 $(B)/test/run_tests: LDLIBS += -lgtest -lgtest_main $(if $(call have,libpcre2-8),-lpcre2-8)
 $(B)/test/run_tests: $(TEST_OBJ) $(B)/data/bpe_trainer.o $(LIB)
 $(B)/bench_cpu: $(B)/dev/bench/bench_cpu.o $(LIB)
-$(PROGRAMS) $(B)/test/run_tests $(B)/bench_cpu:
+$(B)/bench_comm: $(B)/dev/bench/bench_comm.o $(LIB)
+$(PROGRAMS) $(B)/test/run_tests $(B)/bench_cpu $(B)/bench_comm:
 	@mkdir -p $(@D)
 	@echo "  link     $@"
 	$(Q)$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
@@ -366,6 +367,13 @@ gpu_check_losses: train_gpt2  ## dev/gpu_check/cpu_losses.json: the losses that 
 
 bench_tokenizer: tokenize  ## speed of the tokenizer
 	bash dev/bench/bench_tokenizer.sh
+
+# ---- ranks -------------------------------------------------------------------------------------------------------------
+.PHONY: test_failure bench_comm
+test_failure: train_gpt2 tokenize $(B)/test/run_tests  ## twenty ranks killed under dev/run.sh; `make test` kills four
+	TEST_FAILURE=1 TRAIN_GPT2=$(CURDIR)/train_gpt2 TOKENIZE=$(CURDIR)/tokenize $(B)/test/run_tests --gtest_filter='*Failure.*'
+bench_comm: $(B)/bench_comm  ## share of a step that is communication which nothing hides, for 1, 2 and 4 ranks
+	@bash dev/bench/bench_comm.sh $(B)/bench_comm
 
 # ---- data and runs -----------------------------------------------------------------------------------------------------
 .PHONY: data tinystories fineweb fineweb_edu hellaswag gpt2 quickstart setup
