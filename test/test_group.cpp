@@ -267,10 +267,10 @@ TEST(Group, AnOrderlyEndIsNoDeath) {
         return in_rank([](Group& group) {
             say_ready(group);
             int last = std::stoi(test_argument("TEST_LAST"));
-            sleep_seconds(group.rank() == last ? 1.5 : 0.2 * group.rank());
+            sleep_seconds(group.rank() == last ? 2.6 : 0.2 * group.rank());
         });
     for (const char* last : {"0", "2"}) {
-        auto ranks = start_ranks(3, {{"TEST_LAST", last}, {"TEST_TIMEOUT_S", "1"}});
+        auto ranks = start_ranks(3, {{"TEST_LAST", last}, {"TEST_TIMEOUT_S", "2"}});
         for (auto& rank : ranks) {
             EXPECT_EQ(rank->wait(30), 0);
             EXPECT_EQ(rank->err(), "");
@@ -298,7 +298,7 @@ TEST(Group, ARankThatIsKilledIsNamedAtOnce) {
         auto ranks = start_ranks(4);
         wait_until_ready(ranks);
         ranks[static_cast<size_t>(victim)]->signal(SIGKILL);
-        expect_all_end(ranks, 3, {"rank " + std::to_string(victim) + " (on ", " died", "--resume"}, victim);
+        expect_all_end(ranks, 5, {"rank " + std::to_string(victim) + " (on ", " died", "--resume"}, victim);
         EXPECT_EQ(ranks[static_cast<size_t>(victim)]->wait(1), 128 + SIGKILL);
     }
 }
@@ -311,14 +311,14 @@ TEST(Group, ARankThatHangsIsNamedInTime) {
         });
     for (auto [victim, bytes] : {std::pair{0, "3"}, std::pair{1, "3"}, std::pair{1, "20000000"}}) {
         SCOPED_TRACE(bytes);
-        auto ranks = start_ranks(3, {{"TEST_TIMEOUT_S", "2"}, {"TEST_BYTES", bytes}});
+        auto ranks = start_ranks(3, {{"TEST_TIMEOUT_S", "3"}, {"TEST_BYTES", bytes}});
         wait_until_ready(ranks);
         sleep_seconds(0.3);
         ranks[static_cast<size_t>(victim)]->signal(SIGSTOP);
-        expect_all_end(ranks, 8, {"rank " + std::to_string(victim) + " (on ", "nothing was heard of it for 2 s"},
+        expect_all_end(ranks, 12, {"rank " + std::to_string(victim) + " (on ", "nothing was heard of it for 3 s"},
                        victim);
         ranks[static_cast<size_t>(victim)]->signal(SIGCONT);  // it finds that it is alone
-        EXPECT_EQ(ranks[static_cast<size_t>(victim)]->wait(5), 1);
+        EXPECT_EQ(ranks[static_cast<size_t>(victim)]->wait(8), 1);
     }
 }
 TEST(Group, ARankThatStallsIsNamedInTime) {
