@@ -98,23 +98,16 @@ inline NcclComm nccl_connect(Group& group) {
     group.end_wait();
     return NcclComm(comm);
 }
-inline NcclComm nccl_split(const NcclComm& all, Group& group, int color, int key) {
-    ncclComm_t comm = nullptr;
-    group.begin_wait();
-    NCCL_CHECK(ncclCommSplit(all.get(), color, key, &comm, nullptr));
-    group.end_wait();
-    return NcclComm(comm);
-}
 
 #else  // no nccl.h: a program for one GPU
 
+using ncclComm_t = char*;
 using NcclComm = std::unique_ptr<char>;
 inline void no_nccl() {
     throw Error("this build has no NCCL, which several GPUs need: install libnccl-dev of NVIDIA's and run make again");
 }
 #define NCCL_CHECK(call) no_nccl()
 inline NcclComm nccl_connect(Group&) { return no_nccl(), nullptr; }
-inline NcclComm nccl_split(const NcclComm&, Group&, int, int) { return nullptr; }
 #endif
 
 // ---- the communicator ----
@@ -129,10 +122,15 @@ class NcclCommunicator {
     int size() const { return size_; }
 
     // The ranks that give the same `color` (0 or more), ordered by `key`. All ranks call it.
-    NcclCommunicator split(int color, int key) const {
+    NcclCommunicator split([[maybe_unused]] int color, [[maybe_unused]] int key) const {
         NcclCommunicator part;
         part.group_ = group_;
-        if (size_ > 1) part.own(nccl_split(comm_, *group_, color, key));
+        if (size_ == 1) return part;
+        ncclComm_t comm = nullptr;
+        group_->begin_wait();
+        NCCL_CHECK(ncclCommSplit(comm_.get(), color, key, &comm, nullptr));
+        group_->end_wait();
+        part.own(NcclComm(comm));
         return part;
     }
 

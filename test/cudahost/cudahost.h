@@ -3,8 +3,8 @@
 // How it works
 //   Sources     A few lines of awk (filter.awk) rewrite `__shared__` arrays; this header, which the Makefile includes
 //               before everything else (-include), supplies the rest: __global__, threadIdx, __syncthreads(), shuffles,
-//               atomics. NVIDIA's own headers supply types and declarations; runtime.cpp, cublaslt.cpp and nccl.cpp define
-//               the functions. include/llmc/ptx.cuh takes the place of llmc/ptx.cuh.
+//               atomics. NVIDIA's own headers supply types and declarations; runtime.cpp, cublaslt.cpp and nccl.cpp
+//               define the functions. include/llmc/ptx.cuh takes the place of llmc/ptx.cuh.
 //   Threads     Each thread of a block is a fibre: a stack of its own, switched by hand (scheduler.cpp). One runs at a
 //               time, until it comes to a barrier or to a collective of its warp (shuffle, ballot, mma), where it waits
 //               for the others. Which one runs next is drawn from a seed, and so is the order of the blocks. A kernel
