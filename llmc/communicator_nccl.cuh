@@ -169,6 +169,7 @@ class NcclCommunicator {
         group_->begin_wait();
         cudaError_t state;
         while ((state = cudaStreamQuery(stream)) == cudaErrorNotReady) {
+            cudaGetLastError();  // "not ready" counts as an error, which CUB would report at its next call
             check_async();
             std::this_thread::sleep_for(std::chrono::microseconds(20));
         }
