@@ -183,7 +183,7 @@ TEST_P(Failure, CommandLinesThatCannotWorkAreRefused) {
     refused("-np 2" + train, "run has a run already");
 }
 
-INSTANTIATE_TEST_SUITE_P(Programs, Failure, testing::ValuesIn(programs_under_test()),
+INSTANTIATE_TEST_SUITE_P(Programs, Failure, testing::Values(programs_under_test()[0]),
                          [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
