@@ -991,7 +991,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     stream = resolve(stream);
     if (stream->queue.empty()) return cudaSuccess;
     run_until(stream, stream->queue.front().number);
-    return cudaErrorNotReady;
+    return result(cudaErrorNotReady);
 }
 cudaError_t cudaStreamGetPriority(cudaStream_t stream, int* priority) {
     return *priority = resolve(stream)->priority, cudaSuccess;
@@ -1049,7 +1049,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     if (event->capture) return result(cudaErrorCapturedEvent);
     if (event->done == event->recorded) return cudaSuccess;
     run_until(event->stream, event->stream->queue.front().number);
-    return cudaErrorNotReady;
+    return result(cudaErrorNotReady);
 }
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) {
     if (!start->timing || !end->timing || !start->stream || !end->stream) return result(cudaErrorInvalidResourceHandle);

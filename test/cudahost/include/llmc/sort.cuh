@@ -5,7 +5,10 @@
 #include <vector>
 #include "llmc/cuda_common.cuh"
 
-inline size_t sort_scratch_bytes(int) { return 1; }
+inline size_t sort_scratch_bytes(int) {
+    CUDA_CHECK(cudaGetLastError());  // CUB reports, as its own, an error that an earlier call left behind
+    return 1;
+}
 
 static __global__ void stable_sort_kernel(int* sorted_tokens, int* sorted_rows, const int* tokens, const int* rows,
                                           int N) {
@@ -18,5 +21,6 @@ static __global__ void stable_sort_kernel(int* sorted_tokens, int* sorted_rows, 
 inline void sort_rows_by_token(int* sorted_tokens, int* sorted_rows, const int* tokens, const int* rows, int N,
                                void* scratch, cudaStream_t stream) {
     CHECK(scratch != nullptr, "no scratch memory");
+    CUDA_CHECK(cudaGetLastError());
     launch(stable_sort_kernel, 1, 1, 0, stream, sorted_tokens, sorted_rows, tokens, rows, N);
 }
