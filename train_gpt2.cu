@@ -462,8 +462,9 @@ class GPT2 {
         forward(B, T, false);
         lm_head_and_loss(B * T, false);
         join_communication();
+        wait();  // first: a copy to memory that is not page-locked holds up the host, unseen by the group's watch
         CUDA_CHECK(cudaMemcpyAsync(losses, acts_.losses, n * sizeof(float), cudaMemcpyDeviceToHost, stream()));
-        wait();
+        CUDA_CHECK(cudaStreamSynchronize(stream()));
     }
 
     // Sampling: feeds n more tokens and returns the logits (V) after the last one. `reset` forgets what was fed before.
@@ -484,11 +485,8 @@ class GPT2 {
             else decode_chunk_of(now);
             cache_.used += now, done += now;
         }
-        std::vector<X> logits(static_cast<size_t>(m_.V));
-        CUDA_CHECK(cudaMemcpyAsync(logits.data(), decode_acts_.logits, logits.size() * sizeof(X),
-                                   cudaMemcpyDeviceToHost, stream()));
         wait();
-        decode_logits_.assign(logits.begin(), logits.end());
+        decode_logits_ = download(decode_acts_.logits, m_.V);
         return decode_logits_.data();
     }
     void decode_chunk_of(int n) {
