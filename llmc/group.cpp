@@ -317,20 +317,24 @@ struct Group::Connections {
     // ---- the watch ----
 
     // told: another rank has found it, and rank 0 says it for all.
-    [[noreturn]] void end_program(const std::string& message, bool told = false) {
+    [[noreturn]] void end_program(const std::string& message, int exit_code = 1, bool told = false) {
         if (ending.exchange(true))
             for (;;) pause();  // the main thread ends the program, and says why
-        tell_all(message);
+        tell_all(message, exit_code);
         if (!told) {
             fprintf(stderr, "error: %s; every rank ends, and the newest checkpoint is whole: go on with --resume\n",
                     message.c_str());
             fflush(stderr);
+        } else {
+            // Rank 0 speaks first: when one process has ended, mpirun kills the others.
+            std::this_thread::sleep_for(std::chrono::milliseconds(300));
         }
-        _exit(1);
+        _exit(exit_code);
     }
-    void tell_all(const std::string& message) {
+    void tell_all(const std::string& message, int exit_code) {
+        std::string text = strf("%d %s", exit_code, message.c_str());
         for (Peer& p : peers)
-            if (p.socket && !p.gone) p.socket->send_if_possible(kFailure, message, 1);
+            if (p.socket && !p.gone) p.socket->send_if_possible(kFailure, text, 1);
     }
 
     void watch() {
@@ -367,8 +371,12 @@ struct Group::Connections {
                 p.gone = true;
             } else if (type == kFailure) {
                 // from rank 0: why all end; from another rank: what went wrong there
-                if (is_root()) end_program(name_of(rank) + ": " + text);
-                else end_program(text, true);
+                int exit_code = 1;
+                std::istringstream words(text);
+                words >> exit_code >> std::ws;
+                std::getline(words, text, '\0');
+                if (is_root()) end_program(name_of(rank) + ": " + text, exit_code);
+                else end_program(text, exit_code, true);
             } else if (type == kHeartbeat) {
                 int64_t begun = 0, ended = 0;
                 std::istringstream(text) >> begun >> ended;
@@ -437,12 +445,12 @@ Group::~Group() {
         if (p.socket) p.socket->send_message(kGoodbye, "");
 }
 
-void Group::fail(const std::string& message) {
+void Group::fail(const std::string& message, int exit_code) {
     if (!connections_) return;
     // Rank 0 does not take the others' end, which follows, for deaths; the others are ended by rank 0.
     if (rank() == 0 && connections_->ending.exchange(true))
         for (;;) pause();  // the watcher already ends the program
-    connections_->tell_all(message);
+    connections_->tell_all(message, exit_code);
 }
 
 std::vector<std::string> Group::exchange(const std::string& mine) {

@@ -40,8 +40,8 @@ class Group {
     void begin_wait() { begun_++; }
     void end_wait() { ended_++; }
 
-    // Tells the others why this process ends with an error. They print it and end as well.
-    void fail(const std::string& message);
+    // Tells the others why this process ends with an error. They end with the same exit code.
+    void fail(const std::string& message, int exit_code = 1);
 
   private:
     struct Connections;

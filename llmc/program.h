@@ -135,7 +135,7 @@ int run_program(int argc, char** argv, const ProgramInfo& program) {
         bool several = group && group->world() > 1;
         // What went wrong in all ranks alike, rank 0 says, and that ends this one while it waits.
         if (several && group->rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(1));
-        if (several) group->fail(message);
+        if (several) group->fail(message, code);
         if (several && group->rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(3));  // rank 0 ends us
         else fprintf(stderr, "%s: %s\n", program.name.c_str(), line.c_str());
         if (several) fflush(nullptr), _exit(code);
@@ -160,7 +160,7 @@ int run_program(int argc, char** argv, const ProgramInfo& program) {
             // The others learn why this rank does not take part; where it is alone, or they are not to be met, it ends.
             if (ranks.world == 1 || group) throw;
             group = std::make_unique<Group>(ranks, options.comm_timeout);
-            group->exchange(start_description(e.what()));
+            group->exchange(start_description(e));
             throw;
         }
         if (group->world() > 1) compare_starts(group->exchange(start_description(run, Model<float>::machine())));

@@ -220,14 +220,17 @@ std::string start_description(const Run& run, const std::string& device) {
     j["output"] = run.output, j["checkpoint to resume from"] = run.resume_from, j["step"] = run.state.step;
     return j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
-std::string start_description(const std::string& error) {
-    return nlohmann::json{{"error", error}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+std::string start_description(const Error& error) {
+    return nlohmann::json{{"error", error.what()}, {"exit code", error.exit_code}}.dump(
+        -1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 void compare_starts(const std::vector<std::string>& descriptions) {
     std::vector<nlohmann::json> all;
     for (const std::string& text : descriptions) all.push_back(nlohmann::json::parse(text));
     for (size_t r = 0; r < all.size(); r++)
-        if (all[r].contains("error")) throw Error(strf("rank %zu: %s", r, all[r]["error"].get<std::string>().c_str()));
+        if (all[r].contains("error"))
+            throw Error(strf("rank %zu: %s", r, all[r]["error"].get<std::string>().c_str()),
+                        all[r]["exit code"].get<int>());
     for (size_t r = 1; r < all.size(); r++)
         for (auto& [key, value] : all[0].items())
             if (all[r][key] != value)

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 #include "llmc/checkpoint.h"
+#include "llmc/error.h"
 #include "llmc/log.h"
 #include "llmc/model_files.h"
 #include "llmc/options.h"
@@ -39,7 +40,7 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
 // What this rank is about to do, and `device`, to be compared with the other ranks'; then the comparison: Error names
 // the first rank that differs from rank 0, and in what. A rank that could not prepare gives "error" and why.
 std::string start_description(const Run& run, const std::string& device);
-std::string start_description(const std::string& error);
+std::string start_description(const Error& error);
 void compare_starts(const std::vector<std::string>& descriptions);
 
 // sample and eval: model, vocabulary, and for eval the validation shards.

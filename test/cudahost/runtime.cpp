@@ -678,15 +678,19 @@ const char* cudaGetErrorString(cudaError_t error) {
 
 // ---- device ----
 
-cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
-cudaError_t cudaSetDevice(int device) { return result(device == 0 ? cudaSuccess : cudaErrorInvalidDevice); }
+// Eight alike, so that each of several ranks has one; a process uses one of them.
+constexpr int kDevices = 8;
+cudaError_t cudaGetDeviceCount(int* count) { return *count = kDevices, cudaSuccess; }
+cudaError_t cudaSetDevice(int device) {
+    return result(device >= 0 && device < kDevices ? cudaSuccess : cudaErrorInvalidDevice);
+}
 cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 cudaError_t cudaSetDeviceFlags(unsigned) { return cudaSuccess; }
 cudaError_t cudaInitDevice(int, unsigned, unsigned) { return cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
-    if (device != 0) return result(cudaErrorInvalidDevice);
+    if (device < 0 || device >= kDevices) return result(cudaErrorInvalidDevice);
     std::memset(static_cast<void*>(p), 0, sizeof *p);
     std::strcpy(p->name, "CUDA on the CPU");
     p->major = 9, p->minor = 0;
@@ -705,7 +709,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
     return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
-    if (device != 0) return result(cudaErrorInvalidDevice);
+    if (device < 0 || device >= kDevices) return result(cudaErrorInvalidDevice);
     cudaDeviceProp p;
     cudaGetDeviceProperties(&p, 0);
     switch (attribute) {
