@@ -126,7 +126,7 @@ for ((start = 0; ; start++)); do
     mpirun -np "$ranks" "${mpi[@]}" "${command[@]}" "${again[@]}" </dev/null 2> >(tee -a "$log" "$said" >&2) &
     job=$!
     watch "$job" &
-    watcher=$!
+    watcher=$! && disown "$watcher"
     while :; do # wait returns early when a signal comes
         signalled=0
         wait "$job"
