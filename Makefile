@@ -342,9 +342,10 @@ debug_build: $(DEBUG_TESTS)
 test:  ## everything that runs without a GPU; last line: N passed, N failed[, N skipped]
 	@$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) check_programs
 	@TRAIN_GPT2=$(CURDIR)/$(BIN)train_gpt2 TOKENIZE=$(CURDIR)/$(BIN)tokenize $(CUDA_PROGRAM:%=TRAIN_GPT2CU=$(CURDIR)/%) \
-	    bash dev/run_tests.sh $(B)/test/run_tests $(B)/test/run_cuda_tests
-# train_gpt2.cu compiled for the CPU, where CUDA's headers are there
-CUDA_PROGRAM := $(if $(HOST_MISSING),,$(B)/train_gpt2cu_cpu)
+	    TEST_TIMEOUT=$(or $(TEST_TIMEOUT),1800) bash dev/run_tests.sh $(B)/test/run_tests $(B)/test/run_cuda_tests
+# train_gpt2.cu compiled for the CPU, where CUDA's headers are there; under the sanitizers its kernels alone are tested: whole
+# runs would take too long
+CUDA_PROGRAM := $(if $(HOST_MISSING)$(SANITIZE),,$(B)/train_gpt2cu_cpu)
 check_programs: $(PROGRAMS) $(B)/test/run_tests $(B)/test/run_cuda_tests $(CUDA_PROGRAM)
 
 test_asan:  ## the same tests under AddressSanitizer and UBSan

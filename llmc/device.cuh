@@ -135,7 +135,7 @@ inline double device_peak_flops(bool bf16) {
 
 // "1980 MHz, 512 W, 63 C": the GPU at this moment, by the driver's management library (NVML); what it does not tell is
 // left out.
-inline std::string device_health() {
+inline std::string device_health() try {
     struct Nvml {  // the functions of nvml.h, which not every toolkit brings
         void* library = open_library("The GPU's management library", "libnvidia-ml.so", {1},
                                      "it comes with the driver; or leave out --gpu-log-every");
@@ -161,4 +161,6 @@ inline std::string device_health() {
     if (nvml.device && nvml.power(nvml.device, &value) == 0) text += strf(", %.0f W", value / 1e3);
     if (nvml.device && nvml.temperature(nvml.device, 0, &value) == 0) text += strf(", %u C", value);
     return text.empty() ? "nothing is known" : text.substr(2);
+} catch (const Error& e) {  // no reason to end a run
+    return e.what();
 }

@@ -59,6 +59,19 @@ int sample_command(Run run) {
 }
 
 template <class Model>
+int train_command(Run run, Group& group) {
+    auto trainer = std::make_unique<Trainer<Model>>(std::move(run), group);
+    try {
+        return trainer->train();
+    } catch (...) {
+        // With several ranks nothing is taken down in order, which could wait for ranks that are gone: the program
+        // ends.
+        if (group.world() > 1) (void)trainer.release();
+        throw;
+    }
+}
+
+template <class Model>
 int eval_command(Run run, Group& group) {
     const Options& o = run.options;
     StepOptions inference;
@@ -102,7 +115,7 @@ int run_command(Run run, Group& group) {
     switch (run.options.command) {
         case Command::train:
         case Command::finetune:
-            return Trainer<Model>(std::move(run), group).train();
+            return train_command<Model>(std::move(run), group);
         case Command::sample:
             return sample_command<Model>(std::move(run));
         case Command::eval:
