@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -87,6 +88,20 @@ void delete_checkpoint(const std::string& output, const std::string& dir) {
     if (error) throw Error(strf("cannot delete %s: %s", doomed.c_str(), error.message().c_str()));
 }
 
+// Whether `id` is a running process of this program: numbers are given again, and a dead process may wait for its
+// parent.
+bool is_ours_and_runs(int id) {
+    auto name_and_state = [](const std::string& who) {  // "(train_gpt2) S" of "123 (train_gpt2) S 1 ..."
+        std::ifstream file("/proc/" + who + "/stat");
+        std::string line;
+        std::getline(file, line);
+        size_t open = line.find('('), close = line.rfind(')');
+        return close == std::string::npos ? std::string() : line.substr(open, close + 3 - open);
+    };
+    std::string it = name_and_state(std::to_string(id)), own = name_and_state("self");
+    return !it.empty() && it.back() != 'Z' && it.substr(0, it.size() - 1) == own.substr(0, own.size() - 1);
+}
+
 // Clears up after processes that died while they saved or deleted: .tmp_step_NAME.PID, and step_NAME.old.
 void clear_leftovers(const std::string& output) {
     for (const std::string& name : names_in(output)) {
@@ -95,7 +110,7 @@ void clear_leftovers(const std::string& output) {
             std::string pid = name.substr(name.rfind('.') + 1);
             if (pid.empty() || pid.size() > 9 || pid.find_first_not_of("0123456789") != std::string::npos) continue;
             int id = std::stoi(pid);
-            bool alive = id != getpid() && (kill(id, 0) == 0 || errno != ESRCH);
+            bool alive = id != getpid() && is_ours_and_runs(id);
             std::error_code ignored;  // it only takes room
             if (!alive) fs::remove_all(path, ignored);
         } else if (name.size() > 4 && name.compare(name.size() - 4, 4, ".old") == 0) {

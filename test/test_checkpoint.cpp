@@ -250,11 +250,17 @@ TEST(Checkpoint, LeftoversOfDeadProcessesGo) {
     pid_t dead = fork();
     if (dead == 0) _exit(0);
     waitpid(dead, nullptr, 0);
-    std::string gone = strf(".tmp_step_00000001.%d", dead), living = strf(".tmp_step_00000001.%d", getppid());
-    for (const std::string& name : {gone, living, std::string(".tmp_step_x"), std::string(".tmp_other")})
+    pid_t child = fork();  // a living process of this program
+    if (child == 0)
+        for (;;) pause();
+    std::string another = ".tmp_step_00000001.1";  // a number that has come to belong to another program
+    std::string gone = strf(".tmp_step_00000001.%d", dead), living = strf(".tmp_step_00000001.%d", child);
+    for (const std::string& name : {gone, another, living, std::string(".tmp_step_x"), std::string(".tmp_other")})
         fs::create_directory(dir / name);
     put(dir / gone + "/model.safetensors", "half");
     save(dir.path, 2);
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
     EXPECT_EQ(names_in(dir.path), (std::vector<std::string>{".tmp_other", living, ".tmp_step_x", "step_00000002"}));
 }
 
