@@ -189,7 +189,8 @@ int64_t Communicator::reduce_scatter_numbers(void* out, const void* in, size_t n
         MPI_CHECK(MPI_Ireduce_scatter_block(in, to, static_cast<int>(n), is_double ? MPI_DOUBLE : MPI_FLOAT, MPI_SUM,
                                             comm, request));
     });
-    return out == own ? stream.add([=] { memcpy(out, buffer->data(), bytes); }) : ticket;
+    if (out != own || bytes == 0) return ticket;
+    return stream.add([=] { memcpy(out, buffer->data(), bytes); });
 }
 int64_t Communicator::all_gather_bytes(void* out, const void* in, size_t bytes, HostStream& stream) {
     if (size() == 1) return copy(out, in, bytes), 0;

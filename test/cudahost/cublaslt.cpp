@@ -13,10 +13,12 @@
 
 namespace {
 
+// "As the operation has it"; a value that the enumeration can hold.
+constexpr cudaDataType_t kUnset = static_cast<cudaDataType_t>(63);
+
 struct Operation {
     cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
-    cudaDataType_t scale = CUDA_R_32F, bias_type = static_cast<cudaDataType_t>(-1),
-                   aux_type = static_cast<cudaDataType_t>(-1);
+    cudaDataType_t scale = CUDA_R_32F, bias_type = kUnset, aux_type = kUnset;
     int32_t pointer_mode = CUBLASLT_POINTER_MODE_HOST;
     int32_t transposed_a = CUBLAS_OP_N, transposed_b = CUBLAS_OP_N;
     uint32_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
