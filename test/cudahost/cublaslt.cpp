@@ -130,8 +130,8 @@ cublasStatus_t make_product(Product* p, const Operation& op, const Layout& a, co
         default:
             return CUBLAS_STATUS_NOT_SUPPORTED;
     }
-    if (static_cast<int>(p->bias_type) == -1) p->bias_type = d.type;
-    if (static_cast<int>(p->aux_type) == -1) p->aux_type = d.type;
+    if (p->bias_type == kUnset) p->bias_type = d.type;
+    if (p->aux_type == kUnset) p->aux_type = d.type;
     if (!known_type(p->bias_type) || !known_type(p->aux_type)) return CUBLAS_STATUS_NOT_SUPPORTED;
     if (p->has_aux && (op.aux_ld < static_cast<int64_t>(p->M) || op.aux_ld % 8)) return CUBLAS_STATUS_INVALID_VALUE;
     return CUBLAS_STATUS_SUCCESS;
