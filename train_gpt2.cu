@@ -578,7 +578,7 @@ class GPT2 {
     int64_t rows() const { return int64_t(o_.B) * o_.T; }
     int decode_chunk() const { return std::min(m_.T, 128); }
     // At most 2^30 logits (2 GiB in bf16), 21,248 rows of GPT-2's vocabulary: each chunk reads and writes the gradient
-    // of wte once more, 0.1 ms on an H100. A rule of the shape alone, because chunks decide the order of sums.
+    // of wte once more. A rule of the shape alone, because chunks decide the order of sums.
     int64_t lm_head_chunk() const { return std::max<int64_t>(128, (int64_t(1) << 30) / m_.Vp() / 128 * 128); }
     AttentionShape decode_shape(int T) const {
         return {1, T, m_.T, m_.NH, m_.NH, m_.HS(), 3ll * m_.C, m_.C, m_.C, 0, 0, 0};

@@ -186,6 +186,13 @@ auto with_remedy(const std::string& checkpoint, Read&& read) {
              older.empty() ? "there is no older one" : strf("to go on from %s, remove it", older.c_str()).c_str()));
 }
 
+// What the optimizer's files hold of each tensor, in their order. All ranks read in it, so it stands here once.
+std::vector<std::pair<Buffer, std::string>> optimizer_parts(const ModelTensors& tensors) {
+    std::vector<std::pair<Buffer, std::string>> parts = {{Buffer::m, "m."}, {Buffer::v, "v."}};
+    if (tensors.has_master) parts.push_back({Buffer::master, "master."});
+    return parts;
+}
+
 // m, v and masters, in files of at most about `file_bytes`.
 void write_optimizer(const std::string& dir, const ModelTensors& tensors, int64_t file_bytes,
                      std::vector<WrittenFile>* written) {
@@ -197,14 +204,12 @@ void write_optimizer(const std::string& dir, const ModelTensors& tensors, int64_
     std::vector<std::vector<Item>> files(1);
     int64_t bytes = 0;
     for (const Parameter& p : tensors.table) {
-        std::vector<Item> items = {{&p, Buffer::m, "m." + p.name}, {&p, Buffer::v, "v." + p.name}};
-        if (tensors.has_master) items.push_back({&p, Buffer::master, "master." + p.name});
-        for (Item& item : items) {
+        for (const auto& [buffer, prefix] : optimizer_parts(tensors)) {
             if (bytes > 0 && bytes + p.size() * 4 > file_bytes) {
                 files.emplace_back();
                 bytes = 0;
             }
-            files.back().push_back(std::move(item));
+            files.back().push_back({&p, buffer, prefix + p.name});
             bytes += p.size() * 4;
         }
     }
@@ -293,8 +298,7 @@ std::string save_checkpoint(const std::string& output, const ModelConfig& config
 void take_part_in_checkpoint(const ModelTensors& tensors) {
     for (const Parameter& p : tensors.table) write_parameter(nullptr, "", p, tensors, Buffer::weights);
     for (const Parameter& p : tensors.table)
-        for (Buffer buffer : {Buffer::m, Buffer::v, Buffer::master})
-            if (buffer != Buffer::master || tensors.has_master) write_parameter(nullptr, "", p, tensors, buffer);
+        for (const auto& [buffer, prefix] : optimizer_parts(tensors)) write_parameter(nullptr, "", p, tensors, buffer);
 }
 
 TrainerState read_trainer_state(const std::string& checkpoint) {
