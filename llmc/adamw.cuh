@@ -19,12 +19,6 @@
 #include "llmc/philox.h"
 #include "llmc/step_state.h"
 
-// Elements [begin, begin + n) of the arena: one tensor.
-struct AdamWSegment {
-    int64_t begin, n;
-    float weight_decay;
-};
-
 // The segment that holds element i, or null. segments (count) in order of begin.
 __device__ inline const AdamWSegment* find_segment(const AdamWSegment* segments, int count, int64_t i) {
     int low = 0, high = count;  // segments before low begin at i or before it, those from high on after it

@@ -84,6 +84,7 @@ void HostStream::wait(int64_t ticket) {
     state_->times.waited += seconds_since(begin);
     if (state_->error) std::rethrow_exception(std::exchange(state_->error, nullptr));
 }
+int64_t HostStream::last() const { return state_->added; }
 void HostStream::wait() { wait(state_->added); }  // only the caller adds
 HostStream::Times HostStream::times() const {
     std::lock_guard<std::mutex> lock(state_->mutex);

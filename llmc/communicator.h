@@ -24,6 +24,7 @@ class HostStream {
     int64_t add(std::function<void()> work);  // returns its ticket: 1, 2, 3, ...
     void wait(int64_t ticket);                // until that work is done; throws what any work threw
     void wait();                              // until everything added so far is done
+    int64_t last() const;                     // the newest ticket
 
     // Seconds since clear_times(): that this stream was at work, and that the caller stood still in wait().
     struct Times {

@@ -36,6 +36,14 @@ inline AttentionShape packed_qkv_shape(int B, int T, int C, int NH) {
     return {B, T, T, NH, NH, C / NH, row, row, C, T * row, T * row, int64_t(T) * C};
 }
 
+// The stream of CPU layers: their work is done when the call returns.
+struct Host {};
+
+// Elements [begin, begin + n) of the arena: one tensor.
+struct AdamWSegment {
+    int64_t begin, n;
+    float weight_decay;
+};
 struct AdamWOptions {
     float beta1, beta2, epsilon, weight_decay;
     bool stochastic_rounding;

@@ -17,7 +17,7 @@ class Arena {
         bytes_ += (static_cast<size_t>(n) * sizeof(X) + 63) / 64 * 64;
         views_.push_back([=](char* base) { *view = reinterpret_cast<X*>(base + begin); });
     }
-    void allocate() {
+    void allocate(const char* = "", bool = true) {
         constexpr size_t page = 2 << 20;
         // calloc of much memory is fresh pages: zero, and not resident until they are used.
         memory_.reset(static_cast<char*>(calloc(1, bytes_ + page)));

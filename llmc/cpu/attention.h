@@ -74,7 +74,7 @@ void softmax_backward(A* s, A* dp, const A* log_sum, const A* D, A scale, const 
 // see, at most i. E: what the tile products multiply.
 template <typename X, typename E = attention_detail::operand_t<X>>
 void attention_forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const AttentionShape& s,
-                       const int* doc_start, Dropout dropout) {
+                       const int* doc_start, Dropout dropout, Host = {}) {
     using namespace attention_detail;
     using A = acc_t<X>;
     CHECK(s.Tq <= s.Tk && s.NH % s.NKV == 0, "Tq=%d Tk=%d NH=%d NKV=%d", s.Tq, s.Tk, s.NH, s.NKV);
@@ -130,7 +130,7 @@ void attention_forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v
 // dq, dk, dv have the strides of q, k, v and are overwritten; dout those of out. Needs Tq == Tk.
 template <typename X, typename E = attention_detail::operand_t<X>>
 void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
-                        const acc_t<X>* lse, const AttentionShape& s, const int* doc_start, Dropout dropout) {
+                        const acc_t<X>* lse, const AttentionShape& s, const int* doc_start, Dropout dropout, Host = {}) {
     using namespace attention_detail;
     using A = acc_t<X>;
     CHECK(s.Tq == s.Tk && s.NH % s.NKV == 0, "Tq=%d Tk=%d NH=%d NKV=%d", s.Tq, s.Tk, s.NH, s.NKV);

@@ -15,6 +15,8 @@
 #include "llmc/bf16.h"
 #include "llmc/cpu/math.h"
 #include "llmc/cpu/parallel.h"
+#include "llmc/layer_arguments.h"
+#include "llmc/step_state.h"
 
 // max = max_v x[v], sum = sum_v exp(x[v] - max)
 template <typename X>
@@ -57,4 +59,11 @@ void fused_classifier(X* logits, acc_t<X>* losses, const int* targets, const acc
         store(row[target], fast_exp(at_target) * scale - weight);
         std::fill(row + V, row + Vp, X(0));
     });
+}
+
+// The same with the normaliser of the step at hand.
+template <typename X>
+void fused_classifier(X* logits, acc_t<X>* losses, const int* targets, const acc_t<X>* weights, const StepState* state,
+                      int N, int V, int Vp, bool write_dlogits, Host) {
+    fused_classifier<X>(logits, losses, targets, weights, acc_t<X>(state->loss_normaliser), N, V, Vp, write_dlogits);
 }

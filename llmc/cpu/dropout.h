@@ -9,6 +9,7 @@
 #include "llmc/bf16.h"
 #include "llmc/cpu/math.h"
 #include "llmc/cpu/parallel.h"
+#include "llmc/layer_arguments.h"
 #include "llmc/philox.h"
 #include "llmc/step_state.h"
 
@@ -54,7 +55,7 @@ void dropout_row(X* y, const X* x, int64_t n, Dropout d, int b, int64_t e0) {
 // y = dropout(x) or, in the backward pass, dx = dropout(dy): the same function. x, y (B, per_sample); x == y is
 // allowed.
 template <typename X>
-void dropout_apply(X* y, const X* x, int B, int64_t per_sample, Dropout d) {
+void dropout_apply(X* y, const X* x, int B, int64_t per_sample, Dropout d, Host = {}) {
     constexpr int64_t block = 4096;
     int64_t blocks = (per_sample + block - 1) / block;
     parallel_for(B * blocks, [=](int64_t i) {

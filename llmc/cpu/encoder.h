@@ -7,10 +7,11 @@
 #pragma once
 #include "llmc/bf16.h"
 #include "llmc/cpu/dropout.h"
+#include "llmc/layer_arguments.h"
 
 template <typename X>
 void encoder_forward(X* out, const int* tokens, const int* positions, const X* wte, const X* wpe, int B, int T, int C,
-                     Dropout dropout) {
+                     Dropout dropout, Host = {}) {
     parallel_for(int64_t(B) * T, [=](int64_t row) {
         int64_t b = row / T, t = row % T;
         const X* token = wte + int64_t(tokens[row]) * C;
@@ -25,7 +26,7 @@ void encoder_forward(X* out, const int* tokens, const int* positions, const X* w
 // dwte (V,C) += , dwpe (maxT,C) +=
 template <typename X>
 void encoder_backward(grad_t<X>* dwte, grad_t<X>* dwpe, const X* dout, const int* tokens, const int* positions, int B,
-                      int T, int C, Dropout dropout) {
+                      int T, int C, Dropout dropout, Host = {}) {
     using A = acc_t<X>;
     constexpr int granule = 64;  // columns: cache lines stay whole, and so do Philox blocks
     int columns = std::min(1024, ((C + thread_count() - 1) / thread_count() + granule - 1) / granule * granule);

@@ -8,6 +8,7 @@
 #include "llmc/bf16.h"
 #include "llmc/cpu/math.h"
 #include "llmc/cpu/parallel.h"
+#include "llmc/layer_arguments.h"
 
 // A is float or double.
 template <typename A>
@@ -24,7 +25,7 @@ inline A gelu_gradient(A x) {
 }
 
 template <typename X>
-void gelu_forward(X* y, const X* x, int64_t n) {
+void gelu_forward(X* y, const X* x, int64_t n, Host = {}) {
     parallel_blocks(n, 4096, [=](int64_t begin, int64_t end) {
 #pragma omp simd
         for (int64_t i = begin; i < end; i++) store(y[i], gelu(acc_t<X>(x[i])));
@@ -33,7 +34,7 @@ void gelu_forward(X* y, const X* x, int64_t n) {
 
 // dx = dy * gelu'(x); dx may be dy.
 template <typename X>
-void gelu_backward(X* dx, const X* x, const X* dy, int64_t n) {
+void gelu_backward(X* dx, const X* x, const X* dy, int64_t n, Host = {}) {
     parallel_blocks(n, 4096, [=](int64_t begin, int64_t end) {
 #pragma omp simd
         for (int64_t i = begin; i < end; i++) store(dx[i], acc_t<X>(dy[i]) * gelu_gradient(acc_t<X>(x[i])));

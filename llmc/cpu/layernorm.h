@@ -8,6 +8,7 @@
 #pragma once
 #include "llmc/bf16.h"
 #include "llmc/cpu/dropout.h"
+#include "llmc/layer_arguments.h"
 
 // One row; the variance comes from a second pass over the row, because E[x^2] - mean^2 cancels.
 template <typename X>
@@ -22,14 +23,15 @@ inline void layernorm_row(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, cons
 }
 
 template <typename X>
-void layernorm_forward(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, const X* w, const X* bias, int N, int C) {
+void layernorm_forward(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, const X* w, const X* bias, int N, int C,
+                       Host = {}) {
     parallel_for(N, [=](int64_t n) { layernorm_row(y + n * C, mean + n, rstd + n, x + n * C, w, bias, C); });
 }
 
 // r may be a. rows_per_sample = T: row n belongs to sample n / T, element (n % T) * C + c of it.
 template <typename X>
 void residual_layernorm_forward(X* r, X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* a, const X* b, const X* w,
-                                const X* bias, int N, int C, int rows_per_sample, Dropout dropout) {
+                                const X* bias, int N, int C, int rows_per_sample, Dropout dropout, Host = {}) {
     using A = acc_t<X>;
     parallel_for(N, [=](int64_t n) {
         X* sum = r + n * C;
@@ -57,7 +59,7 @@ void residual_layernorm_forward(X* r, X* y, acc_t<X>* mean, acc_t<X>* rstd, cons
 // number of threads.
 template <typename X>
 void layernorm_backward(X* dx, grad_t<X>* dw, grad_t<X>* db, const X* dy, const X* x, const X* w, const acc_t<X>* mean,
-                        const acc_t<X>* rstd, int N, int C) {
+                        const acc_t<X>* rstd, int N, int C, Host = {}) {
     using A = acc_t<X>;
     int64_t block = std::max(16, (N + 127) / 128), blocks = (N + block - 1) / block;
     std::vector<A> partial(static_cast<size_t>(blocks * 2 * C));  // (blocks, 2, C)

@@ -160,7 +160,8 @@ void matmul(const Matmul<X, O>& args) {
 // Linear layer: y (N,OC) = x (N,C) . w (OC,C)^T + bias (OC). With pre_gelu: y = GELU of that, and the value before goes
 // to pre_gelu (may be y's own sum if it is not wanted: pass null and gelu = true).
 template <typename X>
-void matmul_forward(X* y, X* pre_gelu, const X* x, const X* w, const X* bias, int N, int C, int OC, bool gelu = false) {
+void matmul_forward(X* y, X* pre_gelu, const X* x, const X* w, const X* bias, int N, int C, int OC, bool gelu = false,
+                    Host = {}) {
     Matmul<X> args{.out = y, .a = x, .b = w, .M = N, .N = OC, .K = C};
     args.b_transposed = true;
     args.bias = bias;
@@ -198,7 +199,7 @@ void bias_backward(grad_t<X>* dbias, const X* dy, int N, int OC) {
 // null.
 template <typename X>
 void matmul_backward(X* dx, grad_t<X>* dw, grad_t<X>* dbias, const X* dy, const X* x, const X* w, const X* pre_gelu,
-                     int N, int C, int OC, bool dw_accumulate = true) {
+                     int N, int C, int OC, bool dw_accumulate = true, Host = {}) {
     if (dx) {
         Matmul<X> args{.out = dx, .a = dy, .b = w, .M = N, .N = C, .K = OC};
         args.epilogue = pre_gelu ? Epilogue::gelu_backward : Epilogue::none;
