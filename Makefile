@@ -117,7 +117,7 @@ CXXFLAGS += $(EXTRA_CXXFLAGS)
 Q := $(if $(V),,@)
 
 # ---- the programs ------------------------------------------------------------------------------------------------------
-LLMC_OBJ := $(patsubst %.cpp,$(B)/%.o,$(filter-out %_cudnn.cpp,$(wildcard llmc/*.cpp llmc/cpu/*.cpp)))
+LLMC_OBJ := $(patsubst %.cpp,$(B)/%.o,$(filter-out %_cudnn.cpp,$(wildcard llmc/*/*.cpp)))
 LIB := $(B)/libllmc.a
 TEST_OBJ := $(patsubst %.cpp,$(B)/%.o,$(wildcard test/*.cpp))
 PROGRAMS := $(BIN)train_gpt2 $(BIN)tokenize
@@ -140,7 +140,7 @@ $(LIB): $(LLMC_OBJ)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
 
-$(B)/llmc/communicator.o: CPPFLAGS += $(if $(MPICC),-DUSE_MPI $(MPI_CFLAGS))
+$(B)/llmc/ranks/communicator.o $(B)/llmc/ranks/mpi.o: CPPFLAGS += $(if $(MPICC),-DUSE_MPI $(MPI_CFLAGS))
 
 # tests and benchmarks include train_gpt2.cpp for its model; TESTING leaves its main out
 $(B)/test/%.o $(B)/dev/%.o: CPPFLAGS += -DTESTING
@@ -193,7 +193,7 @@ ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_
   CUDA_INCLUDE += $(patsubst %,-isystem %,$(filter-out /usr/include $(NVCC_ROOT)/include,$(patsubst %/nccl.h,%,$(call first,include/nccl.h))))
   CUDART := $(call find_library,libcudart_static.a)
   $(if $(CUDART),,$(error libcudart_static.a is missing: install pip's nvidia-cuda-runtime or run dev/setup.sh --cuda))
-  # These are opened at run time (llmc/dynamic_library.h); the program remembers where they were.
+  # These are opened at run time (llmc/base/dynamic_library.h); the program remembers where they were.
   CUBLASLT := $(call find_library,libcublasLt.so.1[23])
   NCCL := $(call find_library,libnccl.so.2)
   CUDNN := $(call find_library,libcudnn.so.9)
@@ -237,7 +237,7 @@ endif
 $(B)/cuda_flags: ;
 
 CUDA_TEST_OBJ := $(patsubst %,$(B)/%.o,$(wildcard test/cuda/*.cu)) $(patsubst %.cpp,$(B)/%.o,$(wildcard test/cuda/*.cpp))
-CUDNN_OBJ := $(if $(USE_CUDNN),$(B)/llmc/attention_cudnn.o)
+CUDNN_OBJ := $(if $(USE_CUDNN),$(B)/llmc/cuda/attention_cudnn.o)
 CUDA_LIBS := $(CUDART) -ldl -lrt
 train_gpt2cu:  ## the CUDA program (CUDA_ARCH="80 90": for these GPUs)
 $(BIN)train_gpt2cu: $(B)/train_gpt2.cu.o $(CUDNN_OBJ) $(LIB)
@@ -292,7 +292,7 @@ endif
 uniq = $(if $(1),$(firstword $(1)) $(call uniq,$(filter-out $(firstword $(1)),$(1))))
 
 # .cuh and .cu files go through a filter into $(H)/src, where the compiler finds them before the originals.
-HOST_SOURCES := $(addprefix $(H)/src/,$(filter-out llmc/ptx.cuh,$(wildcard llmc/*.cuh dev/cuda/*.cu dev/cuda/*.cuh test/cuda/*.cu test/cuda/*.cuh)))
+HOST_SOURCES := $(addprefix $(H)/src/,$(filter-out llmc/cuda/ptx.cuh,$(wildcard llmc/*/*.cuh dev/cuda/*.cu dev/cuda/*.cuh test/cuda/*.cu test/cuda/*.cuh)))
 HOST_LIB := $(patsubst %.cpp,$(B)/%.o,$(filter-out %/missing.cpp,$(wildcard test/cudahost/*.cpp)))
 HOST_OBJ := $(patsubst %,$(H)/%.o,$(wildcard test/cuda/*.cu)) $(B)/test/cuda/reference.o
 HOST_FLAGS = -DCUDAHOST -Itest/cudahost/include -I$(H)/src $(HOST_INCLUDE)

@@ -4,7 +4,7 @@
 #include <array>
 #include <queue>
 #include <vector>
-#include "llmc/error.h"
+#include "llmc/base/error.h"
 
 void count_pieces(std::string_view text, PieceCounts& counts) {
     while (!text.empty()) {

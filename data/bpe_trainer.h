@@ -10,7 +10,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include "llmc/tokenizer.h"
+#include "llmc/text/tokenizer.h"
 
 struct PieceHash {
     using is_transparent = void;

@@ -23,11 +23,11 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 #include "data/bpe_trainer.h"
-#include "llmc/error.h"
-#include "llmc/files.h"
-#include "llmc/log.h"
-#include "llmc/shards.h"
-#include "llmc/tokenizer.h"
+#include "llmc/base/error.h"
+#include "llmc/base/files.h"
+#include "llmc/run/log.h"
+#include "llmc/text/shards.h"
+#include "llmc/text/tokenizer.h"
 
 namespace fs = std::filesystem;
 using std::string;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes llmc/unicode_table.h: which code points are letters, numbers or white space.
+"""Writes llmc/text/unicode_table.h: which code points are letters, numbers or white space.
 
-    python3 dev/make_unicode_table.py > llmc/unicode_table.h
+    python3 dev/make_unicode_table.py > llmc/text/unicode_table.h
 
 The Unicode version is that of the module unicodedata2 if it is installed, else that of Python's own unicodedata.
 The committed table is of Unicode 16.0.0, tiktoken 0.14's version:

@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "llmc/bf16.h"
-#include "llmc/error.h"
-#include "llmc/files.h"
-#include "llmc/model_files.h"
+#include "llmc/base/bf16.h"
+#include "llmc/base/error.h"
+#include "llmc/base/files.h"
+#include "llmc/files/model_files.h"
 
 namespace {
 

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "command.h"
-#include "llmc/philox.h"
+#include "llmc/base/philox.h"
 
 namespace fs = std::filesystem;
 

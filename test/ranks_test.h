@@ -19,9 +19,9 @@
 #include <map>
 #include <thread>
 #include <vector>
-#include "llmc/group.h"
-#include "llmc/options.h"
-#include "llmc/ranks.h"
+#include "llmc/ranks/group.h"
+#include "llmc/run/options.h"
+#include "llmc/ranks/ranks.h"
 #include "test/command.h"
 
 inline double seconds() {

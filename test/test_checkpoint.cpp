@@ -1,4 +1,4 @@
-#include "llmc/checkpoint.h"
+#include "llmc/files/checkpoint.h"
 
 #include <gtest/gtest.h>
 #include <signal.h>

@@ -1,10 +1,10 @@
 // Communicator (MPI) between 1, 2, 3 and 4 ranks that mpirun started, and the host's streams.
-#include "llmc/communicator.h"
+#include "llmc/ranks/communicator.h"
 
 #include <atomic>
 #include <cmath>
 
-#include "llmc/error.h"
+#include "llmc/base/error.h"
 #include "ranks_test.h"
 
 namespace {

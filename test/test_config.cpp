@@ -1,10 +1,10 @@
-#include "llmc/config.h"
+#include "llmc/model/config.h"
 
 #include <gtest/gtest.h>
 
 #include <climits>
 
-#include "llmc/error.h"
+#include "llmc/base/error.h"
 
 namespace {
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <vector>
 
-#include "llmc/error.h"
+#include "llmc/base/error.h"
 #include "program_fixture.h"
 
 namespace {

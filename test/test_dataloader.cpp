@@ -4,8 +4,8 @@
 #include <filesystem>
 #include <map>
 #include <set>
-#include "llmc/dataloader.h"
-#include "llmc/error.h"
+#include "llmc/text/dataloader.h"
+#include "llmc/base/error.h"
 
 namespace {
 

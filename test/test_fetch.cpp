@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 #include <gtest/gtest.h>
-#include "llmc/error.h"
+#include "llmc/base/error.h"
 #include "test/command.h"
 
 namespace fs = std::filesystem;

@@ -157,7 +157,7 @@ double reference_dropout_scale(const Dropout& d, int b, int64_t e) {
     if (!d.active()) return 1;
     Philox4 random =
         philox(d.state->seed, static_cast<uint32_t>(e / 4), d.state->first_sample + static_cast<uint32_t>(b),
-               d.state->step, static_cast<uint32_t>(Stream::dropout) << 24 | d.site);
+               d.state->step, static_cast<uint32_t>(Use::dropout) << 24 | d.site);
     return uniform01(random.v[e % 4]) >= d.p ? static_cast<double>(1.0f / (1.0f - d.p)) : 0.0;
 }
 

@@ -1,5 +1,5 @@
 // The processes of a run: who they are, how they meet, and how they notice each other's end.
-#include "llmc/error.h"
+#include "llmc/base/error.h"
 #include "ranks_test.h"
 
 namespace {

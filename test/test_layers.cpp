@@ -15,7 +15,7 @@
 #include "llmc/cpu/global_norm.h"
 #include "llmc/cpu/layernorm.h"
 #include "llmc/cpu/matmul.h"
-#include "llmc/error.h"
+#include "llmc/base/error.h"
 
 namespace {
 
@@ -170,7 +170,7 @@ StepState test_state() {
 double dropout_reference(const Dropout& d, int b, int64_t e) {
     if (!d.active()) return 1;
     Philox4 r = philox(d.state->seed, uint32_t(e / 4), d.state->first_sample + uint32_t(b), d.state->step,
-                       (uint32_t(Stream::dropout) << 24) | d.site);
+                       (uint32_t(Use::dropout) << 24) | d.site);
     return uniform01(r.v[e % 4]) >= d.p ? 1 / (1 - double(d.p)) : 0;
 }
 
@@ -403,7 +403,7 @@ TEST(Layers, stochastic_rounding_keeps_the_mean_and_depends_on_the_index_alone) 
         up += float(x) > 1;
     }
     EXPECT_NEAR(double(up) / n, 0.3, 0.01);
-    Philox4 r = philox(state.seed, (first + 6) / 4, 0, state.step, uint32_t(Stream::stochastic_rounding) << 24);
+    Philox4 r = philox(state.seed, (first + 6) / 4, 0, state.step, uint32_t(Use::stochastic_rounding) << 24);
     EXPECT_EQ(p[6].bits, round_stochastically(value, r.v[(first + 6) % 4]));
     const int cut = 777;  // the same tensor in two pieces
     adamw_update(part.data(), master.data(), m.data(), v.data(), grad.data(), cut, first, options, &state);

@@ -5,8 +5,8 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
-#include "llmc/error.h"
-#include "llmc/log.h"
+#include "llmc/base/error.h"
+#include "llmc/run/log.h"
 
 namespace {
 

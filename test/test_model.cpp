@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 #include <cstring>
 #include <memory>
-#include "llmc/safetensors.h"
+#include "llmc/files/safetensors.h"
 #include "test/finite_difference.h"
 
 #ifndef TESTING

@@ -1,4 +1,4 @@
-#include "llmc/model_files.h"
+#include "llmc/files/model_files.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

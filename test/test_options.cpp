@@ -2,8 +2,8 @@
 #include "command.h"
 #include <limits>
 #include <sstream>
-#include "llmc/error.h"
-#include "llmc/options.h"
+#include "llmc/base/error.h"
+#include "llmc/run/options.h"
 
 namespace {
 

@@ -5,7 +5,7 @@
 #ifndef TESTING
 #define TESTING
 #endif
-#include "llmc/plan.h"
+#include "llmc/run/plan.h"
 #include "program_fixture.h"
 #include "train_gpt2.cpp"
 

@@ -4,9 +4,9 @@
 #include <fstream>
 #include <thread>
 
-#include "llmc/checkpoint.h"
-#include "llmc/safetensors.h"
-#include "llmc/shards.h"
+#include "llmc/files/checkpoint.h"
+#include "llmc/files/safetensors.h"
+#include "llmc/text/shards.h"
 #include "program_fixture.h"
 
 namespace {

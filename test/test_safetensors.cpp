@@ -1,4 +1,4 @@
-#include "llmc/safetensors.h"
+#include "llmc/files/safetensors.h"
 
 #include <gtest/gtest.h>
 

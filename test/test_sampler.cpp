@@ -1,8 +1,8 @@
-#include "llmc/sampler.h"
+#include "llmc/text/sampler.h"
 
 #include <gtest/gtest.h>
 #include <map>
-#include "llmc/config.h"
+#include "llmc/model/config.h"
 
 namespace {
 

@@ -1,8 +1,8 @@
 #include <gtest/gtest.h>
 #include <cmath>
 #include <limits>
-#include "llmc/error.h"
-#include "llmc/schedule.h"
+#include "llmc/base/error.h"
+#include "llmc/run/schedule.h"
 
 TEST(Schedule, WarmupIsLinearAndReachesTheHighestRateAtItsLastStep) {
     for (const char* kind : {"cosine", "linear", "constant", "wsd"}) {

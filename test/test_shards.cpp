@@ -5,8 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cstring>
-#include "llmc/error.h"
-#include "llmc/shards.h"
+#include "llmc/base/error.h"
+#include "llmc/text/shards.h"
 #include "test/command.h"
 
 namespace fs = std::filesystem;

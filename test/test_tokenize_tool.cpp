@@ -1,9 +1,9 @@
 // ./tokenize, run as a person would run it.
 #include <gtest/gtest.h>
 #include <random>
-#include "llmc/error.h"
-#include "llmc/shards.h"
-#include "llmc/tokenizer.h"
+#include "llmc/base/error.h"
+#include "llmc/text/shards.h"
+#include "llmc/text/tokenizer.h"
 #include "test/command.h"
 
 namespace fs = std::filesystem;

@@ -8,9 +8,9 @@
 #include <thread>
 #include <nlohmann/json.hpp>
 #include "data/bpe_trainer.h"
-#include "llmc/error.h"
-#include "llmc/tokenizer.h"
-#include "llmc/unicode_table.h"
+#include "llmc/base/error.h"
+#include "llmc/text/tokenizer.h"
+#include "llmc/text/unicode_table.h"
 #include "test/command.h"
 #ifdef USE_PCRE2
 #define PCRE2_CODE_UNIT_WIDTH 8

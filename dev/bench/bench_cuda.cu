@@ -9,7 +9,7 @@
 //   large      whole training steps of 1558M
 //
 // Times are medians between two CUDA events, warm, on random data. A kernel that is timed alone finds the L2 cache full
-// of something else, as it would in the middle of a step. Floors: llmc/roofline.h.
+// of something else, as it would in the middle of a step. Floors: llmc/run/roofline.h.
 //
 // Usage: bench_cuda [--json FILE] [--limit SECONDS] [--own] [--model SIZE] [--large SIZE] [--batches 4,8,...]
 //                   [--seq-len T] [--tokens PER_STEP] [--product N] [--copy-mb N] [SECTION]...   (default: everything)
@@ -21,7 +21,7 @@
 #include <cstring>
 #include <set>
 
-#include "llmc/roofline.h"
+#include "llmc/run/roofline.h"
 
 namespace {
 

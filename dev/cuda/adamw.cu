@@ -1,5 +1,5 @@
 // AdamW over all parameters of a model.                                         (the maths and the layer:
-// llmc/adamw.cuh)
+// llmc/cuda/adamw.cuh)
 //
 //   g = grad * clip_scale;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //   p = p - lr * (m / beta1_correction / (sqrt(v / beta2_correction) + eps) + weight_decay * p)
@@ -12,7 +12,7 @@
 // A model is many tensors: here those of `layers` transformer blocks of width C, twelve each: of 4C^2 elements as well
 // as of C, some with weight decay and some without. They lie in one arena, each on a boundary of 64 elements.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/adamw.cuh"
+#include "llmc/cuda/adamw.cuh"
 
 namespace adamw_page {
 
@@ -102,7 +102,7 @@ __global__ void arena_kernel(Arena<X> arena, const AdamWSegment* segments, int c
         update_four(arena, i, segment.begin + segment.n, segment.weight_decay, options, *state);
 }
 
-// ---- 4: llmc/adamw.cuh ---------------------------------------------------------------------------------------------
+// ---- 4: llmc/cuda/adamw.cuh ---------------------------------------------------------------------------------------------
 // Version 3, but a thread asks for its elements before it looks up their tensor, so that the search takes place while
 // they are on their way; and with streaming hints, since nobody reads any of this again before the next step. It also
 // rounds stochastically where the options say so, and works on a piece of the arena, for optimizers that are spread
@@ -171,7 +171,7 @@ zoo::Page page(const zoo::Setup& setup) {
          [=](cudaStream_t s) {
              launch(arena_kernel<X>, ceil_div(n, block * 4), block, 0, s, arena, dsegments, count, n, options, dstate);
          }},
-        {4, "llmc/adamw.cuh",
+        {4, "llmc/cuda/adamw.cuh",
          [=](cudaStream_t s) { adamw_update(dp, dmaster, dm, dv, dgrad, dsegments, count, 0, n, options, dstate, s); }},
     };
     return page;

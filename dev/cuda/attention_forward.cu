@@ -1,4 +1,4 @@
-// Causal self-attention, forward.                                       (the maths and the layer: llmc/attention.cuh)
+// Causal self-attention, forward.                                       (the maths and the layer: llmc/cuda/attention.cuh)
 //
 //   s[i,j] = q_i . k_j / sqrt(HS) for keys j <= i      p = softmax over j      out_i = sum_j p_ij v_j
 //
@@ -7,7 +7,7 @@
 // element, enough to keep the arithmetic units busy, if only s and p, which are T times T, never go to memory. That is
 // the whole story of this page. The limit is the rate of a large matrix product.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/attention.cuh"
+#include "llmc/cuda/attention.cuh"
 
 namespace attention_forward_page {
 
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(256) tiles_kernel(X* out, const X* qkv, int T,
 
 // ---- 4: tensor cores -----------------------------------------------------------------------------------------------
 // Both products in bf16, by mma.sync: a warp multiplies 16 rows by 16 columns of a left operand with 16 by 8 of a right
-// one in one instruction (llmc/ptx.cuh shows which lane holds which elements). The page matmul_forward.cu explains the
+// one in one instruction (llmc/cuda/ptx.cuh shows which lane holds which elements). The page matmul_forward.cu explains the
 // tiles; here two products follow each other, and that is the idea of this version: the scores come out of the first
 // product in just the layout in which the second wants its left operand. Lane 4 g + c holds, of every 8 columns,
 // columns 2 c and 2 c + 1 of rows g and g + 8, as sums and as operand. So the probabilities are rounded to bf16 where
@@ -239,7 +239,7 @@ __global__ void __launch_bounds__(128) mma_kernel(bf16* out, const bf16* qkv, in
     }
 }
 
-// ---- 5: llmc/attention.cuh -----------------------------------------------------------------------------------------
+// ---- 5: llmc/cuda/attention.cuh -----------------------------------------------------------------------------------------
 // In bf16 version 4 with everything between the products made cheap. Copies to shared memory are asynchronous, 16 bytes
 // each: the next keys are on their way while these are multiplied. Chunks of a row are swizzled instead of padded. A
 // warp has 32 queries, so that each key read from shared memory is used twice; with 16, shared memory is as busy as the
@@ -294,7 +294,7 @@ zoo::Page page(const zoo::Setup& setup) {
                                   launch(HS <= 64 ? mma_kernel<64> : mma_kernel<128>, tiles, 128, shared, s, to, in, T,
                                          NH, HS);
                               }});
-    p.versions.push_back({5, "llmc/attention.cuh", [=](cudaStream_t s) {
+    p.versions.push_back({5, "llmc/cuda/attention.cuh", [=](cudaStream_t s) {
                               attention_forward(to, dlse, in, in + C, in + 2 * C, shape, nullptr, Dropout(), s);
                           }});
     return p;

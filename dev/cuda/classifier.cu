@@ -1,5 +1,5 @@
 // Softmax and cross entropy over the vocabulary.                            (the maths and the layer:
-// llmc/classifier.cuh)
+// llmc/cuda/classifier.cuh)
 //
 //   losses[i] = -log softmax(logits[i])[targets[i]]                 logits (N,Vp), of which V columns count; losses (N)
 //   dlogits[i] = (softmax(logits[i]) - onehot(targets[i])) * weights[i] * normaliser             in place of the logits
@@ -12,7 +12,7 @@
 // (The versions overwrite their logits. When one is timed, it gets from its second launch on what the launch before has
 // left, which takes just as long.)
 #include "dev/cuda/zoo.cuh"
-#include "llmc/classifier.cuh"
+#include "llmc/cuda/classifier.cuh"
 
 namespace classifier_page {
 
@@ -56,7 +56,7 @@ __global__ void gradient_kernel(X* dlogits, const float* probabilities, const in
 // Not in L1, which eight blocks of 256 threads share; and 132 multiprocessors with eight rows each work on 100 MB at a
 // time, twice the L2 of an H100. Larger blocks are fewer rows: -b 1024 brings them down to 26 MB.
 //
-// Maximum and sum go through block_max and block_sum (llmc/pack.cuh): shuffles within warps, then one value of each
+// Maximum and sum go through block_max and block_sum (llmc/cuda/pack.cuh): shuffles within warps, then one value of each
 // warp through shared memory and one barrier. That barrier is also what keeps this in-place layer right: all threads
 // have read row[target], the maximum and the sum before anyone writes a gradient over a logit.
 template <typename X>
@@ -210,7 +210,7 @@ __global__ void shared_kernel(X* logits, float* losses, const int* targets, cons
     }
 }
 
-// ---- 6: llmc/classifier.cuh ----------------------------------------------------------------------------------------
+// ---- 6: llmc/cuda/classifier.cuh ----------------------------------------------------------------------------------------
 // Version 4 with more bytes under way: four packs of a thread are loaded before the first is used, in both visits, and
 // the first four even before the target is known, so that a block does not wait twice where it begins. Blocks of 512
 // are few rows at a time, which the L2 cache keeps for the second visit.
@@ -265,7 +265,7 @@ zoo::Page page(const zoo::Setup& setup) {
         {4, "16 bytes at a time, the second visit backwards", packed},
         {5, "the row in shared memory",
          fits ? run(packs ? shared_kernel<pack, X> : shared_kernel<1, X>, row_bytes) : packed},
-        {6, "llmc/classifier.cuh",
+        {6, "llmc/cuda/classifier.cuh",
          [=](cudaStream_t s) { fused_classifier(x, dlosses, dtargets, dweights, dstate, N, V, Vp, true, s); }},
     };
     return p;

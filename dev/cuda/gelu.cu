@@ -1,5 +1,5 @@
 // GELU, element by element.                                                      (the maths and the layer:
-// llmc/gelu.cuh)
+// llmc/cuda/gelu.cuh)
 //
 //   y = 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3)     x, y (n), n = B*T*4C
 //
@@ -9,7 +9,7 @@
 // lanes each cycle) can issue some 30 instructions for it, and all of the address, load, arithmetic, rounding, store
 // must fit in them.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/gelu.cuh"
+#include "llmc/cuda/gelu.cuh"
 
 namespace gelu_page {
 
@@ -92,8 +92,8 @@ __global__ void exp_kernel(X* y, const X* x, int64_t n) {
 //
 // ---- beyond ---------------------------------------------------------------------------------------------------------
 // The fastest GELU is no kernel at all: the matrix product that computes x has it in registers, and can store GELU(x)
-// beside it: n sizeof(X) bytes less, and no launch. llmc/matmul_own.cuh and cuBLASLt do that in their epilogues, the
-// work that follows a tile's sums (Epilogue::gelu in llmc/layer_arguments.h). It is free only while the product's
+// beside it: n sizeof(X) bytes less, and no launch. llmc/cuda/matmul_own.cuh and cuBLASLt do that in their epilogues, the
+// work that follows a tile's sums (Epilogue::gelu in llmc/model/arguments.h). It is free only while the product's
 // multiprocessors have nothing better to do at that moment than to store their tile.
 
 // ---- the page ------------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ zoo::Page page(const zoo::Setup& setup) {
         {3, "one exponential instead of tanh", with_packs(exp_kernel<1, Cached::yes, X>, 1)},
         {4, "streaming loads", with_packs(exp_kernel<1, Cached::no, X>, 1)},
         {5, "two packs a thread", with_packs(exp_kernel<2, Cached::no, X>, 2)},
-        {6, "llmc/gelu.cuh", [=](cudaStream_t s) { gelu_forward(dy, dx, n, s); }},
+        {6, "llmc/cuda/gelu.cuh", [=](cudaStream_t s) { gelu_forward(dy, dx, n, s); }},
     };
     return p;
 }

@@ -1,5 +1,5 @@
 // Layer normalisation, backward.                                           (the maths and the layer:
-// llmc/layernorm.cuh)
+// llmc/cuda/layernorm.cuh)
 //
 //   g = dy * w, xhat = (x - mean) * rstd                    dx, dy, x (N,C); w, dw, db (C); mean, rstd (N)
 //   dx += rstd * (g - mean_c(g) - xhat * mean_c(g * xhat))  dw += sum_n dy * xhat;  db += sum_n dy
@@ -11,7 +11,7 @@
 //
 // The limit is memory: dy, x and dx read, dx written, 4 N C sizeof(X) bytes.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/layernorm.cuh"
+#include "llmc/cuda/layernorm.cuh"
 
 namespace layernorm_backward_page {
 
@@ -166,7 +166,7 @@ __global__ void fused_kernel(X* dx, float* partial, const X* dy, const X* x, con
         for (int i = 0; i < W; i++) to[p * W + i] = w_sums[i * packs + p], to[C + p * W + i] = b_sums[i * packs + p];
 }
 
-// ---- 5: llmc/layernorm.cuh -----------------------------------------------------------------------------------------
+// ---- 5: llmc/cuda/layernorm.cuh -----------------------------------------------------------------------------------------
 // Three things more. How many packs a thread has is known to the compiler, so that the column sums and the row itself
 // fit into registers: no shared memory for the one, no second load for the other. The row waits there as it came, two
 // 16-bit elements a register. And a block takes several rows at a time: their loads are all under way together, and one
@@ -224,7 +224,7 @@ zoo::Page page(const zoo::Setup& setup) {
         {3, "one visit for both kinds of sums", fused(fused_kernel<1, X>)},
         {4, "16 bytes at a time; no bank conflicts",
          fused(C % pack_width<X> == 0 ? fused_kernel<pack_width<X>, X> : fused_kernel<1, X>)},
-        {5, "llmc/layernorm.cuh",
+        {5, "llmc/cuda/layernorm.cuh",
          [=](cudaStream_t s) { layernorm_backward(d_dx, d_dw, d_db, d_dy, d_x, d_w, d_mean, d_rstd, N, C, s); }},
     };
     return p;

@@ -1,4 +1,4 @@
-// Layer normalisation after a residual add: the first page to read.       (the maths and the layer: llmc/layernorm.cuh)
+// Layer normalisation after a residual add: the first page to read.       (the maths and the layer: llmc/cuda/layernorm.cuh)
 //
 //   r = a + b                          a, b, r, y (N,C), N = B*T rows
 //   y = (r - mean) * rstd * w + bias   mean, rstd (N) of each row; w, bias (C)
@@ -13,7 +13,7 @@
 // comes from memory. So its limit is memory: a and b have to be read, r and y to be written, 4 N C sizeof(X) bytes, and
 // every version below is a way to get nearer to these bytes, or to keep more of them under way.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/layernorm.cuh"
+#include "llmc/cuda/layernorm.cuh"
 
 namespace layernorm_forward_page {
 
@@ -140,7 +140,7 @@ __global__ void fused_kernel(X* r, X* y, float* mean, float* rstd, const X* a, c
         r[begin + c] = x;
         sum += static_cast<float>(x);  // of the rounded value, which is what the backward pass will see
     }
-    float m = warp_sum(sum) / C;  // llmc/pack.cuh's, the same as sum_over_warp
+    float m = warp_sum(sum) / C;  // llmc/cuda/pack.cuh's, the same as sum_over_warp
     for (int c = lane; c < C; c += 32) {
         float d = static_cast<float>(r[begin + c]) - m;  // a lane reads back what it wrote itself: no barrier
         squares += d * d;
@@ -241,7 +241,7 @@ __global__ void registers_kernel(X* r, X* y, float* mean, float* rstd, const X* 
     if (lane == 0) mean[n] = m, rstd[n] = s;
 }
 
-// ---- 7: llmc/layernorm.cuh -----------------------------------------------------------------------------------------
+// ---- 7: llmc/cuda/layernorm.cuh -----------------------------------------------------------------------------------------
 // Version 6, with the row kept as it came from memory, two 16-bit elements a register, and converted in each pass anew:
 // half the registers for an instruction or two per element. Wider rows get a block each, with the same code.
 
@@ -305,7 +305,7 @@ zoo::Page page(const zoo::Setup& setup) {
          }},
         {5, "16 bytes at a time", packed},
         {6, "the row in registers", registers},
-        {7, "llmc/layernorm.cuh",
+        {7, "llmc/cuda/layernorm.cuh",
          [=](cudaStream_t s) {
              residual_layernorm_forward(dr, dy, dmean, drstd, da, db, dw, dbias, N, C, N, Dropout{}, s);
          }},

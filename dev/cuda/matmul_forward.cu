@@ -1,5 +1,5 @@
-// Linear layer: matrix product with a bias.                               (the layer: llmc/matmul.cuh,
-// llmc/matmul_own.cuh)
+// Linear layer: matrix product with a bias.                               (the layer: llmc/cuda/matmul.cuh,
+// llmc/cuda/matmul_own.cuh)
 //
 //   y (N,OC) = x (N,C) . w (OC,C)^T + bias (OC)          N = B*T rows; both x and w are contiguous along C, the sum's
 //   index
@@ -12,7 +12,7 @@
 // used as often as possible, at each level. Versions 1 to 4 use ordinary multiply-adds in fp32, 5 to 7 tensor cores, in
 // bf16 only.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/matmul_own.cuh"
+#include "llmc/cuda/matmul_own.cuh"
 
 namespace matmul_forward_page {
 
@@ -136,12 +136,12 @@ __global__ void __launch_bounds__(256) packs_kernel(X* y, const X* x, const X* w
 
 // ---- 5: tensor cores -----------------------------------------------------------------------------------------------
 // One instruction, mma, multiplies a 16x16 by a 16x8 matrix, 2,048 multiply-adds, on operands that the 32 lanes of a
-// warp hold together, each lane certain pairs of numbers (llmc/ptx.cuh says which). ldmatrix fetches them in just that
+// warp hold together, each lane certain pairs of numbers (llmc/cuda/ptx.cuh says which). ldmatrix fetches them in just that
 // pattern: each lane gives the address of 16 bytes of a row, and gets its pairs of four 8x8 matrices. A warp makes
 // 64x64 outputs: for each 16 of K eight ldmatrix and 32 mma. Four warps make a tile of 128x128.
 //
 // ldmatrix reads 8 rows at a time: rows of 64 bytes would share banks, so they are 80 bytes apart, an odd number of 16
-// bytes. (llmc/matmul_own.cuh exchanges chunks instead, which wastes no memory.)
+// bytes. (llmc/cuda/matmul_own.cuh exchanges chunks instead, which wastes no memory.)
 //
 // ---- 6: copies that overlap with arithmetic ------------------------------------------------------------------------
 // In version 5 the tensor cores wait while a slice is fetched, and the loads wait while it is multiplied. cp.async
@@ -205,7 +205,7 @@ __global__ void __launch_bounds__(128)
             }
 }
 
-// ---- 7: llmc/matmul_own.cuh ----------------------------------------------------------------------------------------
+// ---- 7: llmc/cuda/matmul_own.cuh ----------------------------------------------------------------------------------------
 // What is left: larger tiles where shared memory allows (128x256: half as many bytes from L2 as 64x64 for each
 // multiply-add), fragments for the next step loaded during this one, copies spread between the mma, blocks that stay
 // for many tiles so that no tile begins with a wait, an order of tiles that the L2 cache likes, results stored in whole
@@ -248,7 +248,7 @@ zoo::Page page(const zoo::Setup& setup) {
                 {6, "copies beside arithmetic", tiled(mma_kernel<3>, 128, 128, 128, 3 * 2 * 128 * 80)});
         }
     }
-    p.versions.push_back({7, "llmc/matmul_own.cuh", [=](cudaStream_t s) {
+    p.versions.push_back({7, "llmc/cuda/matmul_own.cuh", [=](cudaStream_t s) {
                               Matmul<X> args{.out = dy, .a = dx, .b = dw, .M = N, .N = OC, .K = C};
                               args.b_transposed = true, args.bias = dbias;
                               matmul_own(args, s);

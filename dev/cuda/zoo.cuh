@@ -38,9 +38,9 @@
 #include <memory>
 #include <string>
 #include <vector>
-#include "llmc/cuda_common.cuh"
-#include "llmc/pack.cuh"
-#include "llmc/philox.h"
+#include "llmc/cuda/common.cuh"
+#include "llmc/cuda/pack.cuh"
+#include "llmc/base/philox.h"
 #include "test/cuda/reference.h"
 
 namespace zoo {
@@ -88,7 +88,7 @@ double relative_error(const std::vector<X>& a, const std::vector<X>& b) {
 struct Page {
     double bytes = 0;  // least traffic with device memory; the limit of a layer that is bound by memory
     double flops = 0;  // not 0: the layer is bound by arithmetic, and its limit is the rate of a large matrix product
-    size_t workspace_bytes = 0;  // what versions may take from workspace<T>() (llmc/cuda_common.cuh)
+    size_t workspace_bytes = 0;  // what versions may take from workspace<T>() (llmc/cuda/common.cuh)
     std::vector<Version> versions;
     std::vector<Output> outputs;
     std::vector<std::shared_ptr<void>> memory;

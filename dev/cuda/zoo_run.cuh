@@ -11,8 +11,8 @@
 #pragma once
 #include <algorithm>
 #include <cstring>
-#include "llmc/device.cuh"
-#include "llmc/matmul_cublaslt.cuh"
+#include "llmc/cuda/device.cuh"
+#include "llmc/cuda/matmul_cublaslt.cuh"
 
 namespace zoo {
 

@@ -6,7 +6,7 @@
 #include <functional>
 #include <memory>
 #include <vector>
-#include "llmc/error.h"
+#include "llmc/base/error.h"
 
 class Arena {
   public:

@@ -8,8 +8,8 @@
 
 #include "llmc/cpu/attention_block.h"
 #include "llmc/cpu/math.h"
-#include "llmc/cpu/parallel.h"
-#include "llmc/layer_arguments.h"
+#include "llmc/base/parallel.h"
+#include "llmc/model/arguments.h"
 
 namespace attention_detail {
 

@@ -6,12 +6,12 @@
 #pragma once
 #include <algorithm>
 
-#include "llmc/bf16.h"
+#include "llmc/base/bf16.h"
 #include "llmc/cpu/math.h"
-#include "llmc/cpu/parallel.h"
-#include "llmc/layer_arguments.h"
-#include "llmc/philox.h"
-#include "llmc/step_state.h"
+#include "llmc/base/parallel.h"
+#include "llmc/model/arguments.h"
+#include "llmc/base/philox.h"
+#include "llmc/model/step_state.h"
 
 // words[4 j + i] = philox(key; first + j, c1, c2, c3)[i] for `lanes` consecutive counters side by side, which the
 // compiler turns into vector code.
@@ -31,7 +31,7 @@ inline void dropout_scales(float* scale, Dropout d, int b, int64_t e0, int n) {
     for (int64_t e = e0 & ~int64_t(3); e < e0 + n; e += 4 * lanes) {
         philox_block<lanes>(words, d.state->seed, static_cast<uint32_t>(e / 4),
                             d.state->first_sample + static_cast<uint32_t>(b), d.state->step,
-                            (static_cast<uint32_t>(Stream::dropout) << 24) | d.site);
+                            (static_cast<uint32_t>(Use::dropout) << 24) | d.site);
         int begin = static_cast<int>(std::max<int64_t>(e0 - e, 0)),
             end = static_cast<int>(std::min<int64_t>(e0 + n - e, 4 * lanes));
         float* to = scale + (e - e0);
@@ -50,17 +50,4 @@ void dropout_row(X* y, const X* x, int64_t n, Dropout d, int b, int64_t e0) {
 #pragma omp simd
         for (int j = 0; j < m; j++) store(y[i + j], acc_t<X>(x[i + j]) * acc_t<X>(scale[j]));
     }
-}
-
-// y = dropout(x) or, in the backward pass, dx = dropout(dy): the same function. x, y (B, per_sample); x == y is
-// allowed.
-template <typename X>
-void dropout_apply(X* y, const X* x, int B, int64_t per_sample, Dropout d, Host = {}) {
-    constexpr int64_t block = 4096;
-    int64_t blocks = (per_sample + block - 1) / block;
-    parallel_for(B * blocks, [=](int64_t i) {
-        int64_t b = i / blocks, e0 = i % blocks * block, at = b * per_sample + e0, n = std::min(block, per_sample - e0);
-        if (d.active()) dropout_row(y + at, x + at, n, d, static_cast<int>(b), e0);
-        else if (y != x) std::copy(x + at, x + at + n, y + at);
-    });
 }

@@ -5,10 +5,8 @@
 //     = x s, s = 1 / (1 + exp(-2u))                    the same, without the cancellation of 1 + tanh at negative x
 //   dy/dx = s + x s (1 - s) 2 du/dx
 #pragma once
-#include "llmc/bf16.h"
+#include "llmc/base/bf16.h"
 #include "llmc/cpu/math.h"
-#include "llmc/cpu/parallel.h"
-#include "llmc/layer_arguments.h"
 
 // A is float or double.
 template <typename A>
@@ -22,21 +20,4 @@ inline A gelu_gradient(A x) {
     A u2 = x * (A(1.5957691216057308) + A(1.5957691216057308 * 0.044715) * x * x);
     A s = A(1) / (A(1) + fast_exp(-u2));
     return s + x * s * (A(1) - s) * (A(1.5957691216057308) + A(1.5957691216057308 * 3 * 0.044715) * x * x);
-}
-
-template <typename X>
-void gelu_forward(X* y, const X* x, int64_t n, Host = {}) {
-    parallel_blocks(n, 4096, [=](int64_t begin, int64_t end) {
-#pragma omp simd
-        for (int64_t i = begin; i < end; i++) store(y[i], gelu(acc_t<X>(x[i])));
-    });
-}
-
-// dx = dy * gelu'(x); dx may be dy.
-template <typename X>
-void gelu_backward(X* dx, const X* x, const X* dy, int64_t n, Host = {}) {
-    parallel_blocks(n, 4096, [=](int64_t begin, int64_t end) {
-#pragma omp simd
-        for (int64_t i = begin; i < end; i++) store(dx[i], acc_t<X>(dy[i]) * gelu_gradient(acc_t<X>(x[i])));
-    });
 }

@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "llmc/bf16.h"
+#include "llmc/base/bf16.h"
 #include "llmc/cpu/tile.h"
 
 constexpr int gemm_depth = 128;  // a panel of B, depth x kTileColumns vectors, fits the L1 cache

@@ -10,7 +10,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "llmc/bf16.h"
+#include "llmc/base/bf16.h"
 
 // to = value, rounded. Assigning the bits and not the struct lets GCC vectorise the loop around it.
 template <typename X>

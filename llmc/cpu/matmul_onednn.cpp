@@ -11,8 +11,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "llmc/cpu/gemm.h"
+#include "llmc/cpu/layers.h"
 #include "llmc/cpu/matmul.h"
-#include "llmc/error.h"
+#include "llmc/base/error.h"
 
 namespace {
 

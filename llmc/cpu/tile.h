@@ -17,7 +17,7 @@
 #include <utility>
 #include <vector>
 
-#include "llmc/bf16.h"
+#include "llmc/base/bf16.h"
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif

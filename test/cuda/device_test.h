@@ -23,9 +23,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "llmc/bf16.h"
-#include "llmc/cuda_common.cuh"
-#include "llmc/philox.h"
+#include "llmc/base/bf16.h"
+#include "llmc/cuda/common.cuh"
+#include "llmc/base/philox.h"
 #include "test/cuda/reference.h"
 
 #ifdef CUDAHOST

@@ -5,9 +5,9 @@
 #pragma once
 #include <cstdint>
 
-#include "llmc/bf16.h"
-#include "llmc/layer_arguments.h"
-#include "llmc/step_state.h"
+#include "llmc/base/bf16.h"
+#include "llmc/model/arguments.h"
+#include "llmc/model/step_state.h"
 
 namespace cpu {
 

@@ -1,8 +1,8 @@
-// llmc/attention.cuh, both storage types, against llmc/cpu/attention.h.
+// llmc/cuda/attention.cuh, both storage types, against llmc/cpu/attention.h.
 #include <array>
 #include <cstring>
 #include <utility>
-#include "llmc/attention.cuh"
+#include "llmc/cuda/attention.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {

@@ -1,7 +1,7 @@
 // cuDNN's attention against the program's own (which test_attention.cu checks), on a GPU: make test_cuda USE_CUDNN=1
 #ifdef USE_CUDNN
-#include "llmc/attention.cuh"
-#include "llmc/attention_cudnn.h"
+#include "llmc/cuda/attention.cuh"
+#include "llmc/cuda/attention_cudnn.h"
 #include "test/cuda/device_test.h"
 
 namespace {

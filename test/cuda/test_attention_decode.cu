@@ -3,7 +3,7 @@
 
 #include <limits>
 
-#include "llmc/attention_decode.cuh"
+#include "llmc/cuda/attention_decode.cuh"
 
 namespace {
 

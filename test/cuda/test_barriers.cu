@@ -5,9 +5,9 @@
 #ifdef CUDAHOST
 #include <set>
 
-#include "llmc/attention.cuh"
-#include "llmc/layernorm.cuh"
-#include "llmc/matmul_own.cuh"
+#include "llmc/cuda/attention.cuh"
+#include "llmc/cuda/layernorm.cuh"
+#include "llmc/cuda/matmul_own.cuh"
 
 namespace {
 

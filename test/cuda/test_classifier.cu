@@ -1,5 +1,5 @@
-// llmc/classifier.cuh against llmc/cpu/classifier.h.
-#include "llmc/classifier.cuh"
+// llmc/cuda/classifier.cuh against llmc/cpu/classifier.h.
+#include "llmc/cuda/classifier.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {

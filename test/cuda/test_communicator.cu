@@ -1,7 +1,7 @@
 // NcclCommunicator between 1, 2, 3 and 4 ranks: with NCCL on a GPU, which all ranks share, or over MPI on the CPU.
 #include "test/cuda/device_test.h"
 //
-#include "llmc/communicator_nccl.cuh"
+#include "llmc/ranks/nccl.cuh"
 #include "test/ranks_test.h"
 
 namespace {

@@ -1,6 +1,6 @@
 // Products by cuBLASLt against the CPU's: every combination of its arguments, at sizes that it likes and at odd ones.
-#include "llmc/device.cuh"
-#include "llmc/dynamic_library.h"
+#include "llmc/cuda/device.cuh"
+#include "llmc/base/dynamic_library.h"
 #include "test/cuda/device_test.h"
 
 namespace {

@@ -1,12 +1,12 @@
-// CUDA on the CPU (test/cudahost): what it is there to find, it finds; and the functions of llmc/ptx.cuh, on a GPU too.
+// CUDA on the CPU (test/cudahost): what it is there to find, it finds; and the functions of llmc/cuda/ptx.cuh, on a GPU too.
 #include "test/cuda/device_test.h"
 
-#include "llmc/pack.cuh"
-#include "llmc/ptx.cuh"
+#include "llmc/cuda/pack.cuh"
+#include "llmc/cuda/ptx.cuh"
 
 namespace {
 
-// ---- llmc/ptx.cuh against plain loops ----
+// ---- llmc/cuda/ptx.cuh against plain loops ----
 
 // d (16,8) = a (16,16) . b (16,8), both from shared memory by ldmatrix: a as it is, b from its rows, transposed.
 __global__ void mma_kernel(float* d, const bf16* a, const bf16* b) {

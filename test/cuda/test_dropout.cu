@@ -1,5 +1,5 @@
-// llmc/dropout.cuh: the masks of the CPU, bit for bit.
-#include "llmc/dropout.cuh"
+// llmc/cuda/dropout.cuh: the masks of the CPU, bit for bit.
+#include "llmc/cuda/dropout.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {
@@ -29,7 +29,7 @@ void check_scales(float p, int64_t e0, int step) {
     for (int i = 0; i < n; i++)
         for (int64_t e = e0 + int64_t(i) * step, j = 0; j < W; j++) {
             Philox4 r = philox(state.seed, static_cast<uint32_t>((e + j) / 4), state.first_sample + b, state.step,
-                               (static_cast<uint32_t>(Stream::dropout) << 24) | 9);
+                               (static_cast<uint32_t>(Use::dropout) << 24) | 9);
             want.push_back(uniform01(r.v[(e + j) % 4]) >= p ? 1 / (1 - p) : 0);
         }
     DeviceVector<StepState> device_state({state});
@@ -58,7 +58,7 @@ TEST(CudaDropout, TheThresholdIsExact) {
     DeviceVector<StepState> device_state({state});
     for (uint32_t e = 0; e < 40; e += 4) {
         uint32_t word = philox(state.seed, e / 4, state.first_sample, state.step,
-                               (static_cast<uint32_t>(Stream::dropout) << 24) | 9)
+                               (static_cast<uint32_t>(Use::dropout) << 24) | 9)
                             .v[0];
         for (uint32_t above : {0u, 1u}) {
             DeviceVector<float> got(1);

@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "llmc/encoder.cuh"
+#include "llmc/cuda/encoder.cuh"
 
 namespace {
 

@@ -1,5 +1,5 @@
 // GELU on the GPU against the CPU's.
-#include "llmc/gelu.cuh"
+#include "llmc/cuda/gelu.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {

@@ -1,5 +1,5 @@
-// llmc/layernorm.cuh against llmc/cpu/layernorm.h.
-#include "llmc/layernorm.cuh"
+// llmc/cuda/layernorm.cuh against llmc/cpu/layernorm.h.
+#include "llmc/cuda/layernorm.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {

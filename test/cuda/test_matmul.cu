@@ -1,6 +1,6 @@
 // Matrix products on the GPU against the CPU's: the program's own kernels, every tile, whatever the GPU; and the
 // layers.
-#include "llmc/matmul.cuh"
+#include "llmc/cuda/matmul.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {

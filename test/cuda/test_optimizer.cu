@@ -1,8 +1,8 @@
-// llmc/global_norm.cuh and llmc/adamw.cuh against the CPU's.
+// llmc/cuda/global_norm.cuh and llmc/cuda/adamw.cuh against the CPU's.
 #include <bit>
 #include <cstring>
-#include "llmc/adamw.cuh"
-#include "llmc/global_norm.cuh"
+#include "llmc/cuda/adamw.cuh"
+#include "llmc/cuda/global_norm.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {

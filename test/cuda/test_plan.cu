@@ -1,16 +1,16 @@
-// What plan assumes about the CUDA program (llmc/plan.cpp): the sizes of workspaces, the peaks of data sheets.
+// What plan assumes about the CUDA program (llmc/run/plan.cpp): the sizes of workspaces, the peaks of data sheets.
 #include <cstdio>
-#include "llmc/activations.h"
-#include "llmc/adamw.cuh"
-#include "llmc/attention.cuh"
-#include "llmc/attention_decode.cuh"
-#include "llmc/device.cuh"
-#include "llmc/encoder.cuh"
-#include "llmc/global_norm.cuh"
-#include "llmc/layernorm.cuh"
-#include "llmc/matmul.cuh"
-#include "llmc/model_memory.h"
-#include "llmc/plan.h"
+#include "llmc/model/activations.h"
+#include "llmc/cuda/adamw.cuh"
+#include "llmc/cuda/attention.cuh"
+#include "llmc/cuda/attention_decode.cuh"
+#include "llmc/cuda/device.cuh"
+#include "llmc/cuda/encoder.cuh"
+#include "llmc/cuda/global_norm.cuh"
+#include "llmc/cuda/layernorm.cuh"
+#include "llmc/cuda/matmul.cuh"
+#include "llmc/model/memory.h"
+#include "llmc/run/plan.h"
 #include "test/cuda/device_test.h"
 
 namespace {
@@ -86,7 +86,7 @@ TEST(CudaPlanFigures, DataSheetsAndRecordsAreThoseOfTheProgram) {
     } gpus[] = {{"a100", "NVIDIA A100-SXM4-80GB"}, {"h100", "NVIDIA H100 80GB HBM3"},
                 {"h200", "NVIDIA H200"},           {"b200", "NVIDIA B200"},
                 {"l40s", "NVIDIA L40S"},           {"rtx4090", "NVIDIA GeForce RTX 4090"}};
-    EXPECT_EQ(plan_gpu_names().size(), std::size(gpus) + 1);  // and the CPU
+    EXPECT_EQ(gpu_names().size(), std::size(gpus) + 1);  // and the CPU
     for (auto& gpu : gpus) {
         snprintf(device().name, sizeof device().name, "%s", gpu.name);
         Options o;

@@ -1,4 +1,4 @@
-// cuBLASLt on the CPU: the functions that llmc/matmul_cublaslt.cuh calls, with the semantics that NVIDIA documents.
+// cuBLASLt on the CPU: the functions that llmc/cuda/matmul_cublaslt.cuh calls, with the semantics that NVIDIA documents.
 //
 //   D = epilogue(alpha * op(A) . op(B) + beta * C)                column-major: element (i,j) of a matrix is p[i + j *
 //   ld]
@@ -8,7 +8,7 @@
 // else is CUBLAS_STATUS_NOT_SUPPORTED.
 #include <cublasLt.h>
 
-#include "llmc/bf16.h"
+#include "llmc/base/bf16.h"
 #include "test/cudahost/internal.h"
 
 namespace {

@@ -4,7 +4,7 @@
 //   Sources     A few lines of awk (filter.awk) rewrite `__shared__` arrays; this header, which the Makefile includes
 //               before everything else (-include), supplies the rest: __global__, threadIdx, __syncthreads(), shuffles,
 //               atomics. NVIDIA's own headers supply types and declarations; runtime.cpp, cublaslt.cpp and nccl.cpp
-//               define the functions. include/llmc/ptx.cuh takes the place of llmc/ptx.cuh.
+//               define the functions. include/llmc/cuda/ptx.cuh takes the place of llmc/cuda/ptx.cuh.
 //   Threads     Each thread of a block is a fibre: a stack of its own, switched by hand (scheduler.cpp). One runs at a
 //               time, until it comes to a barrier or to a collective of its warp (shuffle, ballot, mma), where it waits
 //               for the others. Which one runs next is drawn from a seed, and so is the order of the blocks. A kernel
@@ -88,7 +88,7 @@ void set_device_memory(size_t bytes);
 // Whether the host cannot touch device memory; false only for large heaps on CPUs without protection keys.
 bool device_memory_is_closed();
 
-// For llmc/cuda_common.cuh: the workspace's first `bytes` become NaN, and the rest of `reserved` guarded, just before
+// For llmc/cuda/common.cuh: the workspace's first `bytes` become NaN, and the rest of `reserved` guarded, just before
 // the next piece of work that is given to a stream.
 void fresh_workspace(void* data, size_t bytes, size_t reserved);
 void guard(void* begin, size_t bytes);
@@ -162,7 +162,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     return cudahost::launch(*config, address, [kernel, values] { std::apply(kernel, values); });
 }
 
-// llmc/cuda_common.cuh: what lies after each tensor of an arena
+// llmc/cuda/common.cuh: what lies after each tensor of an arena
 #define ARENA_GAP 256
 inline void guard_gap(void* begin, size_t bytes) { cudahost::guard(begin, bytes); }
 

@@ -16,7 +16,7 @@
 #include <memory>
 #include <thread>
 
-#include "llmc/bf16.h"
+#include "llmc/base/bf16.h"
 
 #ifdef USE_MPI
 #define OMPI_SKIP_MPICXX 1  // the C interface alone

@@ -951,7 +951,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
     return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, kernel, threads, shared_bytes, 0);
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t*, const void*, void**) {
-    throw Bug("cudaLaunchKernelExC has no types: launch kernels with launch() (llmc/cuda_common.cuh)");
+    throw Bug("cudaLaunchKernelExC has no types: launch kernels with launch() (llmc/cuda/common.cuh)");
 }
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
     return enqueue(stream, [=] { function(data); });

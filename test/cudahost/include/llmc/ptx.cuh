@@ -1,9 +1,9 @@
-// llmc/ptx.cuh for the CPU: the same functions with the semantics that the PTX ISA documents, and checks of what it
+// llmc/cuda/ptx.cuh for the CPU: the same functions with the semantics that the PTX ISA documents, and checks of what it
 // demands. The fragments' layouts are described there.
 #pragma once
 #include <cstdint>
 
-#include "llmc/bf16.h"
+#include "llmc/base/bf16.h"
 
 namespace ptx {
 

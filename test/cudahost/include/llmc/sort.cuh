@@ -1,9 +1,9 @@
-// llmc/sort.cuh for the CPU: the same function by std::stable_sort, as a kernel of one thread, so that it runs when its
+// llmc/cuda/sort.cuh for the CPU: the same function by std::stable_sort, as a kernel of one thread, so that it runs when its
 // turn in the stream comes.
 #pragma once
 #include <algorithm>
 #include <vector>
-#include "llmc/cuda_common.cuh"
+#include "llmc/cuda/common.cuh"
 
 inline size_t sort_scratch_bytes(int) {
     CUDA_CHECK(cudaGetLastError());  // CUB reports, as its own, an error that an earlier call left behind

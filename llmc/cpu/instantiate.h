@@ -1,0 +1,8 @@
+// At the end of a layer's .cpp file: compiles it for each storage type.
+#pragma once
+#include "llmc/base/bf16.h"
+
+#define LLMC_INSTANTIATE(layer)                        \
+    template decltype(layer<float>) layer<float>;      \
+    template decltype(layer<bf16>) layer<bf16>;        \
+    template decltype(layer<double>) layer<double>

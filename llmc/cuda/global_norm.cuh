@@ -1,0 +1,75 @@
+// Sum of squares of a gradient arena, in a fixed order, and what follows from it: the scale that clips the gradient and
+// the decision to skip the update.
+//
+//   grad_norm = sqrt(sum_i grad[i]^2);  clip_scale = min(1, grad_clip / grad_norm)
+//
+// Limit: memory, 4 bytes an element. Sixteen squares are added in fp32, their sums in double: an order of magnitude
+// fewer double additions, which cost 64 times as much on GPUs that are not made for them.
+#pragma once
+#include <algorithm>
+#include "llmc/cuda/common.cuh"
+#include "llmc/cuda/pack.cuh"
+#include "llmc/model/step_state.h"
+
+// Sum over a block of whole warps; thread 0 gets it. `shared` has a double for each warp.
+__device__ inline double block_sum_double(double x, double* shared) {
+#pragma unroll
+    for (int lane = 16; lane > 0; lane /= 2) x += __shfl_xor_sync(0xffffffffu, x, lane);
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+    __syncthreads();
+    double sum = 0;
+    if (threadIdx.x == 0)
+        for (unsigned warp = 0; warp < blockDim.x / 32; warp++) sum += shared[warp];
+    return sum;
+}
+
+// partial[blockIdx.x] = the block's share. Packs are dealt to the threads of all blocks in turn.
+template <int W>
+__global__ void __launch_bounds__(512) square_sum_kernel(double* partial, const float* grad, int64_t n) {
+    constexpr int packs = 16 / W;  // that a thread loads before it uses the first
+    __shared__ double sums[16];
+    int64_t stride = int64_t(gridDim.x) * blockDim.x * W;
+    double sum = 0;
+    for (int64_t i0 = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * W; i0 < n; i0 += packs * stride) {
+        float x[packs][W] = {}, squares = 0;
+#pragma unroll
+        for (int k = 0; k < packs; k++)
+            if (i0 + k * stride < n) load_pack<W, Cached::no>(x[k], grad + i0 + k * stride);
+#pragma unroll
+        for (int k = 0; k < packs; k++)
+#pragma unroll
+            for (int j = 0; j < W; j++) squares += x[k][j] * x[k][j];
+        sum += static_cast<double>(squares);
+    }
+    sum = block_sum_double(sum, sums);
+    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+static __global__ void __launch_bounds__(512) sum_kernel(double* sum, const double* partial, int n) {
+    __shared__ double sums[16];
+    double x = 0;
+    for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) x += partial[i];
+    x = block_sum_double(x, sums);
+    if (threadIdx.x == 0) *sum = x;
+}
+
+inline size_t global_norm_workspace_bytes() {
+    return 4 * sizeof(double) * static_cast<size_t>(device().multiprocessors);
+}
+
+// *sum (device memory) = sum of grad[i]^2, i < n; grad on a 16-byte boundary. Same GPU, same bits.
+inline void global_norm_squared(double* sum, const float* grad, int64_t n, cudaStream_t stream) {
+    int blocks = static_cast<int>(std::clamp<int64_t>(n / (512 * 16), 1, 4 * device().multiprocessors));
+    double* partial = workspace<double>(static_cast<size_t>(blocks));
+    launch(n % 4 == 0 ? square_sum_kernel<4> : square_sum_kernel<1>, blocks, 512, 0, stream, partial, grad, n);
+    launch(sum_kernel, 1, 512, 0, stream, sum, partial, blocks);
+}
+
+static __global__ void finish_gradients_kernel(StepState* state, const double* norm_squared, float grad_clip) {
+    finish_gradients(*state, *norm_squared, grad_clip);
+}
+
+// From the sum of losses and the squared norm to the step's loss, norm, clip scale and skip flag. grad_clip 0: none.
+inline void finish_gradients(StepState* state, const double* norm_squared, float grad_clip, cudaStream_t stream) {
+    launch(finish_gradients_kernel, 1, 1, 0, stream, state, norm_squared, grad_clip);
+}

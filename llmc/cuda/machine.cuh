@@ -1,0 +1,242 @@
+// A GPU as the machine of a model (llmc/gpt2.h). llmc/cpu/machine.h has the same names for a CPU.
+//
+// The host only puts work into a stream, and the GPU does it in that order; nothing waits inside a step. A micro-step
+// and the update are captured as CUDA graphs the second time they run, and from then on each is started by one call.
+// What changes from step to step is therefore read by the kernels from a StepState in device memory.
+#pragma once
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+#include "llmc/cuda/adamw.cuh"
+#include "llmc/cuda/attention.cuh"
+#include "llmc/cuda/attention_decode.cuh"
+#include "llmc/ranks/nccl.cuh"
+#include "llmc/model/config.h"
+#include "llmc/cuda/common.cuh"
+#include "llmc/model/batch.h"
+#include "llmc/cuda/device.cuh"
+#include "llmc/cuda/encoder.cuh"
+#include "llmc/cuda/global_norm.cuh"
+#include "llmc/cuda/layernorm.cuh"
+#include "llmc/cuda/matmul.cuh"
+#include "llmc/model/step_state.h"
+
+// A piece of a step that runs again and again with the same addresses. The first time it is simply run, which loads
+// kernels and plans; the second time it is captured.
+class CapturedWork {
+  public:
+    template <typename Body>
+    void run(cudaStream_t stream, Body body) {
+        if (!graph_ && !seen_) {
+            seen_ = true;
+            return body();
+        }
+        if (!graph_) {
+            cudaGraph_t captured = nullptr;
+            CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+            body();
+            CUDA_CHECK(cudaStreamEndCapture(stream, &captured));
+            cudaGraphExec_t executable = nullptr;
+            cudaError_t error = cudaGraphInstantiate(&executable, captured, 0);
+            cudaGraphDestroy(captured);
+            CUDA_CHECK(error);
+            graph_.reset(executable);
+        }
+        CUDA_CHECK(cudaGraphLaunch(graph_.get(), stream));
+    }
+
+  private:
+    struct Destroy {
+        void operator()(cudaGraphExec_t g) const { cudaGraphExecDestroy(g); }
+    };
+    bool seen_ = false;
+    std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, Destroy> graph_;
+};
+
+struct DestroyStream {
+    void operator()(cudaStream_t s) const { cudaStreamDestroy(s); }
+};
+struct DestroyEvent {
+    void operator()(cudaEvent_t e) const { cudaEventDestroy(e); }
+};
+using OwnStream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, DestroyStream>;
+using OwnEvent = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyEvent>;
+inline OwnStream make_stream() {
+    cudaStream_t s = nullptr;
+    CUDA_CHECK(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+    return OwnStream(s);
+}
+
+class Gpu {
+  public:
+    using Arena = DeviceArena;
+    using Communicator = NcclCommunicator;
+    using Stream = cudaStream_t;
+    using Network = const cudaStream_t;
+    using Event = OwnEvent;
+    using Work = CapturedWork;
+    // At most 2^30 logits (2 GiB in bf16) at once, 21,248 rows of GPT-2's vocabulary.
+    static constexpr int64_t most_logits = int64_t(1) << 30, chunk_unit = 128;
+
+    // Before anything else: finds the GPU, or says in one line why there is none. Fills in what options leave to it.
+    static void open(DeviceOptions& options, int local_rank) { open_device(options, local_rank); }
+    static void configure(const DeviceOptions& options, bool bf16) { configure_device(options, bf16); }
+    static std::string name() { return strf("GPU of compute capability %d", device().capability); }
+    static std::string health() { return device_health(); }
+    static double peak_flops(bool bf16) { return device_peak_flops(bf16); }
+    static double available_memory() {
+        size_t free_bytes = 0, total = 0;
+        CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total));
+        return static_cast<double>(free_bytes);
+    }
+    static size_t library_bytes() { return cublaslt_workspace_bytes(); }
+    // The most that any layer wants.
+    static size_t workspace_bytes(const ModelConfig& m, const StepOptions& o, const AttentionShape& decode) {
+        int N = o.B * o.T;
+        AttentionShape attention = packed_qkv_shape(o.B, o.T, m.C, m.NH);
+        size_t bytes =
+            std::max({size_t(1) << 20, matmul_own_workspace_bytes(), attention_forward_workspace_bytes(attention),
+                      attention_decode_workspace_bytes(decode)});
+        if (!o.training) return bytes;
+        return std::max({bytes, layernorm_backward_workspace_bytes(N, m.C), bias_backward_workspace_bytes(N, 4 * m.C),
+                         encoder_backward_workspace_bytes(N), attention_backward_workspace_bytes(attention),
+                         global_norm_workspace_bytes()});
+    }
+
+    void start() {
+        stream_ = make_stream(), copy_stream_ = make_stream(), network_ = make_stream();
+        network_handle_ = network_.get();
+        staged_ready_ = make_event(), staged_taken_ = make_event(), computed_ = make_event();
+        communicated_ = make_event();
+        host_state_ = pinned<StepState>(1);
+    }
+    cudaStream_t stream() const { return stream_.get(); }
+    const cudaStream_t& network() const { return network_handle_; }
+    void use_workspace(char* data, size_t bytes) { device().workspace_data = data, device().workspace_bytes = bytes; }
+
+    // What the network has been given so far; the layers wait for that; for all of it.
+    Event make_event() {
+        cudaEvent_t e = nullptr;
+        CUDA_CHECK(cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
+        return Event(e);
+    }
+    void record(const Event& e) { CUDA_CHECK(cudaEventRecord(e.get(), network())); }
+    void wait_for(const Event& e) { CUDA_CHECK(cudaStreamWaitEvent(stream(), e.get(), 0)); }
+    void join() {
+        follow_computation();  // the network belongs to the capture, even where nothing was sent
+        record(communicated_), wait_for(communicated_);
+    }
+    // What comes next in the network begins when all kernels launched so far have ended.
+    void follow_computation() {
+        CUDA_CHECK(cudaEventRecord(computed_.get(), stream()));
+        CUDA_CHECK(cudaStreamWaitEvent(network(), computed_.get(), 0));
+    }
+    void finish(NcclCommunicator* comm = nullptr) {
+        comm ? comm->wait(stream()) : CUDA_CHECK(cudaStreamSynchronize(stream()));
+    }
+
+    // ---- the step's tokens and its state, in and out ----
+
+    // Each returns true where the tokens' addresses have changed.
+    bool begin_step(const Batch& batch) {
+        bool moved = (staged_first_ != batch.first || staged_sequences_ != batch.sequences) && stage(batch);
+        CUDA_CHECK(cudaStreamWaitEvent(stream(), staged_ready_.get(), 0));
+        size_t bytes = batch.inputs.size() * sizeof(int);
+        CUDA_CHECK(cudaMemcpyAsync(step_inputs_, staged_inputs_, bytes, cudaMemcpyDeviceToDevice, stream()));
+        CUDA_CHECK(cudaMemcpyAsync(step_targets_, staged_targets_, bytes, cudaMemcpyDeviceToDevice, stream()));
+        CUDA_CHECK(cudaEventRecord(staged_taken_.get(), stream()));
+        staged_sequences_ = 0;
+        return moved;
+    }
+    // Starts to copy a whole step's tokens; they wait until the step takes them.
+    bool stage(const Batch& batch) {
+        size_t n = batch.inputs.size();
+        bool grows = n > token_capacity_;
+        if (grows) {
+            CUDA_CHECK(cudaStreamSynchronize(stream()));
+            tokens_ = std::make_unique<DeviceArena>();
+            for (int** view : {&step_inputs_, &step_targets_, &staged_inputs_, &staged_targets_})
+                tokens_->add(view, static_cast<int64_t>(n));
+            tokens_->allocate("the tokens of a step", false);
+            host_tokens_ = pinned<int>(2 * n);
+            token_capacity_ = n;
+        }
+        CUDA_CHECK(cudaStreamSynchronize(copy_stream_.get()));  // the last copy from host_tokens_ is over
+        CUDA_CHECK(cudaStreamWaitEvent(copy_stream_.get(), staged_taken_.get(), 0));
+        std::copy(batch.inputs.begin(), batch.inputs.end(), host_tokens_.get());
+        std::copy(batch.targets.begin(), batch.targets.end(), host_tokens_.get() + n);
+        for (int part = 0; part < 2; part++)
+            CUDA_CHECK(cudaMemcpyAsync(part ? staged_targets_ : staged_inputs_,
+                                       host_tokens_.get() + static_cast<size_t>(part) * n, n * sizeof(int),
+                                       cudaMemcpyHostToDevice, copy_stream_.get()));
+        CUDA_CHECK(cudaEventRecord(staged_ready_.get(), copy_stream_.get()));
+        staged_first_ = batch.first, staged_sequences_ = batch.sequences;
+        return grows;
+    }
+    const int* step_inputs() const { return step_inputs_; }
+    const int* step_targets() const { return step_targets_; }
+    void put_state(StepState* to, const StepState& s) {
+        *host_state_ = s;
+        CUDA_CHECK(cudaMemcpyAsync(to, host_state_.get(), sizeof s, cudaMemcpyHostToDevice, stream()));
+    }
+    void take_state(const StepState* s) {
+        CUDA_CHECK(cudaMemcpyAsync(host_state_.get(), s, sizeof *s, cudaMemcpyDeviceToHost, stream()));
+    }
+    const StepState& taken_state() const { return *host_state_; }  // after finish()
+
+    // ---- memory ----
+
+    template <typename Y>
+    void clear(Y* x, int64_t n) {
+        CUDA_CHECK(cudaMemsetAsync(x, 0, static_cast<size_t>(n) * sizeof(Y), stream()));
+    }
+    template <typename Y>
+    void copy_in(Y* to, const Y* from, size_t n) {
+        CUDA_CHECK(cudaMemcpyAsync(to, from, n * sizeof(Y), cudaMemcpyHostToDevice, stream()));
+    }
+    template <typename Y>
+    void copy_out(float* to, const Y* from, size_t n) {
+        std::vector<float> values = download(from, static_cast<int64_t>(n));
+        std::copy(values.begin(), values.end(), to);
+    }
+    // From and to floats.
+    template <typename Y>
+    void upload(Y* to, const float* from, int64_t n) {
+        std::vector<Y> values(from, from + n);
+        copy_in(to, values.data(), values.size());
+        CUDA_CHECK(cudaStreamSynchronize(stream()));
+    }
+    template <typename Y>
+    std::vector<float> download(const Y* x, int64_t n) const {
+        std::vector<Y> values(static_cast<size_t>(n));
+        CUDA_CHECK(cudaMemcpyAsync(values.data(), x, values.size() * sizeof(Y), cudaMemcpyDeviceToHost, stream()));
+        CUDA_CHECK(cudaStreamSynchronize(stream()));
+        return {values.begin(), values.end()};
+    }
+    // Through the workspace, as much at a time as that holds.
+    void broadcast(NcclCommunicator& comm, std::vector<float>& values, int root, char* data, size_t bytes) {
+        use_workspace(data, bytes);
+        const size_t most = bytes / sizeof(float);
+        for (size_t at = 0; at < values.size(); at += most) {
+            size_t n = std::min(most, values.size() - at);
+            float* buffer = workspace<float>(n);
+            if (comm.rank() == root) upload(buffer, &values[at], static_cast<int64_t>(n));
+            comm.broadcast(buffer, n, root, stream());
+            copy_out(&values[at], buffer, n);
+        }
+    }
+
+  private:
+    OwnStream stream_, copy_stream_, network_;
+    cudaStream_t network_handle_ = nullptr;
+    Event staged_ready_, staged_taken_, computed_, communicated_;
+    std::unique_ptr<StepState, CudaFreeHost> host_state_;
+    // a whole step's tokens: those at work, those of the next step, and where the host puts them
+    std::unique_ptr<DeviceArena> tokens_;
+    int *step_inputs_ = nullptr, *step_targets_ = nullptr, *staged_inputs_ = nullptr, *staged_targets_ = nullptr;
+    std::unique_ptr<int, CudaFreeHost> host_tokens_;
+    size_t token_capacity_ = 0;
+    int64_t staged_first_ = -1;
+    int staged_sequences_ = 0;
+};

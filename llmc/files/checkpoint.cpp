@@ -1,0 +1,247 @@
+#include "llmc/files/checkpoint.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "llmc/base/error.h"
+#include "llmc/files/run_directory.h"
+
+namespace fs = std::filesystem;
+using json = nlohmann::ordered_json;  // keeps the order of fields, which the state's own checksum needs
+
+namespace {
+
+constexpr int kFormat = 1;
+
+// JSON has no infinities and NaNs; they are kept as strings. Finite doubles come back exactly: the shortest decimal
+// that reads as the same double is written.
+json number_json(double x) { return std::isfinite(x) ? json(x) : json(strf("%g", x)); }
+double json_number(const json& j) { return j.is_string() ? std::stod(j.get<std::string>()) : j.get<double>(); }
+
+json window_json(const std::vector<double>& window) {
+    json j = json::array();
+    for (double x : window) j.push_back(number_json(x));
+    return j;
+}
+
+std::vector<double> json_window(const json& j) {
+    std::vector<double> window;
+    for (const json& x : j) window.push_back(json_number(x));
+    return window;
+}
+
+json parse_part(const std::string& text) {
+    json j = text.empty() ? json() : json::parse(text, nullptr, /*allow_exceptions=*/false);
+    CHECK(!j.is_discarded(), "not JSON: %s", text.c_str());
+    return j;
+}
+
+// trainer_state.json, whose last field is the CRC-32C of all the others. Throws what the caller finds no words for as
+// it is.
+json read_state_json(const std::string& checkpoint) {
+    std::string path = checkpoint + "/trainer_state.json";
+    json j = json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+    if (!j.is_object()) throw Error("trainer_state.json is not a valid JSON object");
+    if (j.value("format", json()) != kFormat)
+        throw Error(strf("trainer_state.json has format %s, this program reads %d",
+                         j.value("format", json()).dump().c_str(), kFormat));
+    json checksum = j.value("crc32c", json());
+    j.erase("crc32c");
+    std::string text = j.dump();
+    if (checksum != crc32c_hex(crc32c(0, text.data(), text.size())))
+        throw Error("trainer_state.json does not match its own checksum");
+    return j;
+}
+
+// Runs `read` and adds to what goes wrong the checkpoint's name and what to do.
+template <typename Read>
+auto with_remedy(const std::string& checkpoint, Read&& read) {
+    std::string why;
+    try {
+        return read();
+    } catch (const Error& e) {
+        why = e.what();
+    } catch (const nlohmann::json::exception&) {
+        why = "trainer_state.json lacks a field, or one has the wrong type";
+    } catch (const std::logic_error& e) {  // a window's number that is none
+        why = e.what();
+    }
+    fs::path dir = fs::path(checkpoint).lexically_normal();
+    if (!dir.has_filename()) dir = dir.parent_path();
+    std::string older, output = dir.has_parent_path() ? dir.parent_path().string() : ".";
+    int64_t step = step_of(dir.filename().string());
+    for (auto& [s, path] : checkpoints_by_step(output))
+        if (s < step) older = path;
+    throw Error(
+        strf("checkpoint %s is damaged: %s; %s", checkpoint.c_str(), why.c_str(),
+             older.empty() ? "there is no older one" : strf("to go on from %s, remove it", older.c_str()).c_str()));
+}
+
+// What the optimizer's files hold of each tensor, in their order. All ranks read in it, so it stands here once.
+std::vector<std::pair<Buffer, std::string>> optimizer_parts(const ModelTensors& tensors) {
+    std::vector<std::pair<Buffer, std::string>> parts = {{Buffer::m, "m."}, {Buffer::v, "v."}};
+    if (tensors.has_master) parts.push_back({Buffer::master, "master."});
+    return parts;
+}
+
+// m, v and masters, in files of at most about `file_bytes`.
+void write_optimizer(const std::string& dir, const ModelTensors& tensors, int64_t file_bytes,
+                     std::vector<WrittenFile>* written) {
+    struct Item {
+        const Parameter* p;
+        Buffer buffer;
+        std::string name;
+    };
+    std::vector<std::vector<Item>> files(1);
+    int64_t bytes = 0;
+    for (const Parameter& p : tensors.table) {
+        for (const auto& [buffer, prefix] : optimizer_parts(tensors)) {
+            if (bytes > 0 && bytes + p.size() * 4 > file_bytes) {
+                files.emplace_back();
+                bytes = 0;
+            }
+            files.back().push_back({&p, buffer, prefix + p.name});
+            bytes += p.size() * 4;
+        }
+    }
+    for (size_t i = 0; i < files.size(); i++) {
+        std::string name = files.size() == 1 ? "optimizer.safetensors"
+                                             : strf("optimizer-%05zu-of-%05zu.safetensors", i + 1, files.size());
+        std::vector<TensorInfo> infos;
+        for (const Item& item : files[i]) infos.push_back(file_tensor(*item.p, item.name, "F32"));
+        SafetensorsWriter file(dir + "/" + name, infos);
+        for (const Item& item : files[i]) write_parameter(&file, "F32", *item.p, tensors, item.buffer);
+        std::string checksum = file.close();
+        written->push_back({name, checksum, file.file_bytes()});
+    }
+}
+
+void write_state(const std::string& dir, const ModelConfig& config, const ModelTensors& tensors,
+                 const TrainerState& state, const std::vector<WrittenFile>& files) {
+    json j = {{"format", kFormat},
+              {"step", state.step},
+              {"optimizer_updates", state.optimizer_updates},
+              {"next_sample", state.next_sample},
+              {"seed", state.seed},
+              {"best_val_loss", number_json(state.best_val_loss)},
+              {"seconds", number_json(state.seconds)},
+              {"loss_window", window_json(state.loss_window)},
+              {"norm_window", window_json(state.norm_window)},
+              {"parameters", parameter_count(config)},
+              {"precision", tensors.bf16 ? "bf16" : "fp32"},
+              {"options", parse_part(state.options_json)},
+              {"data", parse_part(state.data_json)}};
+    for (const WrittenFile& f : files) j["files"][f.name] = {{"bytes", f.bytes}, {"crc32c", f.checksum}};
+    std::string text = j.dump();
+    j["crc32c"] = crc32c_hex(crc32c(0, text.data(), text.size()));
+    write_file(dir + "/trainer_state.json", j.dump(1) + "\n");
+}
+
+}  // namespace
+
+std::string save_checkpoint(const std::string& output, const ModelConfig& config, const ModelTensors& tensors,
+                            const std::string& vocabulary, const TrainerState& state, int64_t optimizer_file_bytes) {
+    CHECK(state.step >= 0, "step %lld", static_cast<long long>(state.step));
+    std::string name = step_name(state.step), dir = (fs::path(output) / name).string(), aside = dir + ".old";
+    std::string temporary = temporary_name(output, name);
+    std::error_code error;
+    try {
+        fs::create_directories(output, error);
+        if (error) throw Error(strf("cannot create directory %s: %s", output.c_str(), error.message().c_str()));
+        clear_leftovers(output);
+        if (path_exists(dir) && !is_whole_checkpoint(dir))
+            throw Error(strf("%s is in the way and is no checkpoint; move it elsewhere", dir.c_str()));
+        if (!fs::create_directory(temporary, error))
+            throw Error(strf("cannot create directory %s: %s", temporary.c_str(), error.message().c_str()));
+
+        std::vector<WrittenFile> files = write_model_directory(temporary, config, tensors, vocabulary);
+        write_optimizer(temporary, tensors, optimizer_file_bytes, &files);
+        write_state(temporary, config, tensors, state, files);
+        sync_directory(temporary);
+
+        bool replaces = path_exists(dir);
+        if (replaces) rename_path(dir, aside);
+        rename_path(temporary, dir);
+        sync_directory(output);
+        if (replaces) delete_checkpoint(output, aside);
+    } catch (const Error& e) {
+        fs::remove_all(temporary, error);
+        throw Error(
+            strf("the checkpoint of step %lld was not saved: %s", static_cast<long long>(state.step), e.what()));
+    } catch (...) {
+        fs::remove_all(temporary, error);
+        throw;
+    }
+    return dir;
+}
+
+void take_part_in_checkpoint(const ModelTensors& tensors) {
+    for (const Parameter& p : tensors.table) write_parameter(nullptr, "", p, tensors, Buffer::weights);
+    for (const Parameter& p : tensors.table)
+        for (const auto& [buffer, prefix] : optimizer_parts(tensors)) write_parameter(nullptr, "", p, tensors, buffer);
+}
+
+TrainerState read_trainer_state(const std::string& checkpoint) {
+    return with_remedy(checkpoint, [&] {
+        json j = read_state_json(checkpoint);
+        for (auto& [name, file] : j.at("files").items()) {
+            std::string path = checkpoint + "/" + name;
+            std::error_code error;
+            uint64_t bytes = fs::file_size(path, error);
+            if (error) throw Error(strf("%s: %s", name.c_str(), error.message().c_str()));
+            if (bytes != file.at("bytes").get<uint64_t>())
+                throw Error(strf("%s has %llu bytes instead of %s", name.c_str(),
+                                 static_cast<unsigned long long>(bytes), file.at("bytes").dump().c_str()));
+            if (file_crc32c(path) != file.at("crc32c").get<std::string>())
+                throw Error(strf("%s does not match its checksum", name.c_str()));
+        }
+        TrainerState s;
+        s.step = j.at("step").get<int64_t>();
+        s.optimizer_updates = j.at("optimizer_updates").get<int64_t>();
+        s.next_sample = j.at("next_sample").get<int64_t>();
+        s.seed = j.at("seed").get<uint64_t>();
+        s.best_val_loss = json_number(j.at("best_val_loss"));
+        s.seconds = json_number(j.at("seconds"));
+        s.loss_window = json_window(j.at("loss_window"));
+        s.norm_window = json_window(j.at("norm_window"));
+        if (!j.at("options").is_null()) s.options_json = j["options"].dump();
+        if (!j.at("data").is_null()) s.data_json = j["data"].dump();
+        return s;
+    });
+}
+
+void load_training_state(const std::string& checkpoint, const ModelConfig& config, const ModelTensors& tensors) {
+    ModelConfig saved = read_model_config(checkpoint);
+    if (saved != config)
+        throw Error(strf("%s is of a model L%d:H%d:C%d:T%d:V%d, not L%d:H%d:C%d:T%d:V%d", checkpoint.c_str(), saved.L,
+                         saved.NH, saved.C, saved.T, saved.V, config.L, config.NH, config.C, config.T, config.V));
+    std::vector<std::unique_ptr<SafetensorsFile>> files;
+    std::map<std::string, const SafetensorsFile*> holder;  // tensor -> file
+    json j = with_remedy(checkpoint, [&] { return read_state_json(checkpoint); });
+    for (auto& [name, unused] : j["files"].items()) {
+        if (!name.ends_with(".safetensors")) continue;
+        files.push_back(std::make_unique<SafetensorsFile>(checkpoint + "/" + name));
+        for (const TensorInfo& t : files.back()->tensors()) holder[t.name] = files.back().get();
+    }
+    auto read = [&](const std::string& name, const Parameter& p, const std::vector<Buffer>& buffers) {
+        auto found = holder.find(name);
+        if (found == holder.end()) throw Error(strf("%s: tensor %s is missing", checkpoint.c_str(), name.c_str()));
+        read_parameter(*found->second, name, p, tensors, buffers);
+    };
+    for (const Parameter& p : tensors.table) {
+        std::string master = "master." + p.name;
+        bool saved_master = holder.count(master) > 0;
+        // What is exact comes first: weights of fp32 from masters, masters from masters; bf16 weights as they were.
+        std::vector<Buffer> from_weights, from_master;
+        (saved_master && !tensors.bf16 ? from_master : from_weights).push_back(Buffer::weights);
+        if (tensors.has_master) (saved_master ? from_master : from_weights).push_back(Buffer::master);
+        if (!from_weights.empty()) read(p.name, p, from_weights);
+        if (!from_master.empty()) read(master, p, from_master);
+        read("m." + p.name, p, {Buffer::m});
+        read("v." + p.name, p, {Buffer::v});
+    }
+}

@@ -1,0 +1,123 @@
+// What a forward pass leaves behind for the backward pass, and where it lies; the same for both programs.
+//
+// Shapes: B sequences of T tokens, C channels, NH heads of HS = C / NH, V words padded to Vp, L layers, N = B*T rows.
+#pragma once
+#include <algorithm>
+#include <functional>
+#include <string>
+#include <vector>
+#include "llmc/base/bf16.h"
+#include "llmc/model/parameters.h"
+#include "llmc/model/step_state.h"
+
+// What one block keeps from its forward pass for its backward pass, in the order in which it is computed. Views may be
+// shared between layers: see Activations.
+template <typename X>
+struct BlockActivations {
+    X* input;                                            // (B,T,C) residual stream that enters the block
+    X* ln1;                                              // (B,T,C)
+    X* qkv;                                              // (B,T,3C)
+    X* atty;                                             // (B,T,C) attention, before its projection
+    X* residual2;                                        // (B,T,C) residual stream between attention and MLP
+    X* ln2;                                              // (B,T,C)
+    X* fch;                                              // (B,T,4C) before GELU
+    X* fch_gelu;                                         // (B,T,4C) after GELU
+    acc_t<X>*ln1_mean, *ln1_rstd, *ln2_mean, *ln2_rstd;  // (B,T)
+    acc_t<X>* lse;                                       // (B,NH,T) log-sum-exp of attention's scores
+};
+
+// All activations of a forward pass over at most N = B*T rows, in an Arena of the host or of the device.
+template <typename X, class Arena>
+struct Activations {
+    std::vector<BlockActivations<X>>
+        h;             // L of them, and h[L]: only input, ln1 and their statistics, for the final layernorm
+    X* branch;         // (N,C) output of the attention projection or the MLP, before it is added
+    X* logits;         // (chunk, Vp)
+    acc_t<X>* losses;  // (N)
+    int64_t chunk;     // rows of the LM head that are worked on at once
+    Arena arena;
+
+    // keep_all = false (evaluation, sampling): one set of buffers serves all layers. Else `recompute` says which
+    // tensors are not kept but computed again in the backward pass (StepOptions).
+    Activations(const ModelConfig& m, int64_t N, int64_t lm_head_chunk, bool keep_all, int recompute)
+        : h(static_cast<size_t>(m.L) + 1), chunk(std::min(N, lm_head_chunk)) {
+        int64_t C = m.C;
+        for (size_t l = 0; l < h.size(); l++) {
+            BlockActivations<X>& a = h[l];
+            bool last = l + 1 == h.size();
+            auto add = [&](auto member, int64_t n, bool kept) {
+                if (kept || l == 0) arena.add(&(a.*member), n);
+                else shared.push_back([this, member, l] { h[l].*member = h[0].*member; });
+            };
+            using Block = BlockActivations<X>;
+            add(&Block::input, N * C, keep_all);
+            add(&Block::ln1, N * C,
+                keep_all && (recompute < 2 || last));  // the final layernorm's output is needed right away
+            add(&Block::ln1_mean, N, keep_all);
+            add(&Block::ln1_rstd, N, keep_all);
+            if (last) break;
+            add(&Block::qkv, 3 * N * C, keep_all && recompute < 3);
+            add(&Block::atty, N * C, keep_all && recompute < 3);
+            add(&Block::lse, N * m.NH, keep_all && recompute < 3);
+            add(&Block::residual2, N * C, keep_all && recompute < 3);
+            add(&Block::ln2, N * C, keep_all && recompute < 2);
+            add(&Block::ln2_mean, N, keep_all);
+            add(&Block::ln2_rstd, N, keep_all);
+            add(&Block::fch, 4 * N * C, keep_all && recompute < 3);
+            add(&Block::fch_gelu, 4 * N * C, keep_all && recompute < 1);
+        }
+        arena.add(&branch, N * C);
+        arena.add(&logits, chunk * m.Vp());
+        arena.add(&losses, N);
+    }
+    template <typename... Args>
+    void allocate(Args... args) {
+        arena.allocate(args...);
+        for (auto& share : shared) share();
+    }
+
+  private:
+    std::vector<std::function<void()>> shared;
+};
+
+// Gradients of activations: a few buffers that all layers use in turn.
+template <typename X>
+struct BackwardScratch {
+    X* dresidual;  // (N,C) gradient of the residual stream, the one thing that travels from block to block
+    X* dbranch;    // (N,C)
+    X* dwide;      // (N,4C) gradient of fch, then of qkv
+
+    template <class Arena>
+    void add_to(Arena& arena, int64_t N, int64_t C) {
+        arena.add(&dresidual, N * C);
+        arena.add(&dbranch, N * C);
+        arena.add(&dwide, N * 4 * C);
+    }
+};
+
+// Bytes of each arena.
+struct MemoryPlan {
+    size_t parameters, gradients, optimizer, activations;
+    size_t total() const { return parameters + gradients + optimizer + activations; }
+};
+
+// The first tensor, in the order of computation, for which bad(pointer, n) holds: the search after a loss or a norm
+// that is not finite. `weights` and `grads` may be null.
+template <typename X, class Arena, class Bad>
+std::string first_bad_tensor(const std::vector<Parameter>& table, const X* weights, const grad_t<X>* grads,
+                             const Activations<X, Arena>& acts, int64_t N, int64_t C, int recompute, Bad bad) {
+    for (const Parameter& p : table)
+        if (weights && bad(weights + p.offset, p.size())) return "weight " + p.name;
+    for (size_t l = 0; l + 1 < acts.h.size(); l++) {
+        const BlockActivations<X>& a = acts.h[l];
+        std::string block = "transformer.h." + std::to_string(l);
+        if (bad(a.input, N * C)) return "input of " + block;
+        if (recompute < 3 && bad(a.atty, N * C)) return "attention of " + block;
+        if (recompute < 3 && bad(a.fch, 4 * N * C)) return "MLP of " + block;
+    }
+    if (bad(acts.h.back().input, N * C)) return "input of transformer.ln_f";
+    if (bad(acts.losses, N)) return "logits";
+    for (auto p = table.rbegin(); p != table.rend(); ++p)  // backwards, as gradients are made
+        if (grads && bad(grads + p->offset, p->size())) return "gradient of " + p->name;
+    return "none any more";
+}

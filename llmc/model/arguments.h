@@ -1,0 +1,52 @@
+// Arguments of layers that are too many for a list of parameters; the same for the CPU layers and the CUDA layers.
+#pragma once
+#include <cstdint>
+
+enum class Epilogue { none, gelu, gelu_backward };
+
+//   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue; row-major
+//
+// One struct, so that what later needs more (scales for FP8, slices for tensor parallelism) adds a field and not a
+// function.
+template <typename X, typename O = X>  // X: operands, O: result (X, or float for gradients accumulated from bf16)
+struct Matmul {
+    O* out;
+    const X* a;
+    const X* b;
+    int M, N, K;
+    bool a_transposed = false;  // a is stored (K,M)
+    bool b_transposed = false;  // b is stored (N,K)
+    bool accumulate = false;    // out +=
+    const X* bias = nullptr;    // (N)
+    Epilogue epilogue = Epilogue::none;
+    X* aux = nullptr;  // (M,N) gelu: receives the value before GELU; gelu_backward: holds it, out *= gelu'(aux)
+};
+
+// Query i of sequence b, head h starts at q + b * q_batch + i * q_row + h * HS; keys and values alike, with head
+// h * NKV / NH.
+struct AttentionShape {
+    int B, Tq, Tk, NH, NKV, HS;      // Tq < Tk: the queries are the last Tq positions (decoding with a KV cache)
+    int64_t q_row, kv_row, out_row;  // elements from one position to the next
+    int64_t q_batch, kv_batch, out_batch;
+};
+
+// Shape of a packed qkv (B,T,3C) with q = qkv, k = qkv + C, v = qkv + 2C, out (B,T,C).
+inline AttentionShape packed_qkv_shape(int B, int T, int C, int NH) {
+    int64_t row = 3ll * C;
+    return {B, T, T, NH, NH, C / NH, row, row, C, T * row, T * row, int64_t(T) * C};
+}
+
+// Where a layer runs, its last argument: as plain loops (llmc/plain/), or as the CPU's layers (llmc/cpu/). The work is done
+// when the call returns. A layer that the CPU has no version of runs as plain loops. A GPU's layers take a cudaStream_t.
+struct Plain {};
+struct CpuStream : Plain {};
+
+// Elements [begin, begin + n) of the arena: one tensor.
+struct AdamWSegment {
+    int64_t begin, n;
+    float weight_decay;
+};
+struct AdamWOptions {
+    float beta1, beta2, epsilon, weight_decay;
+    bool stochastic_rounding;
+};

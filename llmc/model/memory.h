@@ -1,0 +1,78 @@
+// The arenas of a model: what a rank has of weights, gradients and optimizer state, at every stage of ZeRO (zero.h).
+//
+// Arena is that of the host, that of the device, or one that only counts bytes (plan.cpp). Nothing is allocated before
+// allocate() of the arenas.
+#pragma once
+#include "llmc/base/error.h"
+#include "llmc/model/parameters.h"
+#include "llmc/model/step_state.h"
+#include "llmc/model/tensors.h"
+#include "llmc/model/zero.h"
+
+template <typename X, class Arena>
+struct ModelMemory {
+    using A = acc_t<X>;
+    using G = grad_t<X>;
+    const int rank, world, stage;  // stage 0 where nothing is divided: one rank, or no training
+    std::vector<Parameter> table;
+    Sharding shards;
+    int64_t size;  // elements of a whole arena
+    Arena parameters, gradients, optimizer;
+    // The whole arenas; null where a rank has only its part (weights: stage 3, gradients: 2 and 3)
+    X* weights = nullptr;
+    G* grads = nullptr;
+    // In the local arena, which at stage 0 is the whole one: weights (stage 3), summed gradients, fp32 weights (bf16
+    // only), AdamW's moments
+    X* weight_part = nullptr;
+    G* own_grads = nullptr;
+    A *master = nullptr, *m1 = nullptr, *m2 = nullptr;
+    // Buckets in use: weights (stage 3) and gradients (2 and 3); and a part as it comes from the other ranks
+    X* weight_slots[Sharding::kSlots] = {};
+    G *grad_slots[Sharding::kSlots] = {}, *received = nullptr;
+
+    ModelMemory(const ModelConfig& config, const StepOptions& o)
+        : rank(o.rank),
+          world(o.world),
+          stage(o.world > 1 && o.training ? o.zero_stage : 0),
+          table(parameter_table(config, stage > 0 ? world : 1)),
+          shards(table, stage > 0 ? rank : 0, stage > 0 ? world : 1),
+          size(arena_size(table, shards.world())) {
+        int64_t local = shards.local_size();
+        if (stage < 3) parameters.add(&weights, size);
+        else parameters.add(&weight_part, local);
+        for (int slot = 0; slot < Sharding::kSlots; slot++) {
+            if (stage == 3) parameters.add(&weight_slots[slot], shards.slot_size(slot));
+            if (stage >= 2) gradients.add(&grad_slots[slot], shards.slot_size(slot));
+        }
+        if (!o.training) return;
+        if (stage < 2) gradients.add(&grads, size);
+        if (stage > 0) gradients.add(&own_grads, local);
+        if (stage >= 2) gradients.add(&received, shards.largest_part());
+        if (std::is_same_v<X, bf16> && o.master_weights) optimizer.add(&master, local);
+        optimizer.add(&m1, local);
+        optimizer.add(&m2, local);
+    }
+
+    // Once the arenas are allocated: where the layers find weights and leave gradients.
+    void connect(ModelPointers<X>* w, ModelPointers<G>* dw) {
+        if (stage == 0) own_grads = grads;
+        *w = ModelPointers<X>(
+            table, [&](const Parameter& p) { return weights ? weights + p.offset : in_slot(weight_slots, p); });
+        if (m1) *dw = ModelPointers<G>(table, [&](const Parameter& p) { return gradient_of(p); });
+    }
+    G* gradient_of(const Parameter& p) const { return grads ? grads + p.offset : in_slot(grad_slots, p); }
+    // A weight of one's own part, by its place in the arena and in the local arena.
+    X* own_weight(int64_t arena, int64_t local) const { return weights ? weights + arena : weight_part + local; }
+    A* optimizer_buffer(Buffer buffer) const {
+        A* data = buffer == Buffer::master ? master : buffer == Buffer::m ? m1 : m2;
+        CHECK(data, "this model has no such buffer (%d)", static_cast<int>(buffer));
+        return data;
+    }
+
+  private:
+    template <typename Y>
+    Y* in_slot(Y* const* slots, const Parameter& p) const {
+        int b = shards.bucket_of(p);
+        return slots[shards.slot(b)] + p.offset - shards.bucket(b).begin;
+    }
+};

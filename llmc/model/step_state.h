@@ -1,0 +1,58 @@
+// Everything that changes from step to step, in one struct that the kernels read through a pointer (in device memory on
+// a GPU, so that a captured graph can be replayed with new values).
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include "llmc/base/host_device.h"
+
+struct StepState {
+    uint64_t seed = 0;               // key of all random numbers
+    uint32_t step = 0;               // 0-based index of this step
+    uint32_t rank_first_sample = 0;  // index within the step, over all ranks, of this rank's first sample
+    uint32_t first_sample = 0;       // index within the step, over all ranks, of row b = 0 of the micro-batch at hand
+    float learning_rate = 0;
+    float beta1_correction = 1;  // 1 - beta1^t, t = number of updates so far + 1
+    float beta2_correction = 1;  // 1 - beta2^t
+    float loss_normaliser = 1;   // 1 / (sum of the token weights of the whole step, all ranks)
+    float skip_loss_above =
+        1e30f;  // outlier thresholds, from the history of earlier steps; the update is skipped above them
+    float skip_norm_above = 1e30f;
+    // Written by the step itself:
+    double loss_sum = 0;   // of all tokens so far, of this rank and then of all
+    float loss = 0;        // mean loss of the whole step
+    float grad_norm = 0;   // before clipping
+    float clip_scale = 1;  // gradients are multiplied by this in the update: min(1, grad_clip / grad_norm)
+    int skip = 0;          // 1: no update was made (loss or norm above its threshold, or not finite)
+};
+
+// Once the losses of all ranks are added and the gradient's squared norm is known: the mean loss, the norm, the scale that
+// clips the gradient, and whether the update is skipped. grad_clip 0: nothing is clipped.
+HOST_DEVICE inline void finish_gradients(StepState& s, double norm_squared, float grad_clip) {
+    s.loss = static_cast<float>(s.loss_sum * s.loss_normaliser);
+    s.grad_norm = static_cast<float>(sqrt(norm_squared));
+    s.clip_scale = grad_clip > 0 && s.grad_norm > grad_clip ? grad_clip / s.grad_norm : 1.0f;
+    // Written so that a NaN skips, too.
+    s.skip = !(s.loss <= s.skip_loss_above && s.grad_norm <= s.skip_norm_above);
+}
+
+// What a model is built for. The trainer fills it from the command line; it does not change during a run.
+struct StepOptions {
+    int B = 1, T = 1;      // largest micro-batch: B sequences of T tokens
+    bool training = true;  // false: no gradients, no optimizer, one set of activations for all layers
+    int recompute = 0;     // 0 none, 1 GELU, 2 GELU and layernorms, 3 the whole block
+    float dropout = 0, grad_clip = 1;
+    float beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0.1f;
+    bool master_weights = true, stochastic_rounding = false;  // for bf16 only
+    int rank = 0, world = 1, zero_stage = 0;                  // zero.h; 0 with one rank
+};
+
+// One place in the network where dropout happens. An element is kept with probability 1 - p and scaled by 1 / (1 - p).
+// The mask of element e of sample s = state->first_sample + b is philox(seed; e / 4, s, step, (Use::dropout << 24) |
+// site)[e % 4] >= p: it depends neither on the micro-batch nor on the rank. e counts within the sample: t * C + c for
+// (T,C) tensors, (h * T + query) * T + key for attention. Null state or p == 0: no dropout.
+struct Dropout {
+    float p = 0;
+    uint32_t site = 0;  // layer * 4 + {0 attention probabilities, 1 attention projection, 2 MLP}; L * 4: embedding
+    const StepState* state = nullptr;
+    HOST_DEVICE bool active() const { return state != nullptr && p > 0; }
+};

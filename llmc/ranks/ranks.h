@@ -1,0 +1,26 @@
+// Who takes part in a run: which of how many processes this one is, and where they meet.
+#pragma once
+#include <string>
+
+// What the command line says about it (llm.c's -pn -pr -pg -pi -ps -pp -pf).
+struct RankOptions {
+    int num_processes = 0, process_rank = 0, gpus_per_node = 8;  // num_processes 0: not said
+    std::string nccl_init_method = "mpi", server_ip, fs_path = "/tmp";
+    int server_port = 29500;
+};
+
+struct Ranks {
+    enum class Meeting { none, mpi, tcp, file };
+    int rank = 0, world = 1;
+    int local_rank = 0, local_world = 1;  // among the processes of this machine
+    Meeting meeting = Meeting::none;      // how the others learn where rank 0 listens
+    std::string address;                  // tcp: host of rank 0
+    int port = 0;                         // tcp
+    std::string file;                     // file: path that all ranks see; rank 0 writes "host port" into it
+    std::string source = "one process";   // where the numbers come from, for messages
+};
+
+// From the options (llm.c's -pn -pr -pg -pi -ps -pf), else torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK,
+// MASTER_ADDR, MASTER_PORT), else Open MPI's (OMPI_COMM_WORLD_RANK ...), else SLURM's (inside a step that srun started;
+// one process in an allocation's shell waits for nobody). UsageError: numbers that contradict each other.
+Ranks find_ranks(const RankOptions& options);

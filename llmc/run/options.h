@@ -1,0 +1,100 @@
+// The command line: one struct, one parser, the same for both programs.
+//
+// llm.c's command lines run unchanged: its letters are ours where they mean the same; two-letter flags (-nk 5) and
+// valued switches (-y 1, -h 1) are translated by one table before CLI11 sees them.
+#pragma once
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+#include "llmc/model/device_options.h"
+#include "llmc/ranks/ranks.h"
+
+enum class Command { train, finetune, sample, eval, plan };
+
+struct Options {
+    Command command = Command::train;
+    // data and model
+    std::vector<std::string> train_data, val_data;  // -i -j; empty = the default data set
+    std::string model;                              // -e; empty = the program's default
+    std::string output;                             // -o; empty = runs/<data>-<model>
+    // batch and length
+    int micro_batch_size = 0;      // -b; 0 = largest that fits
+    int seq_len = 0;               // -t; 0 = the model's T
+    int64_t total_batch_size = 0;  // -d, tokens; 0 = B * T if -b is given, else the program's default
+    int64_t max_steps = -1;        // -x; -1 = one epoch
+    // optimizer
+    double learning_rate = 3e-4;         // -l
+    std::string lr_schedule = "cosine";  // -k cosine|linear|constant|wsd
+    int64_t warmup_steps = 0;            // -u
+    double final_lr_fraction = 0.1;      // -q
+    double weight_decay = 0.1;           // -c
+    double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
+    double grad_clip = 1.0;
+    double skip_loss_z = 0, skip_grad_z = 0;  // -sl -sg; 0 = off
+    double dropout = 0;
+    std::string precision;       // fp32|bf16; parse_options fills in the program's default
+    bool master_weights = true;  // -w
+    bool stochastic_rounding = false;
+    int recompute = 0;                // -r 0 none, 1 GELU, 2 GELU + layernorm, 3 whole block
+    int zero_stage = 0;               // -z
+    DeviceOptions device;             // -f (tf32), -ge (gelu_fusion), --matmul: the CUDA program only
+    uint64_t seed = 1337;
+    bool overfit_one_batch = false;  // -a
+    // loop
+    int64_t val_every = 250;             // -v
+    int64_t val_batches = 20;            // -m
+    int64_t sample_every = 0;            // -s
+    int sample_tokens = 64;              // -g
+    int64_t checkpoint_every = 0;        // -n; 0 = at the end only
+    int keep_checkpoints = 2;            // -nk; 0 = all
+    int64_t major_checkpoint_every = 0;  // -nm: checkpoints at its multiples are never deleted
+    bool resume = false;                 // -y
+    bool hellaswag = false;              // -h 1: HellaSwag accuracy at each validation
+    std::string hellaswag_data = "data/hellaswag/hellaswag_val.jsonl";
+    double time_limit = 0;   // seconds; the run fixes its number of steps after timing a few. 0 = off
+    int gpu_log_every = -1;  // -lg (CUDA only)
+    // ranks (llm.c's -pn -pr -pg -pm -ps -pf)
+    RankOptions ranks;
+    double comm_timeout = 600;  // seconds
+    // sample
+    std::string prompt, prompt_file;
+    int max_tokens = 256, num_samples = 1, top_k = 0;
+    double temperature = 1.0, top_p = 1.0;
+    // eval
+    std::string task;        // "" = loss on --val-data; "hellaswag"
+    int64_t eval_limit = 0;  // at most that many batches or questions; 0 = all
+    // plan; rates: 0 = the GPU's
+    std::string gpu = "h100", rates_file;
+    int gpus = 1;
+    double matmul_tflops = 0, attention_tflops = 0, memory_tbs = 0, bus_gbs = 0, network_gbs = 0, memory_gb = 0;
+    double plan_tokens = 0;  // 0 = 20 a parameter
+    double price = 0;        // dollars per GPU hour
+    bool json = false;
+
+    std::set<std::string> given;  // long names, without dashes, of the options on the command line
+    bool was_given(const std::string& long_name) const { return given.count(long_name) > 0; }
+};
+
+// What differs between the two programs.
+struct ProgramInfo {
+    std::string name;               // "train_gpt2" or "train_gpt2cu"
+    std::string default_model;      // "L6:H6:C384:T256" or "d12"
+    std::string default_precision;  // "fp32" or "bf16"
+    int64_t default_total_batch;    // tokens
+};
+
+// Parses; UsageError names the option and the remedy. Returns false if help was printed and the program is
+// to exit 0. Model shapes and files are not looked at here. An option given twice: the last one counts; lists of files
+// add up.
+bool parse_options(int argc, const char* const* argv, const ProgramInfo& program, Options* options);
+
+// llm.c's spelling -> ours, the step before CLI11. Exposed for tests.
+std::vector<std::string> translate_llmc_arguments(const std::vector<std::string>& arguments);
+
+// Every option that changes arithmetic, as one JSON object (for trainer_state.json), and back: a resume takes the
+// recorded value of each such option that was not given on the command line. `notes` gets a line for each given one
+// that differs. Values that stand for "the program chooses" (0 for sizes) are not obeyed: record what was chosen.
+// Error: bad JSON or value.
+std::string arithmetic_options_json(const Options& options);
+void obey_recorded_options(const std::string& json, Options* options, std::vector<std::string>* notes);

@@ -1,0 +1,68 @@
+// plan: what a training run on given GPUs needs of each of them, how long a step of it takes, and what that costs.
+// Needs none of the GPUs.
+//
+// Memory is exact: the arenas of the programs themselves (model_memory.h, activations.h) in an arena that only counts,
+// and the formulas of the layers' workspaces. Not counted, as in the line that train prints: the step's tokens (16
+// bytes for each token of a rank), the cache of sampling, and what CUDA and NCCL take for themselves.
+//
+// Time is a prediction. Each part of a step takes what roofline.h says at the given rates. What travels between GPUs
+// takes the ring's bytes (a reduce-scatter or an all-gather of S bytes over n GPUs sends S (n-1) / n from each, an
+// all-reduce both) at the slower of two bandwidths: of a GPU within its machine, of a machine to the others.
+// Collectives run beside the arithmetic and slow it by nothing; who waits for whom is that of the step in
+// train_gpt2.cpp, bucket by bucket (zero.h). No time is counted for latency, launches, data, evaluation, checkpoints.
+#pragma once
+#include <optional>
+#include <string>
+#include <vector>
+#include "llmc/model/config.h"
+#include "llmc/run/roofline.h"
+
+struct Options;
+
+struct PlanSetup {
+    ModelConfig model;
+    bool cpu = false, bf16 = true, master_weights = true, own_matmul = false;
+    int capability = 90, multiprocessors = 132;  // of a GPU: what its workspaces depend on
+    int gpus = 1, gpus_per_node = 8;
+    int64_t sequences = 1;     // of a step, all GPUs together
+    bool batch_given = false;  // else more GPUs may have more sequences
+    int T = 1024, B = 0;       // B: sequences of a micro-batch, 0: the largest that fits
+    int recompute = 0, zero_stage = 0;
+    double memory_bytes = 0;                // of a GPU
+    Rates rates;                            // of a GPU
+    double bus = 0, network = 0, peak = 0;  // bytes/s out of a GPU, out of a machine; FLOP/s of the data sheet
+    std::string rates_from;
+
+    bool timed() const { return rates.product > 0; }                         // false: no rates are known
+    int64_t own_sequences() const { return (sequences + gpus - 1) / gpus; }  // of the GPU that has most
+    int64_t micro_steps() const { return (own_sequences() + B - 1) / B; }
+};
+
+struct PlanMemory {  // bytes of a GPU
+    size_t parameters, gradients, optimizer, activations, buffers;
+    size_t total() const { return parameters + gradients + optimizer + activations + buffers; }
+};
+PlanMemory plan_memory(const PlanSetup& setup);
+bool fits(const PlanSetup& setup);
+
+// Of the CUDA program's layers: own matrix products, attention to a cache; backward passes of layernorm, bias, encoder
+// (CUB's sort counted as its second pair of buffers), attention; global norm.
+std::vector<size_t> gpu_workspaces(const ModelConfig& model, int64_t B, int T, int multiprocessors);
+
+// The largest equal split of a GPU's sequences that needs no more than `share` of its memory; 0: there is none. With
+// 0.8 that is what train takes when it is left the choice (choose_micro_batch in run.h).
+int largest_micro_batch(PlanSetup setup, double share);
+
+struct PlanStep {                      // seconds
+    double total, compute, update;     // arithmetic and update: of one GPU
+    double communication, not_hidden;  // of all transfers; that part for which the GPU waits
+    double sent;                       // bytes that leave a GPU
+};
+PlanStep predict_step(const PlanSetup& setup);
+
+// What has to change so that it fits: the fewest of micro-batch, recomputation and ZeRO stage, and among those what
+// takes the least predicted time; where none of it is enough, the fewest GPUs more.
+std::optional<PlanSetup> smallest_change(const PlanSetup& setup);
+
+PlanSetup plan_setup(const Options& options);  // UsageError: what cannot be
+int plan_command(const Options& options);      // prints the plan; returns the exit code

@@ -1,0 +1,52 @@
+// From options to everything that must be known before a model is built: data, vocabulary, sizes, batch, output
+// directory, resume.
+#pragma once
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+#include "llmc/files/checkpoint.h"
+#include "llmc/files/run_directory.h"
+#include "llmc/base/error.h"
+#include "llmc/run/log.h"
+#include "llmc/files/model_files.h"
+#include "llmc/run/options.h"
+#include "llmc/model/step_state.h"
+#include "llmc/text/tokenizer.h"
+
+struct Run {
+    Options options;  // defaults filled in, recorded values of a resumed run obeyed
+    std::vector<std::string> train_shards, val_shards;
+    std::string vocabulary;  // directory, or "" if its files are nowhere (GPT-2's ids are printed as numbers)
+    std::optional<Tokenizer> tokenizer;
+    ModelSource source;
+    ModelConfig config;
+    bool bf16 = false;
+    int T = 0;
+    int64_t sequences = 0;  // of a whole step, over all ranks: total batch / T
+    int rank = 0, world = 1;
+    std::string output, resume_from;  // resume_from: a checkpoint, or ""
+    TrainerState state;               // of that checkpoint
+    std::shared_ptr<const int> lock;  // held while this process trains into `output`
+
+    StepOptions step_options(int B) const;  // for training
+};
+
+// train and finetune. Every combination that cannot work ends here, before memory is taken or anything is written.
+// `notes`: lines for the person to read ("--resume: no run in …, starting afresh").
+// Only rank 0 looks after the output directory.
+Run prepare_training(const Options& options, const ProgramInfo& program, int rank, int world,
+                     std::vector<std::string>* notes);
+
+// What this rank is about to do, and `device`, to be compared with the other ranks'; then the comparison: Error names
+// the first rank that differs from rank 0, and in what. A rank that could not prepare gives "error" and why.
+std::string start_description(const Run& run, const std::string& device);
+std::string start_description(const Error& error);
+void compare_starts(const std::vector<std::string>& descriptions);
+
+// sample and eval: model, vocabulary, and for eval the validation shards.
+Run prepare_inference(const Options& options, const ProgramInfo& program);
+
+// Sequences per micro-batch: options.micro_batch_size, or the largest equal split of a rank's sequences that `bytes(B)`
+// says fits in `available` bytes.
+int choose_micro_batch(const Run& run, const std::function<size_t(int)>& bytes, double available);

@@ -1,0 +1,37 @@
+#include "llmc/text/hellaswag.h"
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include "llmc/base/error.h"
+
+std::vector<MultipleChoice> read_hellaswag(const std::string& path, const Tokenizer& tokenizer, int64_t limit) {
+    std::ifstream file(path);
+    if (!file)
+        throw Error("cannot read " + path + ": `make hellaswag` fetches it; or name a file with --hellaswag-data");
+    std::vector<MultipleChoice> questions;
+    std::string text;
+    for (int64_t line = 1; std::getline(file, text) && (limit == 0 || line <= limit); line++) {
+        if (text.empty()) continue;
+        try {
+            nlohmann::json j = nlohmann::json::parse(text);
+            MultipleChoice q;
+            tokenizer.encode(j.at("ctx").get<std::string>(), q.context);
+            for (const auto& ending : j.at("endings")) {
+                q.endings.emplace_back();
+                tokenizer.encode(" " + ending.get<std::string>(), q.endings.back());
+            }
+            q.label =
+                j.at("label").is_string() ? std::stoi(j.at("label").get<std::string>()) : j.at("label").get<int>();
+            bool empty = q.context.empty();
+            for (const auto& ending : q.endings) empty |= ending.empty();
+            if (empty || q.label < 0 || q.label >= static_cast<int>(q.endings.size()))
+                throw Error("no context, no ending or no such label");
+            questions.push_back(std::move(q));
+        } catch (const std::exception& e) {
+            throw Error(strf("%s:%lld: not a HellaSwag question (%s); fetch the file again with `make hellaswag`",
+                             path.c_str(), static_cast<long long>(line), e.what()));
+        }
+    }
+    if (questions.empty()) throw Error(path + " has no questions; fetch it again with `make hellaswag`");
+    return questions;
+}
