@@ -24,7 +24,7 @@
 // numbers. Does nothing if state->skip.
 template <typename X>
 static void update_tensor(X* p, acc_t<X>* master, acc_t<X>* m, acc_t<X>* v, const grad_t<X>* grad, int64_t n,
-                  int64_t first_index, const AdamWOptions& options, const StepState* state) {
+                          int64_t first_index, const AdamWOptions& options, const StepState* state) {
     using A = acc_t<X>;
     if (state->skip) return;
     A beta1 = A(options.beta1), beta2 = A(options.beta2), epsilon = A(options.epsilon), decay = A(options.weight_decay);
@@ -73,7 +73,8 @@ void adamw_update(X* p, acc_t<X>* master, acc_t<X>* m, acc_t<X>* v, const grad_t
     for (const AdamWSegment* s = segments; s < segments + count; s++) {
         int64_t first = std::max(begin, s->begin), n = std::min(end, s->begin + s->n) - first, at = first - begin;
         o.weight_decay = s->weight_decay;
-        if (n > 0) update_tensor<X>(p + at, master ? master + at : nullptr, m + at, v + at, grad + at, n, first, o, state);
+        if (n > 0)
+            update_tensor<X>(p + at, master ? master + at : nullptr, m + at, v + at, grad + at, n, first, o, state);
     }
 }
 

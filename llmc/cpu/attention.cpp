@@ -77,8 +77,8 @@ void softmax_backward(A* s, A* dp, const A* log_sum, const A* D, A scale, const 
 namespace attention_detail {
 
 template <typename X, typename E>
-void forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const AttentionShape& s,
-                       const int* doc_start, Dropout dropout) {
+void forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const AttentionShape& s, const int* doc_start,
+             Dropout dropout) {
     using A = acc_t<X>;
     CHECK(s.Tq <= s.Tk && s.NH % s.NKV == 0, "Tq=%d Tk=%d NH=%d NKV=%d", s.Tq, s.Tk, s.NH, s.NKV);
     if (s.Tq <= kDecodeQueries && !dropout.active()) return decode(out, lse, q, k, v, s, doc_start);
@@ -132,8 +132,8 @@ void forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const At
 
 // dq, dk, dv have the strides of q, k, v and are overwritten; dout those of out. Needs Tq == Tk.
 template <typename X, typename E>
-void backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
-                        const acc_t<X>* lse, const AttentionShape& s, const int* doc_start, Dropout dropout) {
+void backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out, const acc_t<X>* lse,
+              const AttentionShape& s, const int* doc_start, Dropout dropout) {
     using A = acc_t<X>;
     CHECK(s.Tq == s.Tk && s.NH % s.NKV == 0, "Tq=%d Tk=%d NH=%d NKV=%d", s.Tq, s.Tk, s.NH, s.NKV);
     const int width = pad_to_lanes<A>(s.HS), k_width = packed<E>(s.HS), group = s.NH / s.NKV, T = s.Tk;
@@ -201,7 +201,7 @@ void backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const 
     });
 }
 
-#define LLMC_INSTANTIATE_ATTENTION(X, E)                       \
+#define LLMC_INSTANTIATE_ATTENTION(X, E)            \
     template decltype(forward<X, E>) forward<X, E>; \
     template decltype(backward<X, E>) backward<X, E>
 LLMC_INSTANTIATE_ATTENTION(float, float);
@@ -221,7 +221,7 @@ void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X*
                         const acc_t<X>* lse, const AttentionShape& s, const int* doc_start, Dropout dropout,
                         CpuStream) {
     attention_detail::backward<X, attention_detail::operand_t<X>>(dq, dk, dv, dout, q, k, v, out, lse, s, doc_start,
-                                                                 dropout);
+                                                                  dropout);
 }
 template <typename X>
 void attention_decode(X* out, const X* q, const X* k, const X* v, const AttentionShape& shape, const int* length,

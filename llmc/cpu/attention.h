@@ -10,7 +10,7 @@ template <typename X, typename E>
 void forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const AttentionShape& shape,
              const int* doc_start, Dropout dropout);
 template <typename X, typename E>
-void backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
-              const acc_t<X>* lse, const AttentionShape& shape, const int* doc_start, Dropout dropout);
+void backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out, const acc_t<X>* lse,
+              const AttentionShape& shape, const int* doc_start, Dropout dropout);
 
 }  // namespace attention_detail

@@ -2,7 +2,7 @@
 #pragma once
 #include "llmc/base/bf16.h"
 
-#define LLMC_INSTANTIATE(layer)                        \
-    template decltype(layer<float>) layer<float>;      \
-    template decltype(layer<bf16>) layer<bf16>;        \
+#define LLMC_INSTANTIATE(layer)                   \
+    template decltype(layer<float>) layer<float>; \
+    template decltype(layer<bf16>) layer<bf16>;   \
     template decltype(layer<double>) layer<double>

@@ -24,7 +24,8 @@ inline void layernorm_row(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, cons
 }
 
 template <typename X>
-void layernorm_forward(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, const X* w, const X* bias, int N, int C, CpuStream) {
+void layernorm_forward(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, const X* w, const X* bias, int N, int C,
+                       CpuStream) {
     parallel_for(N, [=](int64_t n) { layernorm_row(y + n * C, mean + n, rstd + n, x + n * C, w, bias, C); });
 }
 

@@ -149,7 +149,8 @@ void matmul(const Matmul<X, O>& args, CpuStream) {
 // Linear layer: y (N,OC) = x (N,C) . w (OC,C)^T + bias (OC). With pre_gelu: y = GELU of that, and the value before goes
 // to pre_gelu (may be y's own sum if it is not wanted: pass null and gelu = true).
 template <typename X>
-void matmul_forward(X* y, X* pre_gelu, const X* x, const X* w, const X* bias, int N, int C, int OC, bool gelu, CpuStream) {
+void matmul_forward(X* y, X* pre_gelu, const X* x, const X* w, const X* bias, int N, int C, int OC, bool gelu,
+                    CpuStream) {
     Matmul<X> args{.out = y, .a = x, .b = w, .M = N, .N = OC, .K = C};
     args.b_transposed = true;
     args.bias = bias;

@@ -76,8 +76,7 @@ class Gpu {
     using Network = const cudaStream_t;
     using Event = OwnEvent;
     using Work = CapturedWork;
-    // At most 2^30 logits (2 GiB in bf16) at once, 21,248 rows of GPT-2's vocabulary.
-    static constexpr int64_t most_logits = int64_t(1) << 30, chunk_unit = 128;
+    static constexpr LogitsLimit logits = kGpuLogits;
 
     // Before anything else: finds the GPU, or says in one line why there is none. Fills in what options leave to it.
     static void open(DeviceOptions& options, int local_rank) { open_device(options, local_rank); }
@@ -91,19 +90,6 @@ class Gpu {
         return static_cast<double>(free_bytes);
     }
     static size_t library_bytes() { return cublaslt_workspace_bytes(); }
-    // The most that any layer wants.
-    static size_t workspace_bytes(const ModelConfig& m, const StepOptions& o, const AttentionShape& decode) {
-        int N = o.B * o.T;
-        AttentionShape attention = packed_qkv_shape(o.B, o.T, m.C, m.NH);
-        size_t bytes =
-            std::max({size_t(1) << 20, matmul_own_workspace_bytes(), attention_forward_workspace_bytes(attention),
-                      attention_decode_workspace_bytes(decode)});
-        if (!o.training) return bytes;
-        return std::max({bytes, layernorm_backward_workspace_bytes(N, m.C), bias_backward_workspace_bytes(N, 4 * m.C),
-                         encoder_backward_workspace_bytes(N), attention_backward_workspace_bytes(attention),
-                         global_norm_workspace_bytes()});
-    }
-
     void start() {
         stream_ = make_stream(), copy_stream_ = make_stream(), network_ = make_stream();
         network_handle_ = network_.get();
@@ -113,7 +99,21 @@ class Gpu {
     }
     cudaStream_t stream() const { return stream_.get(); }
     const cudaStream_t& network() const { return network_handle_; }
-    void use_workspace(char* data, size_t bytes) { device().workspace_data = data, device().workspace_bytes = bytes; }
+    // Working memory for one layer at a time: the most that any of them wants.
+    void reserve_workspace(DeviceArena& arena, const ModelConfig& m, const StepOptions& o,
+                           const AttentionShape& decode) {
+        int N = o.B * o.T;
+        AttentionShape attention = packed_qkv_shape(o.B, o.T, m.C, m.NH);
+        workspace_bytes_ =
+            std::max({size_t(1) << 20, matmul_own_workspace_bytes(), attention_forward_workspace_bytes(attention),
+                      attention_decode_workspace_bytes(decode)});
+        if (o.training)
+            workspace_bytes_ = std::max({workspace_bytes_, layernorm_backward_workspace_bytes(N, m.C),
+                                         bias_backward_workspace_bytes(N, 4 * m.C), encoder_backward_workspace_bytes(N),
+                                         attention_backward_workspace_bytes(attention), global_norm_workspace_bytes()});
+        arena.add(&workspace_, static_cast<int64_t>(workspace_bytes_));
+    }
+    void use_workspace() { device().workspace_data = workspace_, device().workspace_bytes = workspace_bytes_; }
 
     // What the network has been given so far; the layers wait for that; for all of it.
     Event make_event() {
@@ -215,9 +215,9 @@ class Gpu {
         return {values.begin(), values.end()};
     }
     // Through the workspace, as much at a time as that holds.
-    void broadcast(NcclCommunicator& comm, std::vector<float>& values, int root, char* data, size_t bytes) {
-        use_workspace(data, bytes);
-        const size_t most = bytes / sizeof(float);
+    void broadcast(NcclCommunicator& comm, std::vector<float>& values, int root) {
+        use_workspace();
+        const size_t most = workspace_bytes_ / sizeof(float);
         for (size_t at = 0; at < values.size(); at += most) {
             size_t n = std::min(most, values.size() - at);
             float* buffer = workspace<float>(n);
@@ -232,6 +232,8 @@ class Gpu {
     cudaStream_t network_handle_ = nullptr;
     Event staged_ready_, staged_taken_, computed_, communicated_;
     std::unique_ptr<StepState, CudaFreeHost> host_state_;
+    char* workspace_ = nullptr;  // in the model's arena
+    size_t workspace_bytes_ = 0;
     // a whole step's tokens: those at work, those of the next step, and where the host puts them
     std::unique_ptr<DeviceArena> tokens_;
     int *step_inputs_ = nullptr, *step_targets_ = nullptr, *staged_inputs_ = nullptr, *staged_targets_ = nullptr;

@@ -26,11 +26,21 @@ struct BlockActivations {
     acc_t<X>* lse;                                       // (B,NH,T) log-sum-exp of attention's scores
 };
 
+// How many rows of the LM head are worked on at once: so many that there are at most `most` logits, in multiples of
+// `unit`. A rule of the shape alone, because chunks decide the order of sums; each chunk reads and writes the gradient of
+// wte once more.
+struct LogitsLimit {
+    int64_t most, unit;
+    constexpr int64_t chunk(int Vp) const { return std::max(unit, most / Vp / unit * unit); }
+};
+inline constexpr LogitsLimit kCpuLogits{int64_t(52) << 20, 64};  // 208 MiB in fp32: 1024 rows of GPT-2's vocabulary
+inline constexpr LogitsLimit kGpuLogits{int64_t(1) << 30, 128};  // 2 GiB in bf16: 21,248 rows
+
 // All activations of a forward pass over at most N = B*T rows, in an Arena of the host or of the device.
 template <typename X, class Arena>
 struct Activations {
-    std::vector<BlockActivations<X>>
-        h;             // L of them, and h[L]: only input, ln1 and their statistics, for the final layernorm
+    // L of them, and h[L]: only input, ln1 and their statistics, for the final layernorm
+    std::vector<BlockActivations<X>> h;
     X* branch;         // (N,C) output of the attention projection or the MLP, before it is added
     X* logits;         // (chunk, Vp)
     acc_t<X>* losses;  // (N)
@@ -51,8 +61,8 @@ struct Activations {
             };
             using Block = BlockActivations<X>;
             add(&Block::input, N * C, keep_all);
-            add(&Block::ln1, N * C,
-                keep_all && (recompute < 2 || last));  // the final layernorm's output is needed right away
+            // the final layernorm's output is needed right away
+            add(&Block::ln1, N * C, keep_all && (recompute < 2 || last));
             add(&Block::ln1_mean, N, keep_all);
             add(&Block::ln1_rstd, N, keep_all);
             if (last) break;
@@ -70,9 +80,8 @@ struct Activations {
         arena.add(&logits, chunk * m.Vp());
         arena.add(&losses, N);
     }
-    template <typename... Args>
-    void allocate(Args... args) {
-        arena.allocate(args...);
+    void allocate(const char* what, bool zero) {
+        arena.allocate(what, zero);
         for (auto& share : shared) share();
     }
 
@@ -97,8 +106,8 @@ struct BackwardScratch {
 
 // Bytes of each arena.
 struct MemoryPlan {
-    size_t parameters, gradients, optimizer, activations;
-    size_t total() const { return parameters + gradients + optimizer + activations; }
+    size_t parameters, gradients, optimizer, activations, buffers;
+    size_t total() const { return parameters + gradients + optimizer + activations + buffers; }
 };
 
 // The first tensor, in the order of computation, for which bad(pointer, n) holds: the search after a loss or a norm

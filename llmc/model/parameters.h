@@ -1,21 +1,20 @@
 // The parameter table: every tensor of the model, by name, in the order in which it lies in memory.
 //
 // Initialisation, optimizer, checkpoints and ZeRO walk this table; nobody counts tensors by hand. Names are those of
-// Hugging Face transformers' GPT2LMHeadModel. Memory orientation of a linear layer's weight is (OC, C), as in llm.c;
-// transformers' Conv1D keeps (C, OC) in files, so those rows say `transposed_in_file`. The LM head is wte (weight
-// tying): no row of its own.
+// Hugging Face transformers' GPT2LMHeadModel. A linear layer's weight is (OC, C) in memory, as in llm.c; transformers'
+// Conv1D keeps (C, OC) in files, so those rows say `transposed_in_file`. The LM head is wte (weight tying): it has no
+// row of its own.
 #pragma once
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <string>
 #include <vector>
+#include "llmc/base/error.h"
 #include "llmc/model/config.h"
 
-enum class Init {
-    zeros,
-    ones,
-    normal,
-    normal_residual
-};  // normal: std 0.02; normal_residual: 0.02 / sqrt(2 L)  (GPT-2, 2.3)
+// normal: standard deviation 0.02; normal_residual: 0.02 / sqrt(2 L)         (GPT-2: Radford et al. 2019, section 2.3)
+enum class Init { zeros, ones, normal, normal_residual };
 
 struct Parameter {
     std::string name;     // "transformer.h.3.attn.c_attn.weight"
@@ -34,6 +33,8 @@ struct Parameter {
 inline constexpr int64_t kArenaAlignment = 64;  // elements; each tensor starts on such a boundary, gaps are zero
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+inline std::string block_prefix(int layer) { return "transformer.h." + std::to_string(layer) + "."; }
 
 // With several ranks the embeddings, each block and the final layernorm start on multiples of kArenaAlignment * world,
 // so that each of them divides into one part for each rank (zero.h).
@@ -61,7 +62,7 @@ inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 
     add("transformer.wte.weight", -1, m.V, C, Init::normal, 0, false);
     add("transformer.wpe.weight", -1, m.T, C, Init::normal, 0, false);
     for (int l = 0; l < m.L; l++) {
-        std::string h = "transformer.h." + std::to_string(l) + ".";
+        std::string h = block_prefix(l);
         norm(h + "ln_1", l);
         linear(h + "attn.c_attn", l, 3 * C, C, Init::normal, 0);
         linear(h + "attn.c_proj", l, C, C, Init::normal_residual, 1);
@@ -78,32 +79,66 @@ inline int64_t arena_size(const std::vector<Parameter>& table, int world = 1) {
     return round_up(table.back().offset + table.back().padded_size(), kArenaAlignment * world);
 }
 
-// Typed pointers into an arena, by name. X may be a weight or a gradient type.
+// The tensors by name, as pointers into an arena. X: the type of weights or of their gradients.
 template <typename X>
 struct BlockPointers {
-    X *ln1w, *ln1b, *qkvw, *qkvb, *attprojw, *attprojb, *ln2w, *ln2b, *fcw, *fcb, *fcprojw, *fcprojb;
+    X *ln1w, *ln1b;          // (C)
+    X *qkvw, *qkvb;          // (3C,C), (3C)
+    X *attprojw, *attprojb;  // (C,C), (C)
+    X *ln2w, *ln2b;          // (C)
+    X *fcw, *fcb;            // (4C,C), (4C)
+    X *fcprojw, *fcprojb;    // (C,4C), (C)
 };
 template <typename X>
 struct ModelPointers {
-    X *wte, *wpe, *lnfw, *lnfb;
+    X *wte, *wpe;    // (Vp,C), (T,C)
+    X *lnfw, *lnfb;  // (C)
     std::vector<BlockPointers<X>> h;
 
     ModelPointers() = default;
     ModelPointers(const std::vector<Parameter>& table, X* arena)
         : ModelPointers(table, [=](const Parameter& p) { return arena + p.offset; }) {}
-    // at(row) gives a tensor's address.
+    // at(row) gives a tensor's address. Every pointer must find its row and every row its pointer.
     template <typename At>
-    ModelPointers(const std::vector<Parameter>& table, At at) {  // in the order of parameter_table()
-        auto row = table.begin();
-        auto next = [&] { return at(*row++); };
-        wte = next(), wpe = next();
-        while (row->layer >= 0) {
-            BlockPointers<X> b;
-            for (X** p : {&b.ln1w, &b.ln1b, &b.qkvw, &b.qkvb, &b.attprojw, &b.attprojb, &b.ln2w, &b.ln2b, &b.fcw,
-                          &b.fcb, &b.fcprojw, &b.fcprojb})
-                *p = next();
-            h.push_back(b);
+    ModelPointers(const std::vector<Parameter>& table, At at) {
+        using Block = BlockPointers<X>;
+        const Named<ModelPointers> outside[] = {{"wte.weight", &ModelPointers::wte},
+                                                {"wpe.weight", &ModelPointers::wpe},
+                                                {"ln_f.weight", &ModelPointers::lnfw},
+                                                {"ln_f.bias", &ModelPointers::lnfb}};
+        const Named<Block> in_block[] = {{"ln_1.weight", &Block::ln1w},
+                                         {"ln_1.bias", &Block::ln1b},
+                                         {"attn.c_attn.weight", &Block::qkvw},
+                                         {"attn.c_attn.bias", &Block::qkvb},
+                                         {"attn.c_proj.weight", &Block::attprojw},
+                                         {"attn.c_proj.bias", &Block::attprojb},
+                                         {"ln_2.weight", &Block::ln2w},
+                                         {"ln_2.bias", &Block::ln2b},
+                                         {"mlp.c_fc.weight", &Block::fcw},
+                                         {"mlp.c_fc.bias", &Block::fcb},
+                                         {"mlp.c_proj.weight", &Block::fcprojw},
+                                         {"mlp.c_proj.bias", &Block::fcprojb}};
+        for (const Parameter& p : table) h.resize(std::max(h.size(), static_cast<size_t>(p.layer + 1)));
+        for (const Parameter& p : table) {
+            bool found = p.layer < 0 ? bind(this, outside, p.name, "transformer.", at(p))
+                                     : bind(&h[p.layer], in_block, p.name, block_prefix(p.layer), at(p));
+            CHECK(found, "%s has no pointer in ModelPointers", p.name.c_str());
         }
-        lnfw = next(), lnfb = next();
+        size_t pointers = std::size(outside) + h.size() * std::size(in_block);
+        CHECK(table.size() == pointers, "%zu tensors for %zu pointers", table.size(), pointers);
+    }
+
+  private:
+    template <class Holder>
+    struct Named {
+        const char* name;
+        X* Holder::*pointer;
+    };
+    template <class Holder, size_t n>
+    static bool bind(Holder* holder, const Named<Holder> (&rows)[n], const std::string& name, const std::string& prefix,
+                     X* address) {
+        for (const Named<Holder>& row : rows)
+            if (name == prefix + row.name) return holder->*row.pointer = address, true;
+        return false;
     }
 };

@@ -164,10 +164,10 @@ int run_program(int argc, char** argv, const ProgramInfo& program) {
         std::vector<std::string> notes;
         Run run;
         try {
-            Model<float>::open(options.device, ranks.local_rank);
+            Model<float>::Device::open(options.device, ranks.local_rank);
             run = training ? prepare_training(options, program, ranks.rank, ranks.world, &notes)
                            : prepare_inference(options, program);
-            run.bf16 ? Model<Half>::configure(run.options.device) : Model<float>::configure(run.options.device);
+            Model<float>::Device::configure(run.options.device, run.bf16);
             group = std::make_unique<Group>(ranks, options.comm_timeout);
         } catch (const Error& e) {
             // The others learn why this rank does not take part; where it is alone, or they are not to be met, it ends.
@@ -176,7 +176,7 @@ int run_program(int argc, char** argv, const ProgramInfo& program) {
             group->exchange(start_description(e));
             throw;
         }
-        if (group->world() > 1) compare_starts(group->exchange(start_description(run, Model<float>::machine())));
+        if (group->world() > 1) compare_starts(group->exchange(start_description(run, Model<float>::Device::name())));
         for (const std::string& note : notes) printf("%s\n", note.c_str());
         int code = run.bf16 ? run_command<Model<Half>>(std::move(run), *group)
                             : run_command<Model<float>>(std::move(run), *group);

@@ -119,7 +119,7 @@ class Trainer {
     int micro_batch() {
         int b = choose_micro_batch(
             run, [&](int candidate) { return Model::memory_plan(run.config, run.step_options(candidate)).total(); },
-            Model::available_memory());
+            Model::Device::available_memory());
         b = static_cast<int>(-group.most(-b));  // the least that any rank has room for
         o.micro_batch_size = b;                 // recorded: a resume takes the same, whatever is free then
         return b;
@@ -148,7 +148,7 @@ class Trainer {
                        human_bytes(static_cast<double>(plan.parameters)).c_str(),
                        human_bytes(static_cast<double>(plan.gradients)).c_str(),
                        human_bytes(static_cast<double>(plan.optimizer)).c_str(),
-                       human_bytes(static_cast<double>(plan.activations)).c_str(),
+                       human_bytes(static_cast<double>(plan.activations + plan.buffers)).c_str(),
                        human_bytes(static_cast<double>(plan.total())).c_str()));
         std::string saved;
         StepOptions options = run.step_options(B);
@@ -249,14 +249,14 @@ class Trainer {
         e.step = step + 1;
         e.loss = s.loss, e.grad_norm = s.grad_norm, e.lr = s.learning_rate, e.ms = 1e3 * seconds;
         e.tok_s = static_cast<double>(run.sequences * run.T) / seconds;
-        if (double peak = model.peak_flops(); peak > 0) e.mfu = *e.tok_s * flops_per_token(run.config, run.T) / peak;
+        if (double peak = Model::Device::peak_flops(run.bf16); peak > 0) e.mfu = *e.tok_s * flops_per_token(run.config, run.T) / peak;
         e.skipped = s.skip;
         log.write(e);
         // Every step is in log.jsonl; for the eye the first ten and then about two hundred lines.
         if (step < 10 || (step + 1) % std::max<int64_t>(1, o.max_steps / 200) == 0 || s.skip)
             log.print_step(e, o.max_steps);
         if (o.gpu_log_every > 0 && (step + 1) % o.gpu_log_every == 0)
-            if (std::string health = model.health(); !health.empty()) log.print("GPU: " + health);
+            if (std::string health = Model::Device::health(); !health.empty()) log.print("GPU: " + health);
         double left = timer.mean * static_cast<double>(o.max_steps - step - 1);
         log.progress(strf("step %lld/%lld, loss %.3f", static_cast<long long>(step + 1),
                           static_cast<long long>(o.max_steps), static_cast<double>(s.loss)),
@@ -361,7 +361,7 @@ class Trainer {
     Run run;
     Options& o;
     Group& group;
-    typename Model::Ranks comm;
+    typename Model::Communicator comm;
     int B;  // sequences per micro-batch
     Model model;
     DataLoader train_data;

@@ -1,0 +1,182 @@
+// What travels between ranks during a step: gradients to their owners, weights to their users.        (zero.h: who owns what)
+//
+// Buckets (the embeddings, each block, the final layernorm) travel in a stream of their own, network(), beside the
+// stream in which the layers work; events say what has to wait for what. The model says when it begins with a bucket's
+// weights or gradients and when it is done; at stage 0 with one rank nothing happens here, but that gradients which
+// layers add to are cleared.
+#pragma once
+#include <algorithm>
+#include <vector>
+#include "llmc/model/memory.h"
+
+template <typename X, class Machine>
+class Exchange {
+  public:
+    using G = grad_t<X>;
+    using Communicator = typename Machine::Communicator;
+    using Event = typename Machine::Event;
+
+    Exchange(Machine& machine, const ModelMemory<X, typename Machine::Arena>& memory)
+        : machine_(machine), memory_(memory) {}
+
+    // comm: null with one rank.
+    void start(Communicator* comm) {
+        comm_ = comm;
+        for (int slot = 0; slot < Sharding::kSlots; slot++)
+            weights_here_[slot] = machine_.make_event(), gradients_sent_[slot] = machine_.make_event();
+    }
+    // Waits for everything. Ranks that wait for others are watched (group.h).
+    void finish() { machine_.finish(comm_); }
+
+    // ---- weights (stage 3) ----
+
+    // Bucket b's weights are gathered into their slot, unless they lie there; need_weights() waits for them.
+    void fetch_weights(int b) {
+        int slot = memory_.shards.slot(b);
+        if (memory_.stage < 3 || b >= memory_.shards.buckets() || resident_[slot] == b) return;
+        resident_[slot] = b;
+        machine_.follow_computation();  // which has done with the bucket that lies there now
+        comm_->all_gather(memory_.weight_slots[slot], memory_.weight_part + memory_.shards.local(b),
+                          static_cast<size_t>(memory_.shards.part(b)), machine_.network());
+        machine_.record(weights_here_[slot]);
+        fetching_[slot] = true;
+    }
+    void need_weights(int b) {
+        fetch_weights(b);
+        if (b < memory_.shards.buckets())
+            wait_if_pending(&fetching_[memory_.shards.slot(b)], weights_here_[memory_.shards.slot(b)]);
+    }
+    // The embeddings and the final layernorm have slots of their own: they stay for a whole step.
+    void need_weights_of_all_micro_steps() { need_weights(0), need_weights(memory_.shards.buckets() - 1); }
+    // A pass over the blocks begins with their slots empty, each time alike: it may be captured.
+    void begin_pass() { resident_[memory_.shards.slot(1)] = resident_[memory_.shards.slot(2)] = -1; }
+    // The weights have changed.
+    void forget_weights() { std::fill_n(resident_, Sharding::kSlots, -1); }
+
+    // ---- gradients ----
+
+    // A micro-step begins: the first, the last of its step?
+    void begin_micro_step(bool first, bool last) { first_micro_step_ = first, last_micro_step_ = last; }
+
+    // Before bucket b's gradients are computed. They add up over micro-steps, in the arena (stages 0 and 1) or in the
+    // owner's part of their sums. Those of the matrices, nearly all of them, are not cleared first but overwritten,
+    // which saves writing and reading them once (add_gradients).
+    void begin_gradients(int b) {
+        int slot = memory_.shards.slot(b);
+        wait_if_pending(&sending_[slot], gradients_sent_[slot]);  // the bucket that lay here before
+        if (add_gradients()) return;
+        // Tensors to clear lie side by side between the matrices: one call for each row of them.
+        Bucket bucket = memory_.shards.bucket(b);
+        const Parameter* rows = &memory_.table[bucket.first_row];
+        auto cleared = [&](size_t row) { return !rows[row].transposed_in_file && (b > 0 || row > 0); };
+        for (size_t row = 0; row < bucket.rows; row++) {
+            if (!cleared(row)) continue;
+            size_t last = row;
+            while (last + 1 < bucket.rows && cleared(last + 1)) last++;
+            int64_t end = rows[last].offset + rows[last].padded_size();
+            machine_.clear(memory_.gradient_of(rows[row]), end - rows[row].offset);
+            row = last;
+        }
+    }
+    // Whether a matrix product adds to its gradient or overwrites it.
+    bool add_gradients() const { return memory_.stage < 2 && !first_micro_step_; }
+
+    // When bucket b's gradients of a micro-step are complete: they are summed over ranks while the backward pass goes
+    // on. Stages 0 and 1 send them once a step, 2 and 3 after each micro-step.
+    void reduce_gradients(int b) {
+        if (memory_.world == 1 || (memory_.stage < 2 && !last_micro_step_)) return;
+        Bucket bucket = memory_.shards.bucket(b);
+        size_t n = static_cast<size_t>(memory_.shards.part(b));
+        G* own = memory_.own_grads + memory_.shards.local(b);
+        int slot = memory_.shards.slot(b);
+        machine_.follow_computation();
+        auto& network = machine_.network();
+        if (memory_.stage == 0)
+            comm_->all_reduce(memory_.grads + bucket.begin, static_cast<size_t>(bucket.size), network);
+        if (memory_.stage == 1) comm_->reduce_scatter(own, memory_.grads + bucket.begin, n, network);
+        if (memory_.stage >= 2) {
+            comm_->reduce_scatter(memory_.received, memory_.grad_slots[slot], n, network);
+            add_to(own, memory_.received, memory_.shards.part(b), network);
+            machine_.record(gradients_sent_[slot]);
+            sending_[slot] = true;
+        }
+    }
+    // The layers wait for all that travels. (A captured graph must end with all its work in one stream.)
+    void join() {
+        if (memory_.world == 1) return;
+        machine_.join();
+        std::fill_n(sending_, Sharding::kSlots, false);
+        std::fill_n(fetching_, Sharding::kSlots, false);
+    }
+
+    // ---- the update ----
+
+    // The sum of losses is over all ranks. At stage 0 every rank has the whole gradient and so its norm; else the
+    // norm's square is summed over the parts.
+    void sum_loss_and_norm(double* loss_sum, double* norm_squared) {
+        if (memory_.world == 1) return;
+        machine_.follow_computation();
+        comm_->all_reduce(loss_sum, 1, machine_.network());
+        if (memory_.stage > 0) comm_->all_reduce(norm_squared, 1, machine_.network());
+        machine_.join();
+    }
+    // Each rank has updated its part: the weights come together again (stages 1 and 2).
+    void gather_weights() {
+        if (memory_.stage == 0 || memory_.stage == 3) return;
+        const Sharding& shards = memory_.shards;
+        machine_.follow_computation();
+        for (int b = 0; b < shards.buckets(); b++)
+            comm_->all_gather(memory_.weights + shards.bucket(b).begin, memory_.weights + shards.begin(b),
+                              static_cast<size_t>(shards.part(b)), machine_.network());
+        machine_.join();
+    }
+
+    // ---- files: all ranks read a tensor together, and each gives what it has; each writes what it keeps ----
+
+    // Elements [offset, offset + n) of the arena.
+    void read(Buffer buffer, int64_t offset, int64_t n, float* out) {
+        const Sharding& shards = memory_.shards;
+        if (shards.world() == 1 || (buffer == Buffer::weights && memory_.weights)) {
+            std::vector<float> values = own_values(buffer, offset, offset, n);
+            std::copy(values.begin(), values.end(), out);
+            return;
+        }
+        for (int r = 0; r < shards.world(); r++)
+            shards.for_owned(r, offset, n, [&](int64_t arena, int64_t local, int64_t count) {
+                std::vector<float> values;
+                if (r == memory_.rank) values = own_values(buffer, arena, local, count);
+                values.resize(static_cast<size_t>(count));
+                machine_.broadcast(*comm_, values, r);
+                std::copy(values.begin(), values.end(), out + arena - offset);
+            });
+    }
+    void write(Buffer buffer, int64_t offset, int64_t n, const float* in) {
+        forget_weights();
+        if (buffer == Buffer::weights && memory_.weights) return machine_.upload(memory_.weights + offset, in, n);
+        memory_.shards.for_own(offset, n, [&](int64_t arena, int64_t local, int64_t count) {
+            const float* from = in + arena - offset;
+            if (buffer == Buffer::weights) machine_.upload(memory_.weight_part + local, from, count);
+            else machine_.upload(memory_.optimizer_buffer(buffer) + local, from, count);
+        });
+    }
+
+  private:
+    void wait_if_pending(bool* pending, const Event& event) {
+        if (*pending) machine_.wait_for(event);
+        *pending = false;
+    }
+    // n elements of the local arena, or weights anywhere in the whole one.
+    std::vector<float> own_values(Buffer buffer, int64_t arena, int64_t local, int64_t n) {
+        return buffer == Buffer::weights ? machine_.download(memory_.own_weight(arena, local), n)
+                                         : machine_.download(memory_.optimizer_buffer(buffer) + local, n);
+    }
+
+    Machine& machine_;
+    const ModelMemory<X, typename Machine::Arena>& memory_;
+    Communicator* comm_ = nullptr;
+    bool first_micro_step_ = true, last_micro_step_ = true;
+    // Of each slot (zero.h): the bucket whose weights it holds, and whether the layers have yet to wait for an event
+    int resident_[Sharding::kSlots] = {-1, -1, -1, -1};
+    bool fetching_[Sharding::kSlots] = {}, sending_[Sharding::kSlots] = {};
+    Event weights_here_[Sharding::kSlots], gradients_sent_[Sharding::kSlots];
+};
