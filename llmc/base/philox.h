@@ -1,5 +1,4 @@
-// Philox4x32-10, a counter-based random generator.           (Salmon et al. 2011, "Parallel random numbers: as easy as
-// 1, 2, 3")
+// Philox4x32-10, a counter-based random generator.  (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")
 //
 // philox(key, counter) is a pure function: no state to save, no order to keep. Every random number of the program is
 // addressed by what it is for, (seed, step, global sample or parameter index, site), so that it does not depend on the

@@ -1,5 +1,4 @@
-// AdamW.                                                     (Loshchilov & Hutter 2019,
-// https://arxiv.org/abs/1711.05101)
+// AdamW.                                                   (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101)
 //
 //   g = grad * clip_scale;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //   p = p - lr * (m / beta1_correction / (sqrt(v / beta2_correction) + eps) + weight_decay * p)

@@ -1,5 +1,4 @@
-// Dropout.                                                                                      (Srivastava et al.
-// 2014)
+// Dropout.                                                                                     (Srivastava et al. 2014)
 //
 // Counter-based: the mask is a function of (seed, step, sample, element, site), see Dropout in step_state.h, so forward
 // and backward compute it anew instead of storing it.

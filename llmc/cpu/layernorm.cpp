@@ -1,5 +1,4 @@
-// Layer normalisation, and the same fused with the residual add before it.  (Ba et al. 2016,
-// https://arxiv.org/abs/1607.06450)
+// Layer normalisation, and the same fused with the residual add.        (Ba et al. 2016, https://arxiv.org/abs/1607.06450)
 //
 //   r = a + dropout(b)                 r, a, b, y (N,C), N = B*T rows
 //   y = (r - mean) * rstd * w + bias   mean, rstd (N), kept for the backward pass; eps 1e-5

@@ -1,5 +1,4 @@
-// GELU, tanh approximation (GPT-2's "gelu_new").                      (Hendrycks & Gimpel 2016,
-// https://arxiv.org/abs/1606.08415)
+// GELU, tanh approximation (GPT-2's "gelu_new").            (Hendrycks & Gimpel 2016, https://arxiv.org/abs/1606.08415)
 //
 //   y = 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3)
 //     = x s, s = 1 / (1 + exp(-2u))                    the same, without the cancellation of 1 + tanh at negative x

@@ -1,9 +1,8 @@
 // Checkpoints: OUT/step_00001000/ = a Hugging Face model directory + optimizer shards + trainer_state.json.
 //
-//   optimizer.safetensors     "m.NAME", "v.NAME" and, of a bf16 model, "master.NAME" for each row of the parameter
-//   table: F32,
-//                             oriented as in model.safetensors; optimizer-00001-of-0000N.safetensors when it is large
-//   trainer_state.json        TrainerState, and size and CRC-32C of every other file and of itself
+//   optimizer.safetensors   "m.NAME", "v.NAME" and, of a bf16 model, "master.NAME" for each row of the parameter table:
+//                           F32, oriented as in model.safetensors; optimizer-00001-of-0000N.safetensors when it is large
+//   trainer_state.json      TrainerState, and size and CRC-32C of every other file and of itself
 //
 // A checkpoint becomes visible only when it is whole and on disk: everything is written into OUT/.tmp_step_..., each
 // file is fsynced, then the directory, then it is renamed and OUT is fsynced. A crash at any moment leaves the older

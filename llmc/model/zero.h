@@ -1,10 +1,9 @@
-// How arenas are divided between ranks.                     (ZeRO: Rajbhandari et al. 2020,
-// https://arxiv.org/abs/1910.02054)
+// How arenas are divided between ranks.               (ZeRO: Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054)
 //
 //   stage 0   every rank has everything; gradients are summed over ranks once a step
 //   stage 1   a rank has the optimizer state of its part and updates that; weights are gathered after the update
-//   stage 2   and keeps only the summed gradients of its part: those of a bucket go to their owners after each
-//   micro-step stage 3   and only the weights of its part: those of a bucket are gathered ahead of use
+//   stage 2   and keeps only the summed gradients of its part: a bucket's go to their owners after each micro-step
+//   stage 3   and only the weights of its part: a bucket's are gathered ahead of use
 //
 // A bucket is what is computed and communicated together: the embeddings, each block, the final layernorm. Each is
 // padded (parameters.h) so that it divides into one part for each rank; rank r owns the r-th part of every bucket. A

@@ -1,5 +1,4 @@
-// HellaSwag: four endings of a sentence, which one is right?                 (Zellers et al. 2019,
-// https://arxiv.org/abs/1905.07830)
+// HellaSwag: four endings of a sentence, which one is right?    (Zellers et al. 2019, https://arxiv.org/abs/1905.07830)
 //
 // A model's answer is the ending with the highest likelihood: by the sum of its tokens' log-probabilities (accuracy),
 // or by their mean (normalised accuracy, which does not favour short endings; the figure that is usually reported).

@@ -1,5 +1,4 @@
-// GPT-2's tokenizer: byte-level byte-pair encoding.             (Radford et al. 2019, section 2.2; Sennrich et al.
-// 2016)
+// GPT-2's tokenizer: byte-level byte-pair encoding.            (Radford et al. 2019, section 2.2; Sennrich et al. 2016)
 //
 // Text is split into pieces by GPT-2's pattern (contractions, letters, numbers, other symbols, spaces), each piece
 // becomes bytes, and the pairs of neighbours with the lowest rank in the merge list are joined until none is left. Any
