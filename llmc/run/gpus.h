@@ -6,12 +6,12 @@
 // NVIDIA's data sheets (A100 80GB SXM, H100 SXM, H200 SXM, HGX B200, L40S) and the white paper "Ada GPU Architecture";
 // matrix products dense, with fp32 sums. Bus: NVLink, or PCIe 4.0 x16, one way. Network: the compute network cards of
 // NVIDIA's DGX of that GPU, 8 of 200 or 400 Gb/s; the last two have no such machine: 100 Gb/s Ethernet.
-struct Gpu {
+struct GpuSheet {
     const char *name, *product;
     double bf16_tflops, fp32_tflops, memory_tbs, memory_gb, bus_gbs, network_gbs;
     int capability, multiprocessors;
 };
-inline constexpr Gpu kGpus[] = {
+inline constexpr GpuSheet kGpuSheets[] = {
     {"a100", "A100", 312, 19.5, 2.039, 80, 300, 200, 80, 108},
     {"h100", "H100", 989, 67, 3.35, 80, 450, 400, 90, 132},
     {"h200", "H200", 989, 67, 4.8, 141, 450, 400, 90, 132},
@@ -23,6 +23,6 @@ inline constexpr Gpu kGpus[] = {
 
 inline std::vector<std::string> gpu_names() {  // of --gpu
     std::vector<std::string> names;
-    for (const Gpu& g : kGpus) names.push_back(g.name);
+    for (const GpuSheet& g : kGpuSheets) names.push_back(g.name);
     return names;
 }

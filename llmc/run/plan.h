@@ -1,19 +1,16 @@
 // plan: what a training run on given GPUs needs of each of them, how long a step of it takes, and what that costs.
 // Needs none of the GPUs.
 //
-// Memory is exact: the arenas of the programs themselves (model_memory.h, activations.h) in an arena that only counts,
-// and the formulas of the layers' workspaces. Not counted, as in the line that train prints: the step's tokens (16
-// bytes for each token of a rank), the cache of sampling, and what CUDA and NCCL take for themselves.
-//
-// Time is a prediction. Each part of a step takes what roofline.h says at the given rates. What travels between GPUs
-// takes the ring's bytes (a reduce-scatter or an all-gather of S bytes over n GPUs sends S (n-1) / n from each, an
-// all-reduce both) at the slower of two bandwidths: of a GPU within its machine, of a machine to the others.
-// Collectives run beside the arithmetic and slow it by nothing; who waits for whom is that of the step in
-// train_gpt2.cpp, bucket by bucket (zero.h). No time is counted for latency, launches, data, evaluation, checkpoints.
+// Both come from the model itself (gpt2.h), run on a machine that counts instead of computing (plan_machine.h). Memory is
+// exact but for the step's tokens (16 bytes for each token of a rank), the cache of sampling, and what CUDA and NCCL take
+// for themselves. Time is a prediction: each kernel takes what roofline.h says at the given rates; collectives run beside
+// the arithmetic and slow it by nothing, at the slower of two bandwidths: of a GPU within its machine, of a machine to the
+// others. No time is counted for latency, launches, data, evaluation, checkpoints.
 #pragma once
 #include <optional>
 #include <string>
 #include <vector>
+#include "llmc/model/activations.h"
 #include "llmc/model/config.h"
 #include "llmc/run/roofline.h"
 
@@ -38,16 +35,8 @@ struct PlanSetup {
     int64_t micro_steps() const { return (own_sequences() + B - 1) / B; }
 };
 
-struct PlanMemory {  // bytes of a GPU
-    size_t parameters, gradients, optimizer, activations, buffers;
-    size_t total() const { return parameters + gradients + optimizer + activations + buffers; }
-};
-PlanMemory plan_memory(const PlanSetup& setup);
+MemoryPlan plan_memory(const PlanSetup& setup);  // bytes of a GPU
 bool fits(const PlanSetup& setup);
-
-// Of the CUDA program's layers: own matrix products, attention to a cache; backward passes of layernorm, bias, encoder
-// (CUB's sort counted as its second pair of buffers), attention; global norm.
-std::vector<size_t> gpu_workspaces(const ModelConfig& model, int64_t B, int T, int multiprocessors);
 
 // The largest equal split of a GPU's sequences that needs no more than `share` of its memory; 0: there is none. With
 // 0.8 that is what train takes when it is left the choice (choose_micro_batch in run.h).

@@ -1,0 +1,256 @@
+// The command `plan`: from its options to a setup, and from a setup to text or JSON.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include "llmc/base/error.h"
+#include "llmc/base/system.h"
+#include "llmc/files/model_files.h"
+#include "llmc/run/gpus.h"
+#include "llmc/run/log.h"
+#include "llmc/run/options.h"
+#include "llmc/run/plan.h"
+
+using Json = nlohmann::ordered_json;
+
+// ---- from options --------------------------------------------------------------------------------------------------
+
+// What of them programs reach, where nobody has measured it, by the shape at hand. Published figures of an H100 SXM:
+//
+//   products    cuBLAS reaches 750 of 989 TFLOP/s at 8192^3, and about 0.6 where the inner or outer width is 768: a hyperbola
+//               through both, by the model's width C
+//   attention   FlashAttention-2, causal: 192 TFLOP/s forward and backward at head size 64 and T = 1024 (figure in
+//               Dao-AILab/flash-attention), up to 335 at its best (Dao 2023, https://arxiv.org/abs/2307.08691)
+//   memory      copies reach 0.9 of the sheet, and kernels that read and write several tensors about 0.83 of that
+//
+// With them a step of 124M at B = 64, T = 1024 takes what llm.c reports within 10%: 139 ms (KellerJordan/modded-nanogpt,
+// records/101324_llmc); test_plan.cpp holds the plan to it.
+constexpr double kMemoryShare = 0.75, kBusShare = 0.8;
+static double product_share(const ModelConfig& m) { return 0.77 * m.C / (m.C + 210.0); }
+static double attention_share(const ModelConfig& m) { return 0.35 * std::min(1.0, m.HS() / 112.0); }
+
+// Rates that bench_cuda measured: its JSON, or the report.json that holds it.
+static void read_rates(const Options& o, PlanSetup* s, const GpuSheet** gpu) {
+    std::ifstream file(o.rates_file);
+    Json json = Json::parse(file, nullptr, false);
+    if (json.is_object() && json.contains("bench_cuda")) json = json["bench_cuda"];
+    try {
+        const Json &rates = json.at("rates").at(0), &device = json.at("device").at(0);
+        std::string name = device.at("name");
+        auto is_it = [&](const GpuSheet& g) { return name.find(g.product) != std::string::npos; };
+        if (!o.was_given("gpu") &&
+            (*gpu = std::find_if(kGpuSheets, std::end(kGpuSheets), is_it)) == std::end(kGpuSheets))
+            throw UsageError("--rates: " + o.rates_file + " is of " + name +
+                             ", no --gpu that is known; name the nearest");
+        s->multiprocessors = device.at("multiprocessors"), s->capability = device.at("capability");
+        s->memory_bytes = device.at("memory_bytes"), s->rates_from = "measured on " + name;
+        s->rates.copy = 1e9 * rates.at("copy_gb_per_second").get<double>();
+        if (s->bf16 || o.device.tf32)
+            s->rates.product = (s->bf16 ? 1e12 : 0.5e12) * rates.at("product_tflops").get<double>();
+        // the program's own attention, forward and 2.5 times as much backward; the head size nearest to the model's
+        int nearest = 1 << 30;
+        for (const Json& row : json.value("attention", Json::array())) {
+            int distance = std::abs(row.at("HS").get<int>() - s->model.HS());
+            if (!s->bf16 || row.at("by") != "own" || distance >= nearest) continue;
+            double forward = row.at("forward_tflops"), backward = row.at("backward_tflops");
+            nearest = distance, s->rates.attention = 3.5e12 / (1 / forward + 2.5 / backward);
+        }
+    } catch (const nlohmann::json::exception&) {
+        throw Error("--rates: " + o.rates_file + " is no JSON of bench_cuda and no report.json of dev/gpu_check.sh");
+    }
+}
+
+PlanSetup plan_setup(const Options& o) {
+    PlanSetup s;
+    const GpuSheet* gpu =
+        std::find_if(kGpuSheets, std::end(kGpuSheets), [&](const GpuSheet& g) { return o.gpu == g.name; });
+    s.model = find_model(o.model).config;
+    if (s.model.V == 0) s.model.V = 50257;  // GPT-2's
+    check_model_config(s.model, "--model " + o.model);
+    s.cpu = o.gpu == "cpu", s.bf16 = o.was_given("precision") ? o.precision == "bf16" : !s.cpu;
+    s.master_weights = o.master_weights, s.own_matmul = o.device.matmul == "own";
+    s.gpus = o.gpus, s.gpus_per_node = o.ranks.gpus_per_node, s.recompute = o.recompute, s.zero_stage = o.zero_stage;
+    s.T = o.seq_len > 0 ? o.seq_len : s.model.T, s.B = o.micro_batch_size;
+    if (s.T > s.model.T)
+        throw UsageError(strf("--seq-len (-t) %d is longer than the model's longest context, %d", s.T, s.model.T));
+    s.batch_given = o.total_batch_size > 0;
+    int64_t tokens = s.batch_given ? o.total_batch_size
+                     : s.B > 0     ? int64_t(s.B) * s.T * s.gpus
+                                   : std::max<int64_t>({s.cpu ? 4096 : 524288, int64_t(s.T) * s.gpus}) / s.T * s.T;
+    s.sequences = tokens / s.T;
+    if (tokens % s.T != 0 || s.sequences < s.gpus || s.B > s.sequences)
+        throw UsageError(
+            strf("--total-batch-size (-d) %s: must be a multiple of T = %d, with a sequence for each of %d GPUs and "
+                 "--micro-batch-size",
+                 human_count(tokens).c_str(), s.T, s.gpus));
+
+    s.rates_from =
+        s.cpu ? "given"
+              : strf("data sheet of %s; of it reached: products %.2f, attention %.2f, memory %.2f, transfers %.2f",
+                     gpu->product, product_share(s.model), attention_share(s.model), kMemoryShare, kBusShare);
+    s.multiprocessors = gpu->multiprocessors, s.capability = gpu->capability;
+    if (!o.rates_file.empty()) read_rates(o, &s, &gpu);
+    // what the command line says, else what was measured, else a share of the data sheet
+    auto choose = [](double* rate, double given, double sheet) {
+        *rate = given > 0 ? given : *rate > 0 ? *rate : sheet;
+    };
+    s.peak = 1e12 * (s.bf16 ? gpu->bf16_tflops : o.device.tf32 ? gpu->bf16_tflops / 2 : gpu->fp32_tflops);
+    choose(&s.rates.product, 1e12 * o.matmul_tflops, product_share(s.model) * s.peak);
+    double attention = 1e12 * (s.bf16 ? gpu->bf16_tflops : gpu->fp32_tflops);  // in fp32 without TF32
+    choose(&s.rates.attention, 1e12 * o.attention_tflops,
+           s.cpu ? s.rates.product : attention_share(s.model) * attention);
+    choose(&s.rates.copy, 1e12 * o.memory_tbs, 1e12 * kMemoryShare * gpu->memory_tbs);
+    choose(&s.bus, 1e9 * o.bus_gbs, 1e9 * kBusShare * gpu->bus_gbs);
+    choose(&s.network, 1e9 * o.network_gbs, 1e9 * kBusShare * gpu->network_gbs);
+    double memory = s.cpu ? available_host_memory() / std::min(s.gpus, s.gpus_per_node) : 1e9 * gpu->memory_gb;
+    choose(&s.memory_bytes, 1e9 * o.memory_gb, memory);
+    if (s.rates.copy == 0 || (s.gpus > 1 && s.bus == 0) || (s.gpus > s.gpus_per_node && s.network == 0)) s.rates = {};
+    return s;
+}
+
+// ---- output --------------------------------------------------------------------------------------------------------
+
+static Json describe(const PlanSetup& s) {
+    MemoryPlan m = plan_memory(s);
+    PlanStep t = predict_step(s);
+    Json j, memory, step;
+    j["gpus"] = s.gpus, j["zero_stage"] = s.zero_stage, j["recompute"] = s.recompute, j["micro_batch_size"] = s.B;
+    memory["parameters"] = m.parameters, memory["gradients"] = m.gradients, memory["optimizer"] = m.optimizer;
+    memory["activations"] = m.activations, memory["buffers"] = m.buffers, memory["total"] = m.total();
+    j["fits"] = static_cast<double>(m.total()) <= s.memory_bytes, j["memory"] = memory, j["sent_bytes"] = t.sent;
+    if (!s.timed()) return j;
+    double tokens_per_second = static_cast<double>(s.sequences) * s.T / t.total;
+    step["seconds"] = t.total, step["compute"] = t.compute, step["update"] = t.update;
+    step["communication"] = t.communication, step["not_hidden"] = t.not_hidden;
+    step["tokens_per_second"] = tokens_per_second;
+    if (s.peak > 0) step["mfu"] = flops_per_token(s.model, s.T) * tokens_per_second / s.peak / s.gpus;
+    j["predicted_step"] = step;
+    return j;
+}
+
+static Json plan_json(const Options& o, const PlanSetup& asked) {
+    PlanSetup s = asked;
+    if (s.B == 0) s.B = largest_micro_batch(s, 0.8);
+    bool none = s.B == 0;
+    s.B = std::max(s.B, 1);
+    Json j = describe(s), model, batch, training, rates;
+    if (none) j["fits"] = false;
+    model["name"] = o.model, model["L"] = s.model.L, model["NH"] = s.model.NH, model["C"] = s.model.C;
+    model["T"] = s.model.T, model["V"] = s.model.V, model["parameters"] = parameter_count(s.model);
+    double step_tokens = static_cast<double>(s.sequences) * s.T, flops = flops_per_token(s.model, s.T);
+    batch["tokens"] = s.sequences * s.T, batch["sequences"] = s.sequences, batch["seq_len"] = s.T;
+    batch["of_a_gpu"] = s.own_sequences(), batch["micro_steps"] = s.micro_steps();
+    j["model"] = model, j["batch"] = batch, j["precision"] = s.bf16 ? "bf16" : "fp32", j["gpu"] = o.gpu;
+    j["gpus_per_node"] = s.gpus_per_node, j["memory_available"] = s.memory_bytes, j["flops_per_token"] = flops;
+    for (int i = 0; i < 4; i++) {
+        PlanSetup level = s, stage = s;
+        level.recompute = stage.zero_stage = i;
+        j["by_recompute"].push_back(describe(level)), j["by_zero_stage"].push_back(describe(stage));
+    }
+    training["tokens"] = o.plan_tokens > 0 ? o.plan_tokens : 20 * static_cast<double>(parameter_count(s.model));
+    training["steps"] = std::ceil(training["tokens"].get<double>() / step_tokens);
+    if (s.timed()) {
+        double seconds = training["steps"].get<double>() * j["predicted_step"]["seconds"].get<double>();
+        double hours = seconds / 3600 * s.gpus;
+        training["seconds"] = seconds, training["gpu_hours"] = hours;
+        if (o.price > 0) training["dollars"] = hours * o.price;
+    }
+    rates["from"] = s.rates_from, rates["matmul_tflops"] = 1e-12 * s.rates.product;
+    rates["attention_tflops"] = 1e-12 * s.rates.attention, rates["memory_tbs"] = 1e-12 * s.rates.copy;
+    rates["bus_gbs"] = 1e-9 * s.bus, rates["network_gbs"] = 1e-9 * s.network, rates["peak_tflops"] = 1e-12 * s.peak;
+    j["training"] = training, j["rates"] = rates;
+    if (j["fits"]) return j;
+    j["change"] = nullptr;
+    if (std::optional<PlanSetup> c = smallest_change(asked)) {
+        std::string what;
+        if (asked.B > 0 ? c->B != asked.B : c->B > largest_micro_batch(*c, 0.8))
+            what += strf(" --micro-batch-size %d", c->B);
+        if (c->recompute != s.recompute) what += strf(" --recompute %d", c->recompute);
+        if (c->zero_stage != s.zero_stage) what += strf(" --zero-stage %d", c->zero_stage);
+        if (c->gpus != s.gpus) what += strf(" --gpus %d", c->gpus);
+        j["change"] = describe(*c), j["change"]["options"] = what.substr(1);
+    }
+    return j;
+}
+
+// `text` with each {pointer kind width} replaced by that value of j, if it is there: b bytes, n a whole number, g any
+// number, s a time, p a percentage, t as it is.
+static std::string fill(const std::string& text, const Json& j) {
+    std::string out;
+    for (size_t at = 0, open; (open = text.find('{', at)) != std::string::npos;) {
+        char pointer[64] = "", kind = 0;
+        int width = 0;
+        sscanf(text.c_str() + open, "{%63s %c%d", pointer, &kind, &width);
+        out += text.substr(at, open - at), at = text.find('}', open) + 1;
+        if (!j.contains(Json::json_pointer(pointer))) continue;
+        const Json& value = j[Json::json_pointer(pointer)];
+        double x = value.is_number() ? value.get<double>() : 0;
+        std::string word = value.is_string() ? value.get<std::string>() : value.dump();
+        if (kind == 'b') word = human_bytes(x);
+        if (kind == 'n') word = human_count(std::llround(x));
+        if (kind == 'g') word = strf("%.4g", x);
+        if (kind == 's') word = human_seconds(x);
+        if (kind == 'p') word = strf("%.1f%%", 100 * x);
+        out += strf("%*s", width, word.c_str());
+    }
+    return out + text.substr(text.rfind('}') + 1);
+}
+
+static std::string plan_text(const Json& j) {
+    const bool timed = j.contains("predicted_step");
+    const char* step =
+        timed ? "{/predicted_step/seconds g 10} s {/predicted_step/tokens_per_second n 12} {/predicted_step/mfu p 6}\n"
+              : "\n";
+    std::string text = fill(
+        "model: {/model/name t} (L={/model/L t}, NH={/model/NH t}, C={/model/C t}, T={/model/T t}, V={/model/V t}), "
+        "{/model/parameters n} parameters, {/precision t}, {/flops_per_token g} FLOPs a token\non {/gpus n} x {/gpu "
+        "t}, {/gpus_per_node t} a machine; ZeRO stage {/zero_stage t}, recompute {/recompute t}\nbatch: {/batch/tokens "
+        "n} tokens a step = {/batch/sequences n} sequences of {/batch/seq_len t}; a GPU has {/batch/of_a_gpu n}, in "
+        "micro-batches of {/micro_batch_size t}\nmemory of a GPU: parameters {/memory/parameters b}, gradients "
+        "{/memory/gradients b}, optimizer {/memory/optimizer b}, activations {/memory/activations b}, buffers "
+        "{/memory/buffers b}, together {/memory/total b} of {/memory_available b}: ",
+        j);
+    if (j["fits"]) text += "fits\n";
+    else if (j["change"].is_null())
+        text +=
+            "DOES NOT FIT\nNo micro-batch, recomputation, ZeRO stage or number of GPUs makes it fit: try a smaller "
+            "--model or --seq-len, or a --total-batch-size for more GPUs.\n";
+    else
+        text += fill(
+            "DOES NOT FIT\nit fits with: {/options t} (micro-batches of {/micro_batch_size t}, {/memory/total b} a "
+            "GPU) "
+            "{/predicted_step/seconds g} s, {/predicted_step/mfu p}\n",
+            j["change"]);
+    text += "\nrecompute    activations       together         step     tokens/s    MFU\n";
+    for (const Json& r : j["by_recompute"])
+        text += fill(std::string("{/recompute t 9} {/memory/activations b 14} {/memory/total b 14}") + step, r);
+    text += "\nZeRO stage   sent a step       together         step     tokens/s    MFU\n";
+    for (const Json& r : j["by_zero_stage"])
+        text += fill(std::string("{/zero_stage t 10} {/sent_bytes b 13} {/memory/total b 14}") + step, r);
+    if (!timed)
+        return text +
+               "\nNo step time without --matmul-tflops and --memory-tbs, nor with several ranks without --bus-gbs and "
+               "--network-gbs.\n";
+    text += fill(
+        "\nstep, predicted: {/predicted_step/seconds g} s: arithmetic {/predicted_step/compute g} s, update "
+        "{/predicted_step/update g} s, transfers {/predicted_step/communication g} s, of which "
+        "{/predicted_step/not_hidden g} s are not hidden\ntraining: {/training/tokens g} tokens, {/training/steps n} "
+        "steps: {/training/seconds s}, {/training/gpu_hours n} GPU hours\n",
+        j);
+    if (j["training"].contains("dollars")) text += fill("cost: {/training/dollars n} dollars\n", j);
+    return text +
+           fill(
+               "rates: products {/rates/matmul_tflops g} TFLOP/s, attention {/rates/attention_tflops g}, memory "
+               "{/rates/memory_tbs g} TB/s, {/rates/bus_gbs g} GB/s out of a GPU, {/rates/network_gbs g} out of a "
+               "machine; MFU of {/rates/peak_tflops g} TFLOP/s\n       ({/rates/from t})\nMemory is exact but for what "
+               "CUDA and NCCL take. Times are a prediction: every kernel at these rates; transfers by rings,\nbucket "
+               "by bucket, beside the arithmetic; nothing for latency, launches, data, evaluation, checkpoints.\n",
+               j);
+}
+
+int plan_command(const Options& o) {
+    Json j = plan_json(o, plan_setup(o));
+    printf("%s", o.json ? (j.dump(2) + "\n").c_str() : plan_text(j).c_str());
+    return 0;
+}
