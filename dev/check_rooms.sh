@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# The rooms of llmc/: how many lines each has of its budget, how long its files are, and that includes go one way only.
+#
+#   dev/check_rooms.sh        status 1 if an arrow, a budget or a file's length is broken; says which
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Which rooms a room may include, besides itself. gpt2 is llmc/gpt2.h.
+declare -A may=(
+    [base]=""
+    [model]="base"
+    [plain]="base model"
+    [ranks]="base model"
+    [text]="base model"
+    [files]="base model text"
+    [cpu]="base model plain ranks"
+    [cuda]="base model ranks"
+    [gpt2]="base model"
+    [objectives]="base model gpt2"
+    [run]="base model plain cuda gpt2 objectives text files ranks"
+)
+status=0
+complain() { echo "$*" >&2; status=1; }
+
+room_of() { local path=${1#llmc/}; [ "$path" = gpt2.h ] && echo gpt2 || echo "${path%%/*}"; }
+
+# ---- arrows ----
+while IFS=: read -r file line include; do
+    from=$(room_of "$file") to=$(room_of "$(sed 's/.*"\(llmc[^"]*\)".*/\1/' <<<"$include")")
+    [ -n "${may[$from]+x}" ] || { complain "$file: no such room: $from (dev/check_rooms.sh lists them)"; continue; }
+    [ "$from" = "$to" ] || [[ " ${may[$from]} " == *" $to "* ]] ||
+        complain "$file:$line: $from must not include $to (it may: ${may[$from]:-nothing}): $include"
+    # of the machines' room, only what plans needs without CUDA
+    [ "$from" != run ] || [ "$to" != cuda ] || [[ $include == *workspaces.h* ]] || complain "$file:$line: run may include only workspaces.h of cuda"
+done < <(git ls-files 'llmc/*' | xargs grep -nE '^#include "llmc/' /dev/null)
+while IFS=: read -r file line include; do complain "$file:$line: llmc/ includes what is outside of it: $include"; done < <(
+    git ls-files 'llmc/*' | xargs grep -nE '^#include "' /dev/null | grep -v '"llmc/' || true)
+# files that include each other, by any way round
+cycles=$(git ls-files 'llmc/*' | xargs grep -HE '^#include "llmc/' /dev/null | sed 's/:#include "\([^"]*\)".*/ \1/' | tsort 2>&1 >/dev/null |
+    sed -n 's/^tsort: \(llmc.*\)/\1/p' || true)
+[ -z "$cycles" ] || complain "files include each other in a circle: $cycles"
+
+# third-party headers: in a few .cpp files only, so that nvcc and most compilations never see them
+while IFS= read -r file; do complain "$file includes CLI11 or nlohmann: only .cpp files may"; done < <(
+    git ls-files 'llmc/*' train_gpt2.cpp train_gpt2.cu | grep -v '\.cpp$' | xargs grep -lE '#include <(CLI|nlohmann)/' || true)
+
+# ---- lines ----
+count() { git ls-files "$@" | xargs -r cat | wc -l; }
+budget() {  # budget LIMIT NAME PATHS...
+    local limit=$1 name=$2 lines
+    shift 2
+    lines=$(count "$@")
+    printf '%-42s %6d of %6d lines\n' "$name" "$lines" "$limit"
+    [ "$lines" -lt "$limit" ] || complain "$name: $lines lines, the budget is $limit"
+}
+for room in base model plain cpu cuda objectives text files ranks run; do
+    [ -z "$(git ls-files "llmc/$room/*")" ] || printf '  llmc/%-36s %6d lines in %d files\n' "$room/" "$(count "llmc/$room/*")" "$(git ls-files "llmc/$room/*" | wc -l)"
+done
+budget 2500 "what a reader reads: gpt2.h, plain/, model/" llmc/gpt2.h 'llmc/plain/*' 'llmc/model/*'
+budget 7000 "llmc/cuda/" 'llmc/cuda/*'
+budget 3000 "llmc/cpu/" 'llmc/cpu/*'
+budget 12000 "the rest of llmc/, and the programs" 'llmc/base/*' 'llmc/objectives/*' 'llmc/text/*' 'llmc/files/*' 'llmc/ranks/*' 'llmc/run/*' 'train_gpt2.*' 'data/*.cpp' 'data/*.h'
+
+# A file fits one idea: 500 lines are the limit, generated tables apart.
+while read -r lines file; do
+    [ "$lines" -le 500 ] || complain "$file has $lines lines; divide it by idea (500 are the limit)"
+done < <(git ls-files '*.h' '*.cpp' '*.cuh' '*.cu' '*.py' '*.sh' '*.awk' '*.mk' Makefile | grep -v unicode_table | xargs wc -l | grep -v ' total$')
+exit $status
