@@ -142,8 +142,6 @@ $(LIB): $(LLMC_OBJ)
 
 $(B)/llmc/ranks/communicator.o $(B)/llmc/ranks/mpi.o: CPPFLAGS += $(if $(MPICC),-DUSE_MPI $(MPI_CFLAGS))
 
-# tests and benchmarks include train_gpt2.cpp for its model; TESTING leaves its main out
-$(B)/test/%.o $(B)/dev/%.o: CPPFLAGS += -DTESTING
 $(B)/%.o: %.cpp $(B)/flags
 	@mkdir -p $(@D)
 	@echo "  compile  $<"

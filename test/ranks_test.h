@@ -20,7 +20,6 @@
 #include <thread>
 #include <vector>
 #include "llmc/ranks/group.h"
-#include "llmc/run/options.h"
 #include "llmc/ranks/ranks.h"
 #include "test/command.h"
 
@@ -42,12 +41,11 @@ inline std::string test_argument(const char* name) {
 inline void in_rank(const std::function<void(Group&)>& body) {
     std::unique_ptr<Group> group;
     try {
-        Options options;
+        RankOptions options;
         if (std::string directory = test_argument("TEST_FS"); !directory.empty()) {  // -pi fs -pf DIR -pn N -pr R
             options.nccl_init_method = "fs", options.fs_path = directory;
             options.num_processes = std::stoi(test_argument("TEST_WORLD"));
             options.process_rank = std::stoi(test_argument("TEST_RANK"));
-            options.given = {"num-processes", "process-rank", "nccl-init-method", "fs-path"};
         }
         std::string timeout = test_argument("TEST_TIMEOUT_S");
         group = std::make_unique<Group>(find_ranks(options), timeout.empty() ? 30 : std::stod(timeout));

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <random>
 
+#include "llmc/base/error.h"
+#include "llmc/base/parallel.h"
 #include "llmc/cpu/attention.h"
 
 namespace {
@@ -64,10 +66,10 @@ Results run(const Problem& p, bool backward = true) {
     X blank = X(acc_t<X>(kUntouched));
     std::vector<X> out(dout.size(), blank), dq(q.size(), blank), dk(k.size(), blank), dv(v.size(), blank);
     std::vector<acc_t<X>> lse(size_t(p.s.B) * p.s.NH * p.s.Tq);
-    attention_forward<X, E>(out.data(), lse.data(), q.data(), k.data(), v.data(), p.s, p.starts(), p.dropout);
+    attention_detail::forward<X, E>(out.data(), lse.data(), q.data(), k.data(), v.data(), p.s, p.starts(), p.dropout);
     if (backward)
-        attention_backward<X, E>(dq.data(), dk.data(), dv.data(), dout.data(), q.data(), k.data(), v.data(), out.data(),
-                                 lse.data(), p.s, p.starts(), p.dropout);
+        attention_detail::backward<X, E>(dq.data(), dk.data(), dv.data(), dout.data(), q.data(), k.data(), v.data(),
+                                         out.data(), lse.data(), p.s, p.starts(), p.dropout);
     return {from(out), from(lse), from(dq), from(dk), from(dv)};
 }
 

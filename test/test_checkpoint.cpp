@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "llmc/files/run_directory.h"
 #include "test/fake_model.h"
 
 namespace {

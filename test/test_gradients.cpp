@@ -5,18 +5,33 @@
 #include <cstring>
 #include <functional>
 #include <limits>
-#include "llmc/cpu/adamw.h"
-#include "llmc/cpu/attention.h"
-#include "llmc/cpu/classifier.h"
 #include "llmc/cpu/dropout.h"
-#include "llmc/cpu/encoder.h"
-#include "llmc/cpu/gelu.h"
-#include "llmc/cpu/global_norm.h"
-#include "llmc/cpu/layernorm.h"
+#include "llmc/cpu/layers.h"
 #include "llmc/cpu/matmul.h"
 #include "test/finite_difference.h"
 
 namespace {
+
+// The CPU's layers with the arguments that these tests give them.
+template <typename X>
+void classifier(X* logits, acc_t<X>* losses, const int* targets, const acc_t<X>* weights, double normaliser, int N,
+                int V, int Vp, bool write_dlogits) {
+    StepState state;
+    state.loss_normaliser = static_cast<float>(normaliser);
+    fused_classifier<X>(logits, losses, targets, weights, &state, N, V, Vp, write_dlogits);
+}
+template <typename X>
+void adamw(X* p, acc_t<X>* master, acc_t<X>* m, acc_t<X>* v, const grad_t<X>* grad, int64_t n, int64_t first_index,
+           const AdamWOptions& options, const StepState* state) {
+    AdamWSegment segment{first_index, n, options.weight_decay};
+    adamw_update<X>(p, master, m, v, grad, &segment, 1, first_index, first_index + n, options, state);
+}
+template <typename G>
+double norm_squared(const G* grad, int64_t n) {
+    double sum;
+    global_norm_squared(&sum, grad, n);
+    return sum;
+}
 
 // A layer as a function of named tensors, in double outside and in some X inside.
 struct Layer {
@@ -769,8 +784,8 @@ Layer classifier_layer(int N, int V, int Vp, bool weighted) {
         logits = narrow<X>(in.at("logits"));
         auto losses = unwritten<acc_t<X>>(size(N));
         auto w = narrow<acc_t<X>>(weights);
-        fused_classifier<X>(logits.data(), losses.data(), targets.data(), weighted ? w.data() : nullptr,
-                            acc_t<X>(normaliser), N, V, Vp, write);
+        classifier<X>(logits.data(), losses.data(), targets.data(), weighted ? w.data() : nullptr,
+                            normaliser, N, V, Vp, write);
         return widen(losses);
     };
     Layer layer;
@@ -828,10 +843,10 @@ TEST(ClassifierGradients, PaddingIsNeitherReadNorLeftAndBigLogitsDoNotOverflow) 
         for (int v = 0; v < V; v++) logits[size(i * Vp + v)] = v == 5 ? 3e4f : -3e4f;
     std::vector<int> targets = {5, 6};
     auto untouched = logits;
-    fused_classifier<float>(logits.data(), losses.data(), targets.data(), nullptr, 1.0f, N, V, Vp, false);
+    classifier<float>(logits.data(), losses.data(), targets.data(), nullptr, 1.0f, N, V, Vp, false);
     EXPECT_EQ(std::memcmp(logits.data(), untouched.data(), logits.size() * 4), 0);
     EXPECT_EQ(losses, (std::vector<float>{0.0f, 6e4f}));
-    fused_classifier<float>(logits.data(), losses.data(), targets.data(), nullptr, 1.0f, N, V, Vp, true);
+    classifier<float>(logits.data(), losses.data(), targets.data(), nullptr, 1.0f, N, V, Vp, true);
     for (int i = 0; i < N; i++)
         for (int v = 0; v < Vp; v++) {
             float want = i == 0 ? 0.0f : v == 5 ? 1.0f : v == 6 ? -1.0f : 0.0f;
@@ -864,13 +879,13 @@ void check_adamw(bool with_master, double tolerance) {
             state.skip = 1;
             auto p0 = p;
             auto m0 = m, v0 = v;
-            adamw_update<X>(p.data(), with_master ? master.data() : nullptr, m.data(), v.data(), grad.data(), n, 64,
+            adamw<X>(p.data(), with_master ? master.data() : nullptr, m.data(), v.data(), grad.data(), n, 64,
                             options, &state);
             EXPECT_EQ(std::memcmp(p.data(), p0.data(), n * sizeof(X)), 0);
             EXPECT_TRUE(m == m0 && v == v0);
             continue;
         }
-        adamw_update<X>(p.data(), with_master ? master.data() : nullptr, m.data(), v.data(), grad.data(), n, 64,
+        adamw<X>(p.data(), with_master ? master.data() : nullptr, m.data(), v.data(), grad.data(), n, 64,
                         options, &state);
         for (size_t i = 0; i < n; i++) {
             long double g = static_cast<long double>(grad[i]) * 0.37f;
@@ -904,7 +919,7 @@ TEST(AdamWLayer, StochasticRoundingIsUnbiasedAndRepeatable) {
         StepState state;
         state.seed = 5, state.step = step, state.learning_rate = 1e-3f;
         state.beta1_correction = 0.1f, state.beta2_correction = 0.05f;  // the first update: +lr
-        adamw_update<bf16>(p.data(), nullptr, m.data(), v.data(), grad.data(), n, first_index,
+        adamw<bf16>(p.data(), nullptr, m.data(), v.data(), grad.data(), n, first_index,
                            {0.9f, 0.95f, 1e-8f, 0, stochastic}, &state);
         return widen(p);
     };
@@ -931,11 +946,11 @@ void check_global_norm() {
         auto grad = narrow<G>(random_vector(n, 3));
         long double want = 0;
         for (G g : grad) want += static_cast<long double>(g) * static_cast<long double>(g);
-        double got = global_norm_squared(grad.data(), n);
+        double got = norm_squared(grad.data(), n);
         EXPECT_LT(std::abs(got - static_cast<double>(want)), 1e-12 * static_cast<double>(want) + 1e-300) << n;
         for (int n_threads : {1, 3}) {
             Threads threads(n_threads);
-            EXPECT_EQ(global_norm_squared(grad.data(), n), got);
+            EXPECT_EQ(norm_squared(grad.data(), n), got);
         }
     }
 }

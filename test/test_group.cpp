@@ -19,12 +19,12 @@ class FindRanks : public ::testing::Test {
             unsetenv(name);
     }
     using Variables = std::map<std::string, std::string>;
-    static Ranks ranks(const Variables& variables, const Options& options = {}) {
+    static Ranks ranks(const Variables& variables, const RankOptions& options = {}) {
         clear();
         for (const auto& [name, value] : variables) setenv(name.c_str(), value.c_str(), 1);
         return find_ranks(options);
     }
-    static std::string error(const Variables& variables, const Options& options = {}) {
+    static std::string error(const Variables& variables, const RankOptions& options = {}) {
         try {
             ranks(variables, options);
             return "none";
@@ -32,10 +32,9 @@ class FindRanks : public ::testing::Test {
             return e.what();
         }
     }
-    static Options by_hand(int rank, int world, const std::string& method) {
-        Options o;
+    static RankOptions by_hand(int rank, int world, const std::string& method) {
+        RankOptions o;
         o.num_processes = world, o.process_rank = rank, o.nccl_init_method = method, o.fs_path = "/shared";
-        o.given = {"num-processes", "process-rank", "nccl-init-method"};
         return o;
     }
     void expect(const Ranks& r, int rank, int world, int local_rank, int local_world, Ranks::Meeting meeting) {
@@ -108,7 +107,7 @@ TEST_F(FindRanks, FromSlurms) {
 }
 
 TEST_F(FindRanks, FromOptions) {
-    Options tcp = by_hand(9, 16, "tcp");
+    RankOptions tcp = by_hand(9, 16, "tcp");
     EXPECT_NE(error({}, tcp).find("--server-ip"), std::string::npos);
     tcp.server_ip = "10.0.0.1", tcp.server_port = 4000;
     Ranks r = ranks(torchrun_, tcp);  // before all variables

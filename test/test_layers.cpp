@@ -8,16 +8,36 @@
 #include <numeric>
 #include <random>
 
-#include "llmc/cpu/adamw.h"
-#include "llmc/cpu/classifier.h"
-#include "llmc/cpu/encoder.h"
-#include "llmc/cpu/gemm.h"
-#include "llmc/cpu/global_norm.h"
-#include "llmc/cpu/layernorm.h"
-#include "llmc/cpu/matmul.h"
 #include "llmc/base/error.h"
+#include "llmc/base/parallel.h"
+#include "llmc/cpu/dropout.h"
+#include "llmc/cpu/gemm.h"
+#include "llmc/cpu/layers.h"
+#include "llmc/cpu/math.h"
+#include "llmc/cpu/matmul.h"
 
 namespace {
+
+// The CPU's layers with the arguments that these tests give them.
+template <typename X>
+void classifier(X* logits, acc_t<X>* losses, const int* targets, const acc_t<X>* weights, double normaliser, int N,
+                int V, int Vp, bool write_dlogits) {
+    StepState state;
+    state.loss_normaliser = static_cast<float>(normaliser);
+    fused_classifier<X>(logits, losses, targets, weights, &state, N, V, Vp, write_dlogits);
+}
+template <typename X>
+void adamw(X* p, acc_t<X>* master, acc_t<X>* m, acc_t<X>* v, const grad_t<X>* grad, int64_t n, int64_t first_index,
+           const AdamWOptions& options, const StepState* state) {
+    AdamWSegment segment{first_index, n, options.weight_decay};
+    adamw_update<X>(p, master, m, v, grad, &segment, 1, first_index, first_index + n, options, state);
+}
+template <typename G>
+double norm_squared(const G* grad, int64_t n) {
+    double sum;
+    global_norm_squared(&sum, grad, n);
+    return sum;
+}
 
 template <typename X>
 std::vector<X> random_vector(int64_t n, unsigned seed, double scale = 1.0) {
@@ -324,10 +344,10 @@ TYPED_TEST(LayersOf, classifier_equals_definition) {
     const A normaliser = A(0.25);
     for (bool weighted : {false, true}) {
         auto x = logits;
-        fused_classifier(x.data(), losses.data(), targets.data(), weighted ? weights.data() : nullptr, normaliser, N, V,
+        classifier(x.data(), losses.data(), targets.data(), weighted ? weights.data() : nullptr, normaliser, N, V,
                          Vp, false);
         EXPECT_EQ(0, memcmp(x.data(), logits.data(), x.size() * sizeof(X)));
-        fused_classifier(x.data(), losses.data(), targets.data(), weighted ? weights.data() : nullptr, normaliser, N, V,
+        classifier(x.data(), losses.data(), targets.data(), weighted ? weights.data() : nullptr, normaliser, N, V,
                          Vp, true);
         for (int i = 0; i < N - 1; i++) {
             double max = -1e300, sum = 0;
@@ -373,11 +393,11 @@ TYPED_TEST(LayersOf, adamw_equals_definition) {
         }
         auto before = p;
         state.skip = 1;
-        adamw_update(p.data(), with_master ? master.data() : nullptr, m.data(), v.data(), grad.data(), n, 0, options,
+        adamw(p.data(), with_master ? master.data() : nullptr, m.data(), v.data(), grad.data(), n, 0, options,
                      &state);
         EXPECT_EQ(0, memcmp(p.data(), before.data(), p.size() * sizeof(X)));
         state.skip = 0;
-        adamw_update(p.data(), with_master ? master.data() : nullptr, m.data(), v.data(), grad.data(), n, 0, options,
+        adamw(p.data(), with_master ? master.data() : nullptr, m.data(), v.data(), grad.data(), n, 0, options,
                      &state);
         EXPECT_LT(relative_error(p, want_p), std::max(tolerance<X>, 1e-13));
         EXPECT_LT(relative_error(m, want_m), (std::is_same_v<A, double> ? 1e-13 : 1e-6));
@@ -396,7 +416,7 @@ TEST(Layers, stochastic_rounding_keeps_the_mean_and_depends_on_the_index_alone) 
     const float value = 1.0f + 0.3f / 128;  // 0.3 of the way from one bf16 to the next
     std::vector<bf16> p(n), part(n);
     std::vector<float> master(n, value), m(n), v(n), grad(n);
-    adamw_update(p.data(), master.data(), m.data(), v.data(), grad.data(), n, first, options, &state);
+    adamw(p.data(), master.data(), m.data(), v.data(), grad.data(), n, first, options, &state);
     int up = 0;
     for (bf16 x : p) {
         ASSERT_TRUE(float(x) == 1.0f || float(x) == 1.0f + 1.0f / 128);
@@ -406,8 +426,8 @@ TEST(Layers, stochastic_rounding_keeps_the_mean_and_depends_on_the_index_alone) 
     Philox4 r = philox(state.seed, (first + 6) / 4, 0, state.step, uint32_t(Use::stochastic_rounding) << 24);
     EXPECT_EQ(p[6].bits, round_stochastically(value, r.v[(first + 6) % 4]));
     const int cut = 777;  // the same tensor in two pieces
-    adamw_update(part.data(), master.data(), m.data(), v.data(), grad.data(), cut, first, options, &state);
-    adamw_update(part.data() + cut, master.data() + cut, m.data(), v.data(), grad.data(), n - cut, first + cut, options,
+    adamw(part.data(), master.data(), m.data(), v.data(), grad.data(), cut, first, options, &state);
+    adamw(part.data() + cut, master.data() + cut, m.data(), v.data(), grad.data(), n - cut, first + cut, options,
                  &state);
     EXPECT_EQ(0, memcmp(p.data(), part.data(), p.size() * sizeof(bf16)));
     EXPECT_EQ(round_stochastically(INFINITY, 0xffffffff), 0x7f80);
@@ -457,7 +477,7 @@ TYPED_TEST(LayersOf, sums_over_rows_have_the_same_bits_for_any_number_of_threads
         keep(product);
         std::vector<A> big;
         for (int i = 0; i < 5; i++) keep(db), big.insert(big.end(), all.begin(), all.end());
-        all.push_back(A(global_norm_squared(big.data(), int64_t(big.size()))));
+        all.push_back(A(norm_squared(big.data(), int64_t(big.size()))));
         for (X value : dx) all.push_back(A(value));
 #ifdef _OPENMP
         omp_set_num_threads(before);
@@ -473,7 +493,7 @@ TYPED_TEST(LayersOf, sums_over_rows_have_the_same_bits_for_any_number_of_threads
     auto norm = random_vector<A>(200001, 9);
     double want = 0;
     for (A g : norm) want += double(g) * double(g);
-    EXPECT_NEAR(global_norm_squared(norm.data(), int64_t(norm.size())), want, 1e-10 * want);
+    EXPECT_NEAR(norm_squared(norm.data(), int64_t(norm.size())), want, 1e-10 * want);
 }
 
 TYPED_TEST(LayersOf, linear_layer_forward_and_backward) {

@@ -129,7 +129,7 @@ TEST(Options, LlmcGpt3Run) {  // scripts/run_gpt3_125M.sh
         "-ge 1 -sl 7.0 -sg 7.0 -y 1 -x 572204 -e gpt3:c768");
     EXPECT_EQ(o.keep_checkpoints, 5);
     EXPECT_EQ(o.major_checkpoint_every, 50000);
-    EXPECT_EQ(o.gelu_fusion, 1);
+    EXPECT_EQ(o.device.gelu_fusion, 1);
     EXPECT_EQ(o.skip_loss_z, 7.0);
     EXPECT_EQ(o.skip_grad_z, 7.0);
     EXPECT_EQ(o.max_steps, 572204);
@@ -151,15 +151,15 @@ TEST(Options, LlmcReadmeAndOtherScripts) {
         "/shared -pi fs");
     EXPECT_EQ(o.lr_schedule, "cosine");
     EXPECT_FALSE(o.resume || o.hellaswag || o.overfit_one_batch);
-    EXPECT_TRUE(o.master_weights && o.tf32);
-    EXPECT_EQ(o.num_processes, 16);
-    EXPECT_EQ(o.process_rank, 3);
-    EXPECT_EQ(o.server_ip, "10.0.0.1");
-    EXPECT_EQ(o.fs_path, "/shared");
-    EXPECT_EQ(o.nccl_init_method, "fs");
+    EXPECT_TRUE(o.master_weights && o.device.tf32);
+    EXPECT_EQ(o.ranks.num_processes, 16);
+    EXPECT_EQ(o.ranks.process_rank, 3);
+    EXPECT_EQ(o.ranks.server_ip, "10.0.0.1");
+    EXPECT_EQ(o.ranks.fs_path, "/shared");
+    EXPECT_EQ(o.ranks.nccl_init_method, "fs");
     EXPECT_EQ(parsed("-d -1 -x -1").total_batch_size, 0);
     const Options off = parsed("-w 0 -f 0 -a 1 -m 5 -c 0 -u 0 -pm tcp");
-    EXPECT_FALSE(off.master_weights || off.tf32);
+    EXPECT_FALSE(off.master_weights || off.device.tf32);
     EXPECT_TRUE(off.overfit_one_batch);
     EXPECT_EQ(off.val_batches, 5);
 }
@@ -190,8 +190,8 @@ TEST(Options, Forms) {
     EXPECT_EQ(parsed("-b4").micro_batch_size, 4);
     EXPECT_EQ(parsed("--micro-batch-size=4").micro_batch_size, 4);
     EXPECT_EQ(parsed("-b 4 -b 8").micro_batch_size, 8);  // the last one counts
-    EXPECT_FALSE(parsed("--tf32 --no-tf32").tf32);
-    EXPECT_FALSE(parsed("--tf32=false").tf32);
+    EXPECT_FALSE(parsed("--tf32 --no-tf32").device.tf32);
+    EXPECT_FALSE(parsed("--tf32=false").device.tf32);
     EXPECT_EQ(parsed("-i a b c -j d").train_data, (Words{"a", "b", "c"}));
     EXPECT_EQ(parsed("-i a -b 4 -i b*.bin x[0-9].bin").train_data, (Words{"a", "b*.bin", "x[0-9].bin"}));
     EXPECT_EQ(parsed("--seed 18446744073709551615").seed, std::numeric_limits<uint64_t>::max());
@@ -312,7 +312,8 @@ TEST(Options, RecordAndObey) {
     EXPECT_EQ(resumed.max_steps, 77);
     EXPECT_EQ(resumed.seed, std::numeric_limits<uint64_t>::max());
     EXPECT_EQ(resumed.precision, "bf16");
-    EXPECT_TRUE(resumed.overfit_one_batch && resumed.stochastic_rounding && !resumed.master_weights && !resumed.tf32);
+    EXPECT_TRUE(resumed.overfit_one_batch && resumed.stochastic_rounding && !resumed.master_weights &&
+                !resumed.device.tf32);
     EXPECT_EQ(resumed.epsilon, 1e-7);
     EXPECT_EQ(resumed.skip_grad_z, 6.5);
 
@@ -320,7 +321,7 @@ TEST(Options, RecordAndObey) {
     Options changed = parsed("-y -x 100 -b 3 --tf32");
     obey_recorded_options(json, &changed, &notes);
     EXPECT_EQ(changed.max_steps, 100);
-    EXPECT_TRUE(changed.tf32);
+    EXPECT_TRUE(changed.device.tf32);
     EXPECT_EQ(changed.seq_len, 96);
     ASSERT_EQ(notes.size(), 2u);
     EXPECT_HAS(notes[0], "--max-steps 100");

@@ -2,12 +2,11 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
-#ifndef TESTING
-#define TESTING
-#endif
+#include "llmc/cpu/machine.h"
+#include "llmc/gpt2.h"
 #include "llmc/run/plan.h"
+#include "llmc/run/run.h"
 #include "program_fixture.h"
-#include "train_gpt2.cpp"
 
 namespace {
 
@@ -40,8 +39,8 @@ TEST(Plan, MemoryIsThatOfTheCpuProgram) {
                         s.recompute = i / 4, s.zero_stage = i % 4;
                         SCOPED_TRACE(strf("size %d, bf16 %d, master %d, world %d, recompute %d, stage %d", size, s.bf16,
                                           master, world, s.recompute, s.zero_stage));
-                        MemoryPlan want = bf16_storage ? GPT2<bf16>::memory_plan(s.model, step_options(s))
-                                                       : GPT2<float>::memory_plan(s.model, step_options(s));
+                        MemoryPlan want = bf16_storage ? GPT2<bf16, Cpu>::memory_plan(s.model, step_options(s))
+                                                       : GPT2<float, Cpu>::memory_plan(s.model, step_options(s));
                         PlanMemory got = plan_memory(s);
                         EXPECT_EQ(got.parameters, want.parameters);
                         EXPECT_EQ(got.gradients, want.gradients);

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "llmc/files/checkpoint.h"
+#include "llmc/files/run_directory.h"
 #include "llmc/files/safetensors.h"
 #include "llmc/text/shards.h"
 #include "program_fixture.h"

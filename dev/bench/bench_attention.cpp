@@ -9,7 +9,8 @@
 #include <cstdlib>
 #include <vector>
 
-#include "llmc/cpu/attention.h"
+#include "llmc/base/parallel.h"
+#include "llmc/cpu/layers.h"
 #ifdef USE_ONEDNN
 #include <dnnl.h>
 #endif

@@ -7,11 +7,15 @@
 // Every other step waits for each collective at once (HostStream::overlap = false): what the same step costs without
 // working beside its communication. Medians over steps, means over ranks. Waiting includes waiting for a rank that is
 // late. Run by mpirun; rank 0 prints. Usage: bench_comm [steps]
-#include "train_gpt2.cpp"
+#include "llmc/cpu/machine.h"
+#include "llmc/gpt2.h"
 
+#include <chrono>
 #include <cstdio>
 
 namespace {
+
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 double median(std::vector<double> v) {
     std::sort(v.begin(), v.end());
@@ -35,7 +39,7 @@ void bench(Group& group, Communicator& comm, int stage, int steps) {
     StepOptions o;
     o.B = kMicroBatch, o.T = config.T;
     o.rank = group.rank(), o.world = group.world(), o.zero_stage = stage;
-    GPT2<float> model(config, o, &comm);
+    GPT2<float, Cpu> model(config, o, &comm);
     model.init_weights(1);
     Batch batch;
     batch.sequences = kMicroBatch * kMicroSteps, batch.T = config.T;
@@ -49,16 +53,16 @@ void bench(Group& group, Communicator& comm, int stage, int steps) {
         s.learning_rate = 1e-4f, s.beta1_correction = 0.1f, s.beta2_correction = 0.05f;
         s.rank_first_sample = static_cast<uint32_t>(group.rank() * batch.sequences);
         s.loss_normaliser = 1.0f / static_cast<float>(group.world() * batch.sequences * batch.T);
-        HostStream& stream = model.communication();
+        HostStream& stream = model.network();
         stream.overlap = i % 2 == 0;
         stream.clear_times();
         group.barrier();
-        double begin = seconds_now();
+        double begin = seconds();
         model.step(batch, &s);
-        double seconds = seconds_now() - begin;
+        double time = seconds() - begin;
         Times& t = stream.overlap ? with : without;
         if (i < 0) continue;
-        t.step.push_back(seconds), t.busy.push_back(stream.times().busy), t.waited.push_back(stream.times().waited);
+        t.step.push_back(time), t.busy.push_back(stream.times().busy), t.waited.push_back(stream.times().waited);
     }
     if (group.rank() == 0) printf("| %d | %d |", group.world(), stage);
     with.print(group), without.print(group);
@@ -70,7 +74,7 @@ void bench(Group& group, Communicator& comm, int stage, int steps) {
 int main(int argc, char** argv) {
     int steps = argc > 1 ? atoi(argv[1]) : 30;
     try {
-        Group group(find_ranks(Options{}), 60);
+        Group group(find_ranks({}), 60);
         Communicator comm(group);
         for (int stage = 0; stage <= (group.world() > 1 ? 3 : 0); stage++) bench(group, comm, stage, steps);
         return 0;

@@ -14,7 +14,11 @@
 // goes.
 //
 // Usage: bench_cpu [--quick] [--fp32 | --bf16] [step | layers | portable | memory | sample]...    (default: everything)
-#include "train_gpt2.cpp"
+#include "llmc/base/parallel.h"
+#include "llmc/cpu/machine.h"
+#include "llmc/cpu/math.h"
+#include "llmc/cpu/matmul.h"
+#include "llmc/gpt2.h"
 
 #include <sys/resource.h>
 #include <unistd.h>
@@ -22,6 +26,7 @@
 #include <array>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <set>
 #include <thread>
@@ -151,17 +156,16 @@ struct BareProduct {
     }
 };
 
-// Seconds of all bare products of a step; `each` (optional) receives the seconds of each shape of step_shapes.
+// Seconds of all bare products of a step. The LM head in the chunks that the model uses, or whole (up to a limit of
+// memory): what is faster a row.
 struct Bare {
     double plain = 0, packed = 0, best = 0;
 };
 template <typename X>
-Bare bare_products(int rows, bool print) {
+Bare bare_products(int rows, int chunk, bool print) {
     dnnl::engine engine(dnnl::engine::kind::cpu, 0);
     auto type = std::is_same_v<X, float> ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
     Bare bare;
-    // The LM head in the chunks that the model uses, or whole (up to a limit of memory): what is faster a row.
-    int chunk = static_cast<int>(std::min<int64_t>(rows, Activations<X>::lm_head_chunk(gpt2_124M)));
     std::vector<Shape> shapes = step_shapes(rows, chunk), other = step_shapes(rows, std::min(rows, 1024));
     for (size_t i = 0; i < shapes.size(); i++) {
         auto time = [&](const Shape& s, bool packed) {
@@ -188,10 +192,10 @@ Bare bare_products(int rows, bool print) {
 #endif
 
 template <typename X>
-std::unique_ptr<GPT2<X>> make_model(int B, int T, bool training) {
+std::unique_ptr<GPT2<X, Cpu>> make_model(int B, int T, bool training) {
     StepOptions options;
     options.B = B, options.T = T, options.training = training;
-    auto model = std::make_unique<GPT2<X>>(gpt2_124M, options);
+    auto model = std::make_unique<GPT2<X, Cpu>>(gpt2_124M, options);
     model->init_weights(42);
     return model;
 }
@@ -205,13 +209,19 @@ Batch make_batch(int B, int T) {
 }
 
 template <typename X>
-double step_seconds(GPT2<X>& model, const Batch& batch) {
+double step_seconds(GPT2<X, Cpu>& model, const Batch& batch) {
     StepState state;
     state.learning_rate = 1e-4f, state.beta1_correction = 0.1f, state.beta2_correction = 0.05f;
     state.loss_normaliser = 1.0f / static_cast<float>(batch.inputs.size());
     double time = seconds([&] { model.step(batch, &state); });
     CHECK(std::isfinite(state.loss) && !state.skip, "loss=%g skip=%d", static_cast<double>(state.loss), state.skip);
     return time;
+}
+
+// Rows of the LM head that the model works on at once.
+template <typename X>
+int chunk_of(GPT2<X, Cpu>& model) {
+    return static_cast<int>(model.activations().chunk);
 }
 
 template <typename X>
@@ -225,7 +235,7 @@ void bench_step(int T, [[maybe_unused]] double limit) {
     for (int i = 0; i < repeats(); i++) {
         step.push_back(step_seconds(*model, batch));
 #ifdef USE_ONEDNN
-        Bare bare = bare_products<X>(B * T, i == 0);
+        Bare bare = bare_products<X>(B * T, chunk_of(*model), i == 0);
         plain.push_back(bare.plain), packed.push_back(bare.packed), base.push_back(bare.best);
         ratio.push_back(step.back() / bare.best);
 #endif
@@ -246,13 +256,14 @@ template <typename X>
 void bench_layers(int T) {
     constexpr int B = 4;
     const ModelConfig& m = gpt2_124M;
-    int N = B * T, C = m.C, L = m.L, head = static_cast<int>(std::min<int64_t>(N, Activations<X>::lm_head_chunk(m)));
-    double heads = double(N) / head;
+    int N = B * T, C = m.C, L = m.L;
     printf("layers of a training step, %s, B=%d, T=%d\n", type_name<X>, B, T);
     auto model = make_model<X>(B, T, true);
     Batch batch = make_batch(B, T);
     step_seconds(*model, batch);
     double step = std::min(step_seconds(*model, batch), step_seconds(*model, batch));
+    int head = chunk_of(*model);
+    double heads = double(N) / head;
     model.reset();
 
     using A = acc_t<X>;
@@ -323,19 +334,21 @@ void bench_layers(int T) {
     row("encoder backward", 1, NC * (S + 16) / memory.copy, [&] {
         encoder_backward<X>(dw, reinterpret_cast<A*>(wide), x, batch.inputs.data(), nullptr, B, T, C, Dropout{});
     });
-    row("softmax and loss", heads, 2 * double(N) * m.Vp() * S / memory.copy, [&] {
-        fused_classifier<X>(logits, losses, batch.targets.data(), nullptr, A(1) / A(N), head, m.V, m.Vp(), true);
-    });
+    StepState state;
+    state.loss_normaliser = 1 / static_cast<float>(N);
+    row("softmax and loss", heads, 2 * double(N) * m.Vp() * S / memory.copy,
+        [&] { fused_classifier<X>(logits, losses, batch.targets.data(), nullptr, &state, head, m.V, m.Vp(), true); });
     double parameters = static_cast<double>(parameter_count(m)), part = parameters / static_cast<double>(weights);
-    row("gradient norm", part, parameters * 4 / memory.read, [&] { global_norm_squared(dw, weights); });
+    double norm_squared;
+    row("gradient norm", part, parameters * 4 / memory.read, [&] { global_norm_squared(&norm_squared, dw, weights); });
     Arena moments;
     A *m1, *m2, *master;
     moments.add(&m1, weights), moments.add(&m2, weights), moments.add(&master, weights), moments.allocate();
     bool bf = std::is_same_v<X, bf16>;
-    StepState state;
+    AdamWSegment all{0, weights, 0.1f};
     row("AdamW", part, parameters * (bf ? 30 : 28) / memory.copy, [&] {
         AdamWOptions options{0.9f, 0.95f, 1e-8f, 0.1f, false};
-        adamw_update<X>(w, bf ? master : nullptr, m1, m2, dw, weights, 0, options, &state);
+        adamw_update<X>(w, bf ? master : nullptr, m1, m2, dw, &all, 1, 0, weights, options, &state);
     });
     printf("  sum %.0f ms, step %.0f ms\n", sum * 1e3, step * 1e3);
 }

@@ -1,5 +1,6 @@
 // Loops over cores. OpenMP where the compiler has it, one thread otherwise.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 #ifdef _OPENMP
