@@ -8,6 +8,7 @@
 #include "llmc/files/safetensors.h"
 #include "llmc/gpt2.h"
 #include "test/finite_difference.h"
+#include "test/model_access.h"
 
 namespace {
 
@@ -145,7 +146,7 @@ void check_fixture(const std::string& name, double tolerance) {
     }
 
     Doubles logits;
-    auto padded = model->all_logits(batches[0].inputs.data(), B, T);
+    auto padded = all_logits(*model, batches[0].inputs.data(), B, T);
     for (int n = 0; n < B * T; n++) {
         Doubles row = widen(padded.data() + n * Vp, V);
         logits.insert(logits.end(), row.begin(), row.end());
@@ -315,7 +316,7 @@ void check_decode(const ModelConfig& config, double tolerance) {
     options.B = 1, options.T = config.T, options.training = false;
     auto model = random_model<X>(config, options);
     Batch batch = random_batch(1, config.T, config.V, 7);
-    auto logits = model->all_logits(batch.inputs.data(), 1, config.T);
+    auto logits = all_logits(*model, batch.inputs.data(), 1, config.T);
     for (const std::vector<int>& pieces :
          std::vector<std::vector<int>>{{1, 1, 1, 3, 7, 1}, {5, 2, 31}, {config.T}, {config.T - 1, 1}, {1}}) {
         int fed = 0;
