@@ -166,7 +166,9 @@ TEST(Plan, PredictedStep) {
         PlanSetup alone = s;
         alone.gpus = 1, alone.sequences = 10;
         EXPECT_EQ(predict_step(alone).sent, 0);
-        EXPECT_NEAR(predict_step(alone).total, t.compute + predict_step(alone).update, 1e-9 * t.total);
+        // From stage 2 on a micro-step overwrites its gradients, and they are added up by their owners.
+        double more = stage < 2 ? 1e-9 : 1e-2;
+        EXPECT_NEAR(predict_step(alone).total, t.compute + predict_step(alone).update, more * t.total);
     }
     // Micro-steps that are not walked one by one: time grows by the same for each.
     s.zero_stage = 3, s.bus = 30e9;

@@ -6,6 +6,7 @@
 // layers add to are cleared.
 #pragma once
 #include <algorithm>
+#include <iterator>
 #include <vector>
 #include "llmc/model/memory.h"
 
@@ -49,7 +50,7 @@ class Exchange {
     // The embeddings and the final layernorm have slots of their own: they stay for a whole step.
     void need_weights_of_all_micro_steps() { need_weights(0), need_weights(memory_.shards.buckets() - 1); }
     // A pass over the blocks begins with their slots empty, each time alike: it may be captured.
-    void begin_pass() { resident_[memory_.shards.slot(1)] = resident_[memory_.shards.slot(2)] = -1; }
+    void begin_pass() { std::fill(resident_ + Sharding::kFirstBlockSlot, std::end(resident_), -1); }
     // The weights have changed.
     void forget_weights() { std::fill_n(resident_, Sharding::kSlots, -1); }
 

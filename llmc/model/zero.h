@@ -64,8 +64,8 @@ class Sharding {
 
     // Where a whole bucket lies while it is in use at stages 2 (gradients) and 3 (weights): the embeddings and the
     // final layernorm have a place of their own, the blocks take turns in two.
-    static constexpr int kSlots = 4;
-    int slot(int b) const { return b == 0 ? 0 : b + 1 == buckets() ? 1 : 2 + b % 2; }
+    static constexpr int kSlots = 4, kFirstBlockSlot = 2;
+    int slot(int b) const { return b == 0 ? 0 : b + 1 == buckets() ? 1 : kFirstBlockSlot + b % 2; }
     int64_t slot_size(int slot) const {
         return slot == 0 ? bucket(0).size : slot == 1 ? bucket(buckets() - 1).size : largest_block();
     }
