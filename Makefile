@@ -126,9 +126,9 @@ PROGRAMS := $(BIN)train_gpt2 $(BIN)tokenize
 all: $(PROGRAMS)  ## the programs ./train_gpt2 and ./tokenize (default)
 
 $(BIN)train_gpt2: $(B)/train_gpt2.o $(LIB)
-$(BIN)tokenize: $(B)/data/tokenize.o $(B)/data/bpe_trainer.o $(LIB)
+$(BIN)tokenize: $(B)/data/tokenize.o $(LIB)
 $(B)/test/run_tests: LDLIBS += -lgtest -lgtest_main $(if $(call have,libpcre2-8),-lpcre2-8)
-$(B)/test/run_tests: $(TEST_OBJ) $(B)/data/bpe_trainer.o $(LIB)
+$(B)/test/run_tests: $(TEST_OBJ) $(LIB)
 $(B)/bench_cpu: $(B)/dev/bench/bench_cpu.o $(LIB)
 $(B)/bench_comm: $(B)/dev/bench/bench_comm.o $(LIB)
 $(PROGRAMS) $(B)/test/run_tests $(B)/bench_cpu $(B)/bench_comm:

@@ -22,11 +22,12 @@
 #include <thread>
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
-#include "data/bpe_trainer.h"
+#include "llmc/text/bpe_trainer.h"
 #include "llmc/base/error.h"
 #include "llmc/base/files.h"
 #include "llmc/run/log.h"
 #include "llmc/text/shards.h"
+#include "llmc/text/splitter.h"
 #include "llmc/text/tokenizer.h"
 
 namespace fs = std::filesystem;
