@@ -10,9 +10,8 @@
 #include <string_view>
 #include <utility>
 #include <vector>
+#include "llmc/model/config.h"
 #include "llmc/text/bpe.h"
-
-inline constexpr std::string_view kEndOfText = "<|endoftext|>";  // stands before each document, never inside one
 
 struct Vocabulary {
     std::vector<std::string> tokens;         // bytes of each id; empty for an id that has none
