@@ -117,8 +117,10 @@ static int find_command(const std::string& word) {
                           best.empty() ? help.c_str() : strf("? %s", help.c_str()).c_str()));
 }
 
+const char* command_name(Command command) { return kCommands[static_cast<int>(command)].name; }
+
 void check_combinations(const Options& o) {
-    const char* command = kCommands[static_cast<int>(o.command)].name;
+    const char* command = command_name(o.command);
     if (o.command != Command::train && o.model.empty())
         throw UsageError(
             strf("%s needs --model: %sa run's directory, a Hugging Face model directory or an llm.c .bin file", command,

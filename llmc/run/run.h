@@ -1,5 +1,5 @@
-// From options to everything that must be known before a model is built: data, vocabulary, sizes, batch, output
-// directory, resume.
+// A run: everything that must be known before a model is built. It follows from the options, and from what they name:
+// data, vocabulary, sizes, batch, output directory, the checkpoint to resume from.
 #pragma once
 #include <memory>
 #include <optional>
@@ -37,12 +37,6 @@ struct Run {
 // Only rank 0 looks after the output directory.
 Run prepare_training(const Options& options, const ProgramInfo& program, int rank, int world,
                      std::vector<std::string>* notes);
-
-// What this rank is about to do, and `device`, to be compared with the other ranks'; then the comparison: Error names
-// the first rank that differs from rank 0, and in what. A rank that could not prepare gives "error" and why.
-std::string start_description(const Run& run, const std::string& device);
-std::string start_description(const Error& error);
-void compare_starts(const std::vector<std::string>& descriptions);
 
 // sample and eval: model, vocabulary, and for eval the validation shards.
 Run prepare_inference(const Options& options, const ProgramInfo& program);
