@@ -10,7 +10,7 @@
 #include <fstream>
 #include <thread>
 #include "llmc/base/error.h"
-#include "llmc/run/log.h"
+#include "llmc/base/human.h"
 #include "llmc/text/bpe_trainer.h"
 #include "llmc/text/dataset_writer.h"
 #include "llmc/text/ordered_pipeline.h"

@@ -1,32 +1,28 @@
 #include "llmc/run/compare_starts.h"
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
+#include "llmc/base/json.h"
 #include "llmc/text/shards.h"
 
-static std::string one_line(const nlohmann::json& j) {
-    return j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-}
-
 std::string start_description(const Run& run, const std::string& device) {
-    nlohmann::json j = nlohmann::json::parse(arithmetic_options_json(run.options));
-    if (!run.train_shards.empty()) j["training data"] = nlohmann::json::parse(run.state.data_json);
+    Json j = Json::parse(arithmetic_options_json(run.options));
+    if (!run.train_shards.empty()) j["training data"] = Json::parse(run.state.data_json);
     std::string validation;
     for (const std::string& path : run.val_shards)
         validation += strf("%s (%lld tokens) ", std::filesystem::path(path).filename().c_str(),
                            static_cast<long long>(Shard(path, 0).size()));
     j["validation data"] = validation, j["model"] = run.options.model, j["device"] = device;
     j["output"] = run.output, j["checkpoint to resume from"] = run.resume_from, j["step"] = run.state.step;
-    return one_line(j);
+    return json_line(j);
 }
 
 std::string start_description(const Error& error) {
-    return one_line({{"error", error.what()}, {"exit code", error.exit_code}});
+    return json_line({{"error", error.what()}, {"exit code", error.exit_code}});
 }
 
 void compare_starts(const std::vector<std::string>& descriptions) {
-    std::vector<nlohmann::json> all;
-    for (const std::string& text : descriptions) all.push_back(nlohmann::json::parse(text));
+    std::vector<Json> all;
+    for (const std::string& text : descriptions) all.push_back(Json::parse(text));
     for (size_t r = 0; r < all.size(); r++)
         if (all[r].contains("error"))
             throw Error(strf("rank %zu: %s", r, all[r]["error"].get<std::string>().c_str()),

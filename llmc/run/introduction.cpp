@@ -1,6 +1,7 @@
 #include "llmc/run/introduction.h"
 
-#include "llmc/run/log.h"
+#include "llmc/base/error.h"
+#include "llmc/base/human.h"
 
 std::vector<std::string> introduction(const Run& run, int B, const DataLoader& data, const Group& group,
                                       const std::function<MemoryPlan(const StepOptions&)>& memory) {

@@ -3,8 +3,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
-#include <nlohmann/json.hpp>
-#include "llmc/base/error.h"
+#include "llmc/base/json.h"
 #include "llmc/run/option_table.h"
 
 // ---- text ------------------------------------------------------------------------------------------------------------
@@ -69,7 +68,7 @@ void assign_option(const OptionRow& row, const std::string& text) {
 
 std::string arithmetic_options_json(const Options& options) {
     Options copy = options;
-    nlohmann::ordered_json json = nlohmann::ordered_json::object();
+    OrderedJson json = OrderedJson::object();
     for (const OptionRow& row : option_table(copy, ProgramInfo{})) {
         if (!row.recorded) continue;
         std::visit(
@@ -83,7 +82,7 @@ std::string arithmetic_options_json(const Options& options) {
 }
 
 void obey_recorded_options(const std::string& json, Options* options, std::vector<std::string>* notes) {
-    nlohmann::json recorded = nlohmann::json::parse(json, nullptr, false);
+    const Json recorded = try_json(json);
     if (!recorded.is_object())
         throw Error("trainer_state.json: its options are no JSON object; resume from an older checkpoint");
     Options copy = *options;
@@ -92,7 +91,7 @@ void obey_recorded_options(const std::string& json, Options* options, std::vecto
     for (size_t i = 0; i < table.size(); i++) {
         const OptionRow& row = table[i];
         if (!row.recorded || !recorded.contains(row.name)) continue;
-        const nlohmann::json& value = recorded[row.name];
+        const Json& value = recorded[row.name];
         const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
         if (text.empty()) continue;  // never set, in the run that recorded it
         const bool given = options->was_given(row.name);

@@ -1,6 +1,7 @@
 #include "llmc/run/run.h"
 
 #include "llmc/base/error.h"
+#include "llmc/base/human.h"
 #include "llmc/run/run_rules.h"
 
 StepOptions Run::step_options(int B) const {

@@ -1,17 +1,16 @@
 // A run: everything that must be known before a model is built. It follows from the options, and from what they name:
 // data, vocabulary, sizes, batch, output directory, the checkpoint to resume from.
 #pragma once
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 #include "llmc/files/checkpoint.h"
-#include "llmc/files/run_directory.h"
-#include "llmc/base/error.h"
-#include "llmc/run/log.h"
 #include "llmc/files/model_files.h"
-#include "llmc/run/options.h"
 #include "llmc/model/step_state.h"
+#include "llmc/run/options.h"
 #include "llmc/text/tokenizer.h"
 
 struct Run {

@@ -1,7 +1,6 @@
 // Which data a run uses, and in which vocabulary it is.
 #include <filesystem>
-#include <nlohmann/json.hpp>
-#include "llmc/base/error.h"
+#include "llmc/base/json.h"
 #include "llmc/run/run_rules.h"
 #include "llmc/text/shards.h"
 
@@ -76,11 +75,10 @@ void choose_model_vocabulary(Run& run) {
 }
 
 void record_data(Run& run, Notes* notes) {
-    nlohmann::json shards = nlohmann::json::array();
+    Json shards = Json::array();
     for (const std::string& path : run.train_shards)
         shards.push_back({{"file", fs::path(path).filename()}, {"tokens", Shard(path, 0).size()}});
-    const std::string data = nlohmann::json{{"train", shards}, {"vocabulary_size", run.config.V}}.dump(
-        -1, ' ', false, nlohmann::json::error_handler_t::replace);  // of a name that is no UTF-8
+    const std::string data = json_line({{"train", shards}, {"vocabulary_size", run.config.V}});
     if (!run.resume_from.empty() && run.state.data_json != data)
         notes->push_back(
             "note: --resume: the training shards are not those of the interrupted run; the order of samples changes");

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include "llmc/base/error.h"
+#include "llmc/files/run_directory.h"
 #include "llmc/run/run_rules.h"
 
 namespace fs = std::filesystem;

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 #include "llmc/files/checkpoint.h"
+#include "llmc/files/run_directory.h"
 #include "llmc/text/dataloader.h"
 #include "llmc/base/error.h"
 #include "llmc/ranks/group.h"

@@ -6,8 +6,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
-#include "llmc/base/error.h"
+#include "llmc/base/json.h"
 #include "llmc/model/config.h"
 #include "llmc/text/splitter.h"
 
@@ -194,7 +193,7 @@ void for_each_document(const Chunk& chunk, const std::string& field, const std::
             return Error(strf("%s:%lld: %s", chunk.file.c_str(), static_cast<long long>(line_number), what.c_str()));
         };
         try {
-            const auto object = nlohmann::json::parse(line);
+            const auto object = Json::parse(line);
             const auto found = object.is_object() ? object.find(field) : object.end();
             if (!object.is_object()) throw bad("not a JSON object");
             if (found == object.end())
@@ -204,10 +203,8 @@ void for_each_document(const Chunk& chunk, const std::string& field, const std::
             if (document.empty()) continue;
             begin();
             text(document);
-        } catch (const nlohmann::json::exception& e) {
-            const std::string what = e.what();
-            const size_t column = what.find("column ");
-            throw bad("not valid JSON" + (column == std::string::npos ? "" : ": " + what.substr(column)));
+        } catch (const JsonError& e) {
+            throw bad("not valid JSON: " + json_complaint(e, "column "));
         }
     }
 }

@@ -3,9 +3,8 @@
 #include <filesystem>
 #include <sstream>
 #include <unordered_map>
-#include <nlohmann/json.hpp>
-#include "llmc/base/error.h"
 #include "llmc/base/files.h"
+#include "llmc/base/json.h"
 #include "llmc/text/utf8.h"
 
 namespace fs = std::filesystem;
@@ -65,20 +64,18 @@ bool looks_special(std::string_view token) {
            ((token.front() == '<' && token.back() == '>') || (token.front() == '[' && token.back() == ']'));
 }
 
-nlohmann::json parse_vocab_json(const std::string& path) {
+Json parse_vocab_json(const std::string& path) {
     try {
-        return nlohmann::json::parse(read_file(path));
-    } catch (const nlohmann::json::exception& e) {
-        std::string what = e.what();  // "[json.exception.parse_error.101] parse error at line 1, column 9: ..."
-        const size_t at = what.find("line ");
+        return Json::parse(read_file(path));
+    } catch (const JsonError& e) {
         throw Error(strf("%s: not valid JSON: %s; fetch or train the vocabulary again", path.c_str(),
-                         at == std::string::npos ? what.c_str() : what.c_str() + at));
+                         json_complaint(e, "line ").c_str()));
     }
 }
 
 Ids read_vocab_json(const std::string& path, Vocabulary& v) {
     const char* name = path.c_str();
-    const nlohmann::json vocab = parse_vocab_json(path);
+    const Json vocab = parse_vocab_json(path);
     if (!vocab.is_object() || vocab.empty()) throw Error(strf("%s: not an object of tokens and their ids", name));
     Ids ids;
     std::vector<bool> taken;
@@ -184,7 +181,7 @@ void save_vocabulary(const std::string& dir, const Vocabulary& v) {
         const std::string& bytes = v.tokens[static_cast<size_t>(id)];
         if (bytes.empty()) continue;
         const std::string spelled = id == v.end_of_text ? std::string(kEndOfText) : alphabet().spell(bytes);
-        vocab += strf("%s%s: %d", vocab.size() > 1 ? ", " : "", nlohmann::json(spelled).dump().c_str(), id);
+        vocab += strf("%s%s: %d", vocab.size() > 1 ? ", " : "", Json(spelled).dump().c_str(), id);
     }
     vocab += "}\n";
     const auto spell = [&](int id) { return alphabet().spell(v.tokens[static_cast<size_t>(id)]); };
