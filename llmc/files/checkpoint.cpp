@@ -123,8 +123,7 @@ void write_state(const std::string& dir, const ModelConfig& config, const ModelT
                      {"optimizer_updates", state.optimizer_updates},
                      {"next_sample", state.next_sample},
                      {"seed", state.seed},
-                     {"best_val_loss", number_json(state.best_val_loss)},
-                     {"seconds", number_json(state.seconds)},
+                            {"seconds", number_json(state.seconds)},
                      {"loss_window", window_json(state.loss_window)},
                      {"norm_window", window_json(state.norm_window)},
                      {"parameters", parameter_count(config)},
@@ -200,7 +199,6 @@ TrainerState read_trainer_state(const std::string& checkpoint) {
         s.optimizer_updates = j.at("optimizer_updates").get<int64_t>();
         s.next_sample = j.at("next_sample").get<int64_t>();
         s.seed = j.at("seed").get<uint64_t>();
-        s.best_val_loss = json_number(j.at("best_val_loss"));
         s.seconds = json_number(j.at("seconds"));
         s.loss_window = json_window(j.at("loss_window"));
         s.norm_window = json_window(j.at("norm_window"));

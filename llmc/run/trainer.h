@@ -252,8 +252,6 @@ class Trainer {
             e.hellaswag = static_cast<double>(r.right_normalised) / static_cast<double>(r.questions);
             line += strf(" | HellaSwag %.4f", *e.hellaswag);
         }
-        if (std::isfinite(*e.val_loss) && (run.state.best_val_loss == 0 || *e.val_loss < run.state.best_val_loss))
-            run.state.best_val_loss = *e.val_loss;
         log.write(e);
         log.print(line);
     }
