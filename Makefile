@@ -126,9 +126,9 @@ PROGRAMS := $(BIN)train_gpt2 $(BIN)tokenize
 all: $(PROGRAMS)  ## the programs ./train_gpt2 and ./tokenize (default)
 
 $(BIN)train_gpt2: $(B)/train_gpt2.o $(LIB)
-$(BIN)tokenize: $(B)/data/tokenize.o $(B)/data/bpe_trainer.o $(LIB)
+$(BIN)tokenize: $(patsubst %.cpp,$(B)/%.o,$(wildcard data/*.cpp)) $(LIB)
 $(B)/test/run_tests: LDLIBS += -lgtest -lgtest_main $(if $(call have,libpcre2-8),-lpcre2-8)
-$(B)/test/run_tests: $(TEST_OBJ) $(B)/data/bpe_trainer.o $(LIB)
+$(B)/test/run_tests: $(TEST_OBJ) $(LIB)
 $(B)/bench_cpu: $(B)/dev/bench/bench_cpu.o $(LIB)
 $(B)/bench_comm: $(B)/dev/bench/bench_comm.o $(LIB)
 $(PROGRAMS) $(B)/test/run_tests $(B)/bench_cpu $(B)/bench_comm:
@@ -400,9 +400,8 @@ setup:  ## install what the build and the tests need
 format:  ## clang-format every source file
 	git ls-files -co --exclude-standard '*.h' '*.cpp' '*.cuh' '*.cu' | xargs -r clang-format -i
 
-readme: train_gpt2  ## README.md's table of options, from the program itself
-	@./train_gpt2 --help-markdown >build/options.md
-	@sed -i -e '/^<!-- options:/r build/options.md' -e '/^<!-- options:/,/^<!-- end of options/{/^<!--/!d}' README.md
+readme: train_gpt2  ## OPTIONS.md, from the program itself
+	@./train_gpt2 --help-markdown >OPTIONS.md
 
 clean:  ## remove what was built (data and runs stay)
 	rm -rf build build-asan train_gpt2 train_gpt2cu tokenize

@@ -7,9 +7,11 @@
 #include <random>
 #include <thread>
 #include <nlohmann/json.hpp>
-#include "data/bpe_trainer.h"
+#include "llmc/text/bpe_trainer.h"
 #include "llmc/base/error.h"
+#include "llmc/text/splitter.h"
 #include "llmc/text/tokenizer.h"
+#include "llmc/text/utf8.h"
 #include "llmc/text/unicode_table.h"
 #include "test/command.h"
 #ifdef USE_PCRE2

@@ -45,13 +45,6 @@ __device__ inline void dropout_scales(float (&scale)[W], const Dropout& d, int b
     for (int i = 0; i < W; i++) scale[i] = words[i] >= threshold ? keep : 0.0f;
 }
 
-// The same for one element.
-__device__ inline float dropout_scale(const Dropout& d, int b, int64_t e) {
-    float scale[1];
-    dropout_scales(scale, d, b, e);
-    return scale[0];
-}
-
 // Block (i, b) works on its share of sample b. A thread loads all its packs before it uses the first, so that many
 // bytes are under way.
 template <int W, int packs, typename X>

@@ -5,13 +5,11 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 
-#include "llmc/base/error.h"
+#include "llmc/base/json.h"
 #include "llmc/files/run_directory.h"
 
 namespace fs = std::filesystem;
-using json = nlohmann::ordered_json;  // keeps the order of fields, which the state's own checksum needs
 
 namespace {
 
@@ -19,37 +17,35 @@ constexpr int kFormat = 1;
 
 // JSON has no infinities and NaNs; they are kept as strings. Finite doubles come back exactly: the shortest decimal
 // that reads as the same double is written.
-json number_json(double x) { return std::isfinite(x) ? json(x) : json(strf("%g", x)); }
-double json_number(const json& j) { return j.is_string() ? std::stod(j.get<std::string>()) : j.get<double>(); }
+OrderedJson number_json(double x) { return std::isfinite(x) ? OrderedJson(x) : OrderedJson(strf("%g", x)); }
+double json_number(const OrderedJson& j) { return j.is_string() ? std::stod(j.get<std::string>()) : j.get<double>(); }
 
-json window_json(const std::vector<double>& window) {
-    json j = json::array();
+OrderedJson window_json(const std::vector<double>& window) {
+    OrderedJson j = OrderedJson::array();
     for (double x : window) j.push_back(number_json(x));
     return j;
 }
 
-std::vector<double> json_window(const json& j) {
+std::vector<double> json_window(const OrderedJson& j) {
     std::vector<double> window;
-    for (const json& x : j) window.push_back(json_number(x));
+    for (const OrderedJson& x : j) window.push_back(json_number(x));
     return window;
 }
 
-json parse_part(const std::string& text) {
-    json j = text.empty() ? json() : json::parse(text, nullptr, /*allow_exceptions=*/false);
+OrderedJson parse_part(const std::string& text) {
+    OrderedJson j = text.empty() ? OrderedJson() : try_json<OrderedJson>(text);
     CHECK(!j.is_discarded(), "not JSON: %s", text.c_str());
     return j;
 }
 
-// trainer_state.json, whose last field is the CRC-32C of all the others. Throws what the caller finds no words for as
+// trainer_state.json, whose last field is the CRC-32C of all the others, in their order. Throws what the caller finds no words for as
 // it is.
-json read_state_json(const std::string& checkpoint) {
-    std::string path = checkpoint + "/trainer_state.json";
-    json j = json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
-    if (!j.is_object()) throw Error("trainer_state.json is not a valid JSON object");
-    if (j.value("format", json()) != kFormat)
+OrderedJson read_state_json(const std::string& checkpoint) {
+    OrderedJson j = parse_json_object<OrderedJson>(read_file(checkpoint + "/trainer_state.json"), "trainer_state.json");
+    if (j.value("format", OrderedJson()) != kFormat)
         throw Error(strf("trainer_state.json has format %s, this program reads %d",
-                         j.value("format", json()).dump().c_str(), kFormat));
-    json checksum = j.value("crc32c", json());
+                         j.value("format", OrderedJson()).dump().c_str(), kFormat));
+    OrderedJson checksum = j.value("crc32c", OrderedJson());
     j.erase("crc32c");
     std::string text = j.dump();
     if (checksum != crc32c_hex(crc32c(0, text.data(), text.size())))
@@ -65,7 +61,7 @@ auto with_remedy(const std::string& checkpoint, Read&& read) {
         return read();
     } catch (const Error& e) {
         why = e.what();
-    } catch (const nlohmann::json::exception&) {
+    } catch (const JsonError&) {
         why = "trainer_state.json lacks a field, or one has the wrong type";
     } catch (const std::logic_error& e) {  // a window's number that is none
         why = e.what();
@@ -122,19 +118,18 @@ void write_optimizer(const std::string& dir, const ModelTensors& tensors, int64_
 
 void write_state(const std::string& dir, const ModelConfig& config, const ModelTensors& tensors,
                  const TrainerState& state, const std::vector<WrittenFile>& files) {
-    json j = {{"format", kFormat},
-              {"step", state.step},
-              {"optimizer_updates", state.optimizer_updates},
-              {"next_sample", state.next_sample},
-              {"seed", state.seed},
-              {"best_val_loss", number_json(state.best_val_loss)},
-              {"seconds", number_json(state.seconds)},
-              {"loss_window", window_json(state.loss_window)},
-              {"norm_window", window_json(state.norm_window)},
-              {"parameters", parameter_count(config)},
-              {"precision", tensors.bf16 ? "bf16" : "fp32"},
-              {"options", parse_part(state.options_json)},
-              {"data", parse_part(state.data_json)}};
+    OrderedJson j = {{"format", kFormat},
+                     {"step", state.step},
+                     {"optimizer_updates", state.optimizer_updates},
+                     {"next_sample", state.next_sample},
+                     {"seed", state.seed},
+                            {"seconds", number_json(state.seconds)},
+                     {"loss_window", window_json(state.loss_window)},
+                     {"norm_window", window_json(state.norm_window)},
+                     {"parameters", parameter_count(config)},
+                     {"precision", tensors.bf16 ? "bf16" : "fp32"},
+                     {"options", parse_part(state.options_json)},
+                     {"data", parse_part(state.data_json)}};
     for (const WrittenFile& f : files) j["files"][f.name] = {{"bytes", f.bytes}, {"crc32c", f.checksum}};
     std::string text = j.dump();
     j["crc32c"] = crc32c_hex(crc32c(0, text.data(), text.size()));
@@ -187,7 +182,7 @@ void take_part_in_checkpoint(const ModelTensors& tensors) {
 
 TrainerState read_trainer_state(const std::string& checkpoint) {
     return with_remedy(checkpoint, [&] {
-        json j = read_state_json(checkpoint);
+        OrderedJson j = read_state_json(checkpoint);
         for (auto& [name, file] : j.at("files").items()) {
             std::string path = checkpoint + "/" + name;
             std::error_code error;
@@ -204,7 +199,6 @@ TrainerState read_trainer_state(const std::string& checkpoint) {
         s.optimizer_updates = j.at("optimizer_updates").get<int64_t>();
         s.next_sample = j.at("next_sample").get<int64_t>();
         s.seed = j.at("seed").get<uint64_t>();
-        s.best_val_loss = json_number(j.at("best_val_loss"));
         s.seconds = json_number(j.at("seconds"));
         s.loss_window = json_window(j.at("loss_window"));
         s.norm_window = json_window(j.at("norm_window"));
@@ -221,7 +215,7 @@ void load_training_state(const std::string& checkpoint, const ModelConfig& confi
                          saved.NH, saved.C, saved.T, saved.V, config.L, config.NH, config.C, config.T, config.V));
     std::vector<std::unique_ptr<SafetensorsFile>> files;
     std::map<std::string, const SafetensorsFile*> holder;  // tensor -> file
-    json j = with_remedy(checkpoint, [&] { return read_state_json(checkpoint); });
+    OrderedJson j = with_remedy(checkpoint, [&] { return read_state_json(checkpoint); });
     for (auto& [name, unused] : j["files"].items()) {
         if (!name.ends_with(".safetensors")) continue;
         files.push_back(std::make_unique<SafetensorsFile>(checkpoint + "/" + name));

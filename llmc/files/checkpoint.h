@@ -20,7 +20,6 @@ struct TrainerState {
     int64_t optimizer_updates = 0;                 // AdamW's t
     int64_t next_sample = 0;                       // position in the data (dataloader.h)
     uint64_t seed = 0;                             // with step: the whole random state (philox.h)
-    double best_val_loss = 0;                      // 0: none yet
     double seconds = 0;                            // trained so far
     std::vector<double> loss_window, norm_window;  // of the outlier detectors
     std::string options_json;                      // arithmetic_options_json()

@@ -6,16 +6,13 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "llmc/base/bf16.h"
 #include "llmc/files/run_directory.h"
-#include "llmc/base/error.h"
+#include "llmc/base/json.h"
 
 namespace fs = std::filesystem;
-using nlohmann::json;
-using nlohmann::ordered_json;
 
 namespace {
 
@@ -41,17 +38,13 @@ std::string vocabulary_in(const std::string& dir) {
     return is_file(dir + "/vocab.json") && is_file(dir + "/merges.txt") ? dir : "";
 }
 
-json read_json_object(const std::string& path) {
-    json j = json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
-    if (!j.is_object()) throw Error(strf("%s is not a valid JSON object", path.c_str()));
-    return j;
-}
+Json read_json_object(const std::string& path) { return parse_json_object(read_file(path), path); }
 
 // ---- config.json ----------------------------------------------------------------------------------------------------
 
 // Refuses what the programs would run wrongly; a field that is absent has GPT2Config's default, which is ours.
-void check_is_our_gpt2(const json& j, const std::string& path, int C) {
-    auto must_be = [&](const char* field, const json& ours, const json& also) {
+void check_is_our_gpt2(const Json& j, const std::string& path, int C) {
+    auto must_be = [&](const char* field, const Json& ours, const Json& also) {
         if (!j.contains(field) || j[field] == ours || j[field] == also) return;
         throw Error(strf("%s: %s is %s; only %s is supported", path.c_str(), field, j[field].dump().c_str(),
                          ours.dump().c_str()));
@@ -178,8 +171,8 @@ std::vector<std::unique_ptr<SafetensorsFile>> open_weights(const std::string& di
     if (is_file(dir + "/model.safetensors")) {
         files.push_back(std::make_unique<SafetensorsFile>(dir + "/model.safetensors"));
     } else if (is_file(index)) {
-        json j = read_json_object(index);
-        json map = j.value("weight_map", json());
+        Json j = read_json_object(index);
+        Json map = j.value("weight_map", Json());
         if (!map.is_object() || map.empty()) throw Error(strf("%s has no weight_map", index.c_str()));
         std::set<std::string> names;
         for (auto& [tensor, name] : map.items()) {
@@ -251,10 +244,10 @@ void read_parameter(const SafetensorsFile& file, const std::string& name, const 
 
 ModelConfig read_model_config(const std::string& dir) {
     std::string path = dir + "/config.json";
-    json j = read_json_object(path);
-    if (j.value("model_type", json()) != "gpt2")
+    Json j = read_json_object(path);
+    if (j.value("model_type", Json()) != "gpt2")
         throw Error(strf("%s: model_type is %s; only \"gpt2\" is supported", path.c_str(),
-                         j.value("model_type", json("missing")).dump().c_str()));
+                         j.value("model_type", Json("missing")).dump().c_str()));
     auto number = [&](const char* field) {
         if (!j.contains(field)) throw Error(strf("%s: %s is missing", path.c_str(), field));
         if (!j[field].is_number_unsigned() || j[field].get<uint64_t>() < 1 || j[field].get<uint64_t>() > INT_MAX)
@@ -348,44 +341,44 @@ std::vector<WrittenFile> write_model_directory(const std::string& dir, const Mod
     };
 
     // The id of <|endoftext|>: the vocabulary's, or GPT-2's where there is none and the size says that it is meant.
-    ordered_json end_of_text = config.V == 50257 ? ordered_json(50256) : ordered_json();
+    OrderedJson end_of_text = config.V == kGpt2Vocabulary ? OrderedJson(kGpt2Vocabulary - 1) : OrderedJson();
     if (!vocabulary.empty()) {
-        json ids = read_json_object(vocabulary + "/vocab.json");
-        end_of_text = ids.contains("<|endoftext|>") ? ordered_json(ids["<|endoftext|>"]) : ordered_json();
+        Json ids = read_json_object(vocabulary + "/vocab.json");
+        end_of_text = ids.contains("<|endoftext|>") ? OrderedJson(ids["<|endoftext|>"]) : OrderedJson();
         for (const char* name : {"vocab.json", "merges.txt"}) write_text(name, read_file(vocabulary + "/" + name));
-        ordered_json tokenizer = {{"tokenizer_class", "GPT2Tokenizer"},
-                                  {"model_max_length", config.T},
-                                  {"add_prefix_space", false},
-                                  {"errors", "replace"}};
+        OrderedJson tokenizer = {{"tokenizer_class", "GPT2Tokenizer"},
+                                 {"model_max_length", config.T},
+                                 {"add_prefix_space", false},
+                                 {"errors", "replace"}};
         for (const char* token : {"bos_token", "eos_token", "unk_token"}) tokenizer[token] = "<|endoftext|>";
         write_text("tokenizer_config.json", tokenizer.dump(2) + "\n");
     }
 
     const char* dtype = tensors.bf16 ? "BF16" : "F32";
-    ordered_json j = {{"architectures", {"GPT2LMHeadModel"}},
-                      {"model_type", "gpt2"},
-                      {"n_layer", config.L},
-                      {"n_head", config.NH},
-                      {"n_embd", config.C},
-                      {"n_positions", config.T},
-                      {"n_ctx", config.T},
-                      {"n_inner", nullptr},
-                      {"vocab_size", config.V},
-                      {"activation_function", "gelu_new"},
-                      {"layer_norm_epsilon", 1e-5},
-                      {"tie_word_embeddings", true},
-                      {"scale_attn_weights", true},
-                      {"initializer_range", 0.02},
-                      {"attn_pdrop", 0.0},
-                      {"embd_pdrop", 0.0},
-                      {"resid_pdrop", 0.0},
-                      {"bos_token_id", end_of_text},
-                      {"eos_token_id", end_of_text},
-                      {"torch_dtype", tensors.bf16 ? "bfloat16" : "float32"},
-                      {"use_cache", true}};
+    OrderedJson j = {{"architectures", {"GPT2LMHeadModel"}},
+                     {"model_type", "gpt2"},
+                     {"n_layer", config.L},
+                     {"n_head", config.NH},
+                     {"n_embd", config.C},
+                     {"n_positions", config.T},
+                     {"n_ctx", config.T},
+                     {"n_inner", nullptr},
+                     {"vocab_size", config.V},
+                     {"activation_function", "gelu_new"},
+                     {"layer_norm_epsilon", 1e-5},
+                     {"tie_word_embeddings", true},
+                     {"scale_attn_weights", true},
+                     {"initializer_range", 0.02},
+                     {"attn_pdrop", 0.0},
+                     {"embd_pdrop", 0.0},
+                     {"resid_pdrop", 0.0},
+                     {"bos_token_id", end_of_text},
+                     {"eos_token_id", end_of_text},
+                     {"torch_dtype", tensors.bf16 ? "bfloat16" : "float32"},
+                     {"use_cache", true}};
     write_text("config.json", j.dump(2) + "\n");
     write_text("generation_config.json",
-               ordered_json{{"bos_token_id", end_of_text}, {"eos_token_id", end_of_text}}.dump(2) + "\n");
+               OrderedJson{{"bos_token_id", end_of_text}, {"eos_token_id", end_of_text}}.dump(2) + "\n");
 
     std::vector<TensorInfo> infos;
     for (const Parameter& p : tensors.table) infos.push_back(file_tensor(p, p.name, dtype));

@@ -3,11 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "llmc/base/bf16.h"
-#include "llmc/base/error.h"
+#include "llmc/base/json.h"
 
 static_assert(std::endian::native == std::endian::little, "the format is little-endian and is read as it lies");
 
@@ -51,7 +50,6 @@ int64_t TensorInfo::elements() const {
 }
 
 SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(path) {
-    using json = nlohmann::json;
     auto fail = [&](const std::string& why) {
         throw Error(strf("%s is not a valid safetensors file: %s", path.c_str(), why.c_str()));
     };
@@ -68,16 +66,16 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(p
     const char* text = reinterpret_cast<const char*>(file_.data()) + 8;
     if (header_bytes == 0 || text[0] != '{') fail("the header does not start with '{'");
     std::set<std::string> keys;
-    auto watch = [&](int depth, json::parse_event_t event, json& value) {  // what the finished document no longer shows
+    auto watch = [&](int depth, Json::parse_event_t event, Json& value) {  // what the finished document no longer shows
         if (depth > 8) fail("the header is nested too deeply");
-        if (event == json::parse_event_t::key && depth == 1 && !keys.insert(value.get<std::string>()).second)
+        if (event == Json::parse_event_t::key && depth == 1 && !keys.insert(value.get<std::string>()).second)
             fail(strf("tensor %s is there twice", value.get<std::string>().c_str()));
         return true;
     };
-    json header;
+    Json header;
     try {
-        header = json::parse(text, text + header_bytes, watch);
-    } catch (const json::exception&) {
+        header = Json::parse(text, text + header_bytes, watch);
+    } catch (const JsonError&) {
         fail("the header is not valid JSON");
     }
 
@@ -91,14 +89,14 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(p
             continue;
         }
         auto bad = [&](const std::string& why) { fail(strf("tensor %s: %s", name.c_str(), why.c_str())); };
-        auto unsigned_array = [](const json& a) {
+        auto unsigned_array = [](const Json& a) {
             return a.is_array() &&
-                   std::all_of(a.begin(), a.end(), [](const json& x) { return x.is_number_unsigned(); });
+                   std::all_of(a.begin(), a.end(), [](const Json& x) { return x.is_number_unsigned(); });
         };
         if (!value.is_object() || !value.contains("dtype") || !value.contains("shape") ||
             !value.contains("data_offsets"))
             bad("dtype, shape and data_offsets are not all there");
-        const json &dtype = value["dtype"], &shape = value["shape"], &offsets = value["data_offsets"];
+        const Json &dtype = value["dtype"], &shape = value["shape"], &offsets = value["data_offsets"];
         if (!dtype.is_string()) bad("its dtype is no string");
         if (!unsigned_array(shape)) bad("its shape is no list of whole numbers");
         if (!unsigned_array(offsets) || offsets.size() != 2) bad("its data_offsets are not two whole numbers");
@@ -113,7 +111,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(p
         // Sizes are multiplied with the zero dimensions left out: {0, 2^40, 2^40} must not overflow elements() either.
         uint64_t product = bytes;
         bool empty = false;
-        for (const json& d : shape) {
+        for (const Json& d : shape) {
             uint64_t dim = d.get<uint64_t>();
             empty |= dim == 0;
             if (__builtin_mul_overflow(product, std::max<uint64_t>(dim, 1), &product) || product > INT64_MAX)
@@ -173,7 +171,7 @@ void SafetensorsFile::read_float(const TensorInfo& t, int64_t offset, int64_t n,
 SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::vector<TensorInfo>& tensors,
                                      const std::map<std::string, std::string>& metadata)
     : file_(path) {
-    nlohmann::ordered_json header = nlohmann::ordered_json::object();
+    OrderedJson header = OrderedJson::object();
     if (!metadata.empty()) header["__metadata__"] = metadata;
     for (const TensorInfo& t : tensors) {
         uint64_t bytes = dtype_bytes(t.dtype);

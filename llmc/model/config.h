@@ -2,6 +2,12 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <string_view>
+
+// GPT-2's vocabulary: that of data and models that come without one. Its last word separates documents; so does a word
+// of that name in any other vocabulary.
+inline constexpr int kGpt2Vocabulary = 50257;
+inline constexpr std::string_view kEndOfText = "<|endoftext|>";
 
 struct ModelConfig {
     int L = 6, NH = 6, C = 384;  // layers, attention heads, channels

@@ -23,7 +23,6 @@ struct Parameter {
     int64_t offset;       // in elements from the start of each arena (weights, gradients, m, v)
     int64_t index;        // the offset that it has in an arena of one rank: what random numbers are addressed by
     int layer;            // -1 outside the blocks
-    int shard_axis;       // 0: rows may be split between ranks (ZeRO, tensor parallelism); 1: cols; -1: not worth it
     bool weight_decay, trainable, transposed_in_file;
     Init init;
     int64_t size() const { return rows * cols; }  // elements without padding: the first size() at offset
@@ -41,34 +40,33 @@ inline std::string block_prefix(int layer) { return "transformer.h." + std::to_s
 inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 1) {
     std::vector<Parameter> table;
     int64_t C = m.C, end = 0, index = 0;
-    auto add = [&](const std::string& name, int layer, int64_t rows, int64_t cols, Init init, int shard_axis,
-                   bool linear) {
+    auto add = [&](const std::string& name, int layer, int64_t rows, int64_t cols, Init init, bool linear) {
         int64_t padded = name == "transformer.wte.weight" ? m.Vp() : rows;
         if (!table.empty() && table.back().layer != layer) end = round_up(end, kArenaAlignment * world);
-        table.push_back({name, rows, cols, padded, end, index, layer, shard_axis, cols > 1, true, linear, init});
+        table.push_back({name, rows, cols, padded, end, index, layer, cols > 1, true, linear, init});
         end += round_up(padded * cols, kArenaAlignment), index += round_up(padded * cols, kArenaAlignment);
     };
     auto vector = [&](const std::string& name, int layer, int64_t n, Init init) {
-        add(name, layer, n, 1, init, -1, false);
+        add(name, layer, n, 1, init, false);
     };
-    auto linear = [&](const std::string& name, int layer, int64_t OC, int64_t IC, Init init, int shard_axis) {
-        add(name + ".weight", layer, OC, IC, init, shard_axis, true);
+    auto linear = [&](const std::string& name, int layer, int64_t OC, int64_t IC, Init init) {
+        add(name + ".weight", layer, OC, IC, init, true);
         vector(name + ".bias", layer, OC, Init::zeros);
     };
     auto norm = [&](const std::string& name, int layer) {
         vector(name + ".weight", layer, C, Init::ones);
         vector(name + ".bias", layer, C, Init::zeros);
     };
-    add("transformer.wte.weight", -1, m.V, C, Init::normal, 0, false);
-    add("transformer.wpe.weight", -1, m.T, C, Init::normal, 0, false);
+    add("transformer.wte.weight", -1, m.V, C, Init::normal, false);
+    add("transformer.wpe.weight", -1, m.T, C, Init::normal, false);
     for (int l = 0; l < m.L; l++) {
         std::string h = block_prefix(l);
         norm(h + "ln_1", l);
-        linear(h + "attn.c_attn", l, 3 * C, C, Init::normal, 0);
-        linear(h + "attn.c_proj", l, C, C, Init::normal_residual, 1);
+        linear(h + "attn.c_attn", l, 3 * C, C, Init::normal);
+        linear(h + "attn.c_proj", l, C, C, Init::normal_residual);
         norm(h + "ln_2", l);
-        linear(h + "mlp.c_fc", l, 4 * C, C, Init::normal, 0);
-        linear(h + "mlp.c_proj", l, C, 4 * C, Init::normal_residual, 1);
+        linear(h + "mlp.c_fc", l, 4 * C, C, Init::normal);
+        linear(h + "mlp.c_proj", l, C, 4 * C, Init::normal_residual);
     }
     norm("transformer.ln_f", -1);
     return table;

@@ -126,7 +126,7 @@ struct Communicator::State {
     }
 };
 
-Communicator::Communicator(Group& group) : state_(std::make_shared<State>()) {
+Communicator::Communicator(Group& group) : state_(std::make_unique<State>()) {
     state_->group = &group;
     if (group.world() == 1) return;
     start_mpi();
@@ -136,15 +136,6 @@ Communicator::Communicator(Group& group) : state_(std::make_shared<State>()) {
     if (state_->size != group.world() || state_->rank != group.rank())
         throw Error(strf("%s says rank %d of %d, MPI says %d of %d: start the CPU program's ranks with mpirun",
                          group.ranks().source.c_str(), group.rank(), group.world(), state_->rank, state_->size));
-}
-Communicator Communicator::split(int color, int key) const {
-    auto part = std::make_shared<State>(*state_);
-    if (size() > 1) {  // the new group of ranks lives as long as the program
-        MPI_CHECK(MPI_Comm_split(state_->comm, color, key, &part->comm));
-        MPI_CHECK(MPI_Comm_rank(part->comm, &part->rank));
-        MPI_CHECK(MPI_Comm_size(part->comm, &part->size));
-    }
-    return Communicator(part);
 }
 
 int64_t Communicator::all_reduce_numbers(void* data, size_t n, bool is_double, HostStream& stream) {
@@ -182,21 +173,15 @@ int64_t Communicator::broadcast_bytes(void* data, size_t bytes, int root, HostSt
         MPI_CHECK(MPI_Ibcast(data, static_cast<int>(bytes), MPI_BYTE, root, comm, request));
     });
 }
-int64_t Communicator::barrier(HostStream& stream) {
-    if (size() == 1) return 0;
-    return state_->run(stream, 0,
-                       [comm = state_->comm](MPI_Request* request) { MPI_CHECK(MPI_Ibarrier(comm, request)); });
-}
 
 #else  // one rank: nothing to send, and copies are made at once
 
 struct Communicator::State {
     int rank = 0, size = 1;
 };
-Communicator::Communicator(Group& group) : state_(std::make_shared<State>()) {
+Communicator::Communicator(Group& group) : state_(std::make_unique<State>()) {
     if (group.world() > 1) no_mpi();
 }
-Communicator Communicator::split(int, int) const { return Communicator(state_); }
 int64_t Communicator::all_reduce_numbers(void*, size_t, bool, HostStream&) { return 0; }
 int64_t Communicator::reduce_scatter_numbers(void* out, const void* in, size_t n, bool is_double, HostStream&) {
     return copy(out, in, n * (is_double ? sizeof(double) : sizeof(float))), 0;
@@ -205,11 +190,8 @@ int64_t Communicator::all_gather_bytes(void* out, const void* in, size_t bytes, 
     return copy(out, in, bytes), 0;
 }
 int64_t Communicator::broadcast_bytes(void*, size_t, int, HostStream&) { return 0; }
-int64_t Communicator::barrier(HostStream&) { return 0; }
 #endif
 
-Communicator::Communicator(std::shared_ptr<State> state) : state_(std::move(state)) {}
-Communicator::Communicator(Communicator&&) noexcept = default;
 Communicator::~Communicator() = default;
 int Communicator::rank() const { return state_->rank; }
 int Communicator::size() const { return state_->size; }

@@ -45,12 +45,10 @@ class Communicator {
     // Error: the build has no MPI, or MPI counts other ranks than `group`.
     explicit Communicator(Group& group);
     ~Communicator();
-    Communicator(Communicator&&) noexcept;
+    Communicator(const Communicator&) = delete;
 
     int rank() const;
     int size() const;
-    // The ranks that give the same `color`, ordered by `key`. All ranks call it.
-    Communicator split(int color, int key) const;
 
     // Each returns the ticket of its place in the stream, 0 where there was nothing to do.
     //
@@ -73,14 +71,12 @@ class Communicator {
     int64_t broadcast(T* data, size_t n, int root, HostStream& stream) {
         return broadcast_bytes(data, n * sizeof(T), root, stream);
     }
-    int64_t barrier(HostStream& stream);
 
   private:
     struct State;
-    explicit Communicator(std::shared_ptr<State> state);
     int64_t all_reduce_numbers(void* data, size_t n, bool is_double, HostStream& stream);
     int64_t reduce_scatter_numbers(void* out, const void* in, size_t n, bool is_double, HostStream& stream);
     int64_t all_gather_bytes(void* out, const void* in, size_t bytes, HostStream& stream);
     int64_t broadcast_bytes(void* data, size_t bytes, int root, HostStream& stream);
-    std::shared_ptr<State> state_;
+    std::unique_ptr<State> state_;
 };

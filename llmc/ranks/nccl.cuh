@@ -42,7 +42,6 @@ struct NcclFunctions {
     NCCL_FUNCTION(ncclGetLastError);
     NCCL_FUNCTION(ncclGetUniqueId);
     NCCL_FUNCTION(ncclCommInitRank);
-    NCCL_FUNCTION(ncclCommSplit);
     NCCL_FUNCTION(ncclCommCount);
     NCCL_FUNCTION(ncclCommUserRank);
     NCCL_FUNCTION(ncclCommDestroy);
@@ -121,19 +120,6 @@ class NcclCommunicator {
     int rank() const { return rank_; }
     int size() const { return size_; }
 
-    // The ranks that give the same `color` (0 or more), ordered by `key`. All ranks call it.
-    NcclCommunicator split([[maybe_unused]] int color, [[maybe_unused]] int key) const {
-        NcclCommunicator part;
-        part.group_ = group_;
-        if (size_ == 1) return part;
-        ncclComm_t comm = nullptr;
-        group_->begin_wait();
-        NCCL_CHECK(ncclCommSplit(comm_.get(), color, key, &comm, nullptr));
-        group_->end_wait();
-        part.own(NcclComm(comm));
-        return part;
-    }
-
     // data (n) = sum over all ranks. X: float, double.
     template <typename X>
     void all_reduce([[maybe_unused]] X* data, [[maybe_unused]] size_t n, [[maybe_unused]] cudaStream_t stream) {
@@ -158,11 +144,6 @@ class NcclCommunicator {
         static_assert(std::is_trivially_copyable_v<X>);
         if (size_ > 1) NCCL_CHECK(ncclBroadcast(data, data, n * sizeof(X), ncclInt8, root, comm_.get(), stream));
     }
-    // What comes after it in the stream begins when all ranks' streams have come to it.
-    void barrier(cudaStream_t stream) {
-        if (size_ > 1) all_reduce(barrier_.get(), 1, stream);
-    }
-
     // The host waits until the stream's work is done. All ranks call it alike. Error: what NCCL found in the meantime.
     void wait(cudaStream_t stream) const {
         if (size_ == 1) return CUDA_CHECK(cudaStreamSynchronize(stream));
@@ -186,15 +167,10 @@ class NcclCommunicator {
     }
 
   private:
-    NcclCommunicator() = default;
     void own([[maybe_unused]] NcclComm comm) {
         NCCL_CHECK(ncclCommCount(comm.get(), &size_));
         NCCL_CHECK(ncclCommUserRank(comm.get(), &rank_));
         comm_ = std::move(comm);
-        void* p = nullptr;
-        CUDA_CHECK(cudaMalloc(&p, sizeof(float)));
-        barrier_.reset(static_cast<float*>(p));
-        CUDA_CHECK(cudaMemset(p, 0, sizeof(float)));
     }
     static void copy(void* out, const void* in, size_t bytes, cudaStream_t stream) {
         if (out != in) CUDA_CHECK(cudaMemcpyAsync(out, in, bytes, cudaMemcpyDeviceToDevice, stream));
@@ -202,6 +178,5 @@ class NcclCommunicator {
 
     Group* group_ = nullptr;
     int rank_ = 0, size_ = 1;
-    std::unique_ptr<float, CudaFree> barrier_;
-    NcclComm comm_;  // goes before the memory of its operations
+    NcclComm comm_;
 };

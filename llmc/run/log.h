@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <vector>
+#include "llmc/base/human.h"
 
 // One line of log.jsonl. Fields that were not set are left out; a value that is not finite is written as null.
 struct LogEntry {
@@ -39,7 +40,3 @@ class RunLog {
 
 // The plot itself, for any entries.
 std::string loss_plot_svg(const std::vector<LogEntry>& entries, const std::string& title);
-
-std::string human_seconds(double seconds);  // "42 s", "3 min 20 s", "5 h 12 min", "2 d 3 h"
-std::string human_count(int64_t n);         // "1,234,567"
-std::string human_bytes(double bytes);      // "1.23 GB" (10^9)

@@ -11,6 +11,7 @@
 #include "llmc/ranks/ranks.h"
 
 enum class Command { train, finetune, sample, eval, plan };
+const char* command_name(Command command);
 
 struct Options {
     Command command = Command::train;
@@ -36,9 +37,9 @@ struct Options {
     std::string precision;       // fp32|bf16; parse_options fills in the program's default
     bool master_weights = true;  // -w
     bool stochastic_rounding = false;
-    int recompute = 0;                // -r 0 none, 1 GELU, 2 GELU + layernorm, 3 whole block
-    int zero_stage = 0;               // -z
-    DeviceOptions device;             // -f (tf32), -ge (gelu_fusion), --matmul: the CUDA program only
+    int recompute = 0;     // -r 0 none, 1 GELU, 2 GELU + layernorm, 3 whole block
+    int zero_stage = 0;    // -z
+    DeviceOptions device;  // -f (tf32), -ge (gelu_fusion), --matmul: the CUDA program only
     uint64_t seed = 1337;
     bool overfit_one_batch = false;  // -a
     // loop

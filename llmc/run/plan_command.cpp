@@ -3,16 +3,13 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
-#include <nlohmann/json.hpp>
-#include "llmc/base/error.h"
+#include "llmc/base/json.h"
 #include "llmc/base/system.h"
 #include "llmc/files/model_files.h"
 #include "llmc/run/gpus.h"
-#include "llmc/run/log.h"
+#include "llmc/base/human.h"
 #include "llmc/run/options.h"
 #include "llmc/run/plan.h"
-
-using Json = nlohmann::ordered_json;
 
 // ---- from options --------------------------------------------------------------------------------------------------
 
@@ -33,10 +30,10 @@ static double attention_share(const ModelConfig& m) { return 0.35 * std::min(1.0
 // Rates that bench_cuda measured: its JSON, or the report.json that holds it.
 static void read_rates(const Options& o, PlanSetup* s, const GpuSheet** gpu) {
     std::ifstream file(o.rates_file);
-    Json json = Json::parse(file, nullptr, false);
+    OrderedJson json = OrderedJson::parse(file, nullptr, false);
     if (json.is_object() && json.contains("bench_cuda")) json = json["bench_cuda"];
     try {
-        const Json &rates = json.at("rates").at(0), &device = json.at("device").at(0);
+        const OrderedJson &rates = json.at("rates").at(0), &device = json.at("device").at(0);
         std::string name = device.at("name");
         auto is_it = [&](const GpuSheet& g) { return name.find(g.product) != std::string::npos; };
         if (!o.was_given("gpu") &&
@@ -50,13 +47,13 @@ static void read_rates(const Options& o, PlanSetup* s, const GpuSheet** gpu) {
             s->rates.product = (s->bf16 ? 1e12 : 0.5e12) * rates.at("product_tflops").get<double>();
         // the program's own attention, forward and 2.5 times as much backward; the head size nearest to the model's
         int nearest = 1 << 30;
-        for (const Json& row : json.value("attention", Json::array())) {
+        for (const OrderedJson& row : json.value("attention", OrderedJson::array())) {
             int distance = std::abs(row.at("HS").get<int>() - s->model.HS());
             if (!s->bf16 || row.at("by") != "own" || distance >= nearest) continue;
             double forward = row.at("forward_tflops"), backward = row.at("backward_tflops");
             nearest = distance, s->rates.attention = 3.5e12 / (1 / forward + 2.5 / backward);
         }
-    } catch (const nlohmann::json::exception&) {
+    } catch (const JsonError&) {
         throw Error("--rates: " + o.rates_file + " is no JSON of bench_cuda and no report.json of dev/gpu_check.sh");
     }
 }
@@ -66,7 +63,7 @@ PlanSetup plan_setup(const Options& o) {
     const GpuSheet* gpu =
         std::find_if(kGpuSheets, std::end(kGpuSheets), [&](const GpuSheet& g) { return o.gpu == g.name; });
     s.model = find_model(o.model).config;
-    if (s.model.V == 0) s.model.V = 50257;  // GPT-2's
+    if (s.model.V == 0) s.model.V = kGpt2Vocabulary;
     check_model_config(s.model, "--model " + o.model);
     s.cpu = o.gpu == "cpu", s.bf16 = o.was_given("precision") ? o.precision == "bf16" : !s.cpu;
     s.master_weights = o.master_weights, s.own_matmul = o.device.matmul == "own";
@@ -111,10 +108,10 @@ PlanSetup plan_setup(const Options& o) {
 
 // ---- output --------------------------------------------------------------------------------------------------------
 
-static Json describe(const PlanSetup& s) {
+static OrderedJson describe(const PlanSetup& s) {
     MemoryPlan m = plan_memory(s);
     PlanStep t = predict_step(s);
-    Json j, memory, step;
+    OrderedJson j, memory, step;
     j["gpus"] = s.gpus, j["zero_stage"] = s.zero_stage, j["recompute"] = s.recompute, j["micro_batch_size"] = s.B;
     memory["parameters"] = m.parameters, memory["gradients"] = m.gradients, memory["optimizer"] = m.optimizer;
     memory["activations"] = m.activations, memory["buffers"] = m.buffers, memory["total"] = m.total();
@@ -129,12 +126,12 @@ static Json describe(const PlanSetup& s) {
     return j;
 }
 
-static Json plan_json(const Options& o, const PlanSetup& asked) {
+static OrderedJson plan_json(const Options& o, const PlanSetup& asked) {
     PlanSetup s = asked;
     if (s.B == 0) s.B = largest_micro_batch(s, 0.8);
     bool none = s.B == 0;
     s.B = std::max(s.B, 1);
-    Json j = describe(s), model, batch, training, rates;
+    OrderedJson j = describe(s), model, batch, training, rates;
     if (none) j["fits"] = false;
     model["name"] = o.model, model["L"] = s.model.L, model["NH"] = s.model.NH, model["C"] = s.model.C;
     model["T"] = s.model.T, model["V"] = s.model.V, model["parameters"] = parameter_count(s.model);
@@ -176,15 +173,15 @@ static Json plan_json(const Options& o, const PlanSetup& asked) {
 
 // `text` with each {pointer kind width} replaced by that value of j, if it is there: b bytes, n a whole number, g any
 // number, s a time, p a percentage, t as it is.
-static std::string fill(const std::string& text, const Json& j) {
+static std::string fill(const std::string& text, const OrderedJson& j) {
     std::string out;
     for (size_t at = 0, open; (open = text.find('{', at)) != std::string::npos;) {
         char pointer[64] = "", kind = 0;
         int width = 0;
         sscanf(text.c_str() + open, "{%63s %c%d", pointer, &kind, &width);
         out += text.substr(at, open - at), at = text.find('}', open) + 1;
-        if (!j.contains(Json::json_pointer(pointer))) continue;
-        const Json& value = j[Json::json_pointer(pointer)];
+        if (!j.contains(OrderedJson::json_pointer(pointer))) continue;
+        const OrderedJson& value = j[OrderedJson::json_pointer(pointer)];
         double x = value.is_number() ? value.get<double>() : 0;
         std::string word = value.is_string() ? value.get<std::string>() : value.dump();
         if (kind == 'b') word = human_bytes(x);
@@ -197,7 +194,7 @@ static std::string fill(const std::string& text, const Json& j) {
     return out + text.substr(text.rfind('}') + 1);
 }
 
-static std::string plan_text(const Json& j) {
+static std::string plan_text(const OrderedJson& j) {
     const bool timed = j.contains("predicted_step");
     const char* step =
         timed ? "{/predicted_step/seconds g 10} s {/predicted_step/tokens_per_second n 12} {/predicted_step/mfu p 6}\n"
@@ -223,10 +220,10 @@ static std::string plan_text(const Json& j) {
             "{/predicted_step/seconds g} s, {/predicted_step/mfu p}\n",
             j["change"]);
     text += "\nrecompute    activations       together         step     tokens/s    MFU\n";
-    for (const Json& r : j["by_recompute"])
+    for (const OrderedJson& r : j["by_recompute"])
         text += fill(std::string("{/recompute t 9} {/memory/activations b 14} {/memory/total b 14}") + step, r);
     text += "\nZeRO stage   sent a step       together         step     tokens/s    MFU\n";
-    for (const Json& r : j["by_zero_stage"])
+    for (const OrderedJson& r : j["by_zero_stage"])
         text += fill(std::string("{/zero_stage t 10} {/sent_bytes b 13} {/memory/total b 14}") + step, r);
     if (!timed)
         return text +
@@ -250,7 +247,7 @@ static std::string plan_text(const Json& j) {
 }
 
 int plan_command(const Options& o) {
-    Json j = plan_json(o, plan_setup(o));
+    OrderedJson j = plan_json(o, plan_setup(o));
     printf("%s", o.json ? (j.dump(2) + "\n").c_str() : plan_text(j).c_str());
     return 0;
 }

@@ -1,17 +1,16 @@
-// From options to everything that must be known before a model is built: data, vocabulary, sizes, batch, output
-// directory, resume.
+// A run: everything that must be known before a model is built. It follows from the options, and from what they name:
+// data, vocabulary, sizes, batch, output directory, the checkpoint to resume from.
 #pragma once
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 #include "llmc/files/checkpoint.h"
-#include "llmc/files/run_directory.h"
-#include "llmc/base/error.h"
-#include "llmc/run/log.h"
 #include "llmc/files/model_files.h"
-#include "llmc/run/options.h"
 #include "llmc/model/step_state.h"
+#include "llmc/run/options.h"
 #include "llmc/text/tokenizer.h"
 
 struct Run {
@@ -37,12 +36,6 @@ struct Run {
 // Only rank 0 looks after the output directory.
 Run prepare_training(const Options& options, const ProgramInfo& program, int rank, int world,
                      std::vector<std::string>* notes);
-
-// What this rank is about to do, and `device`, to be compared with the other ranks'; then the comparison: Error names
-// the first rank that differs from rank 0, and in what. A rank that could not prepare gives "error" and why.
-std::string start_description(const Run& run, const std::string& device);
-std::string start_description(const Error& error);
-void compare_starts(const std::vector<std::string>& descriptions);
 
 // sample and eval: model, vocabulary, and for eval the validation shards.
 Run prepare_inference(const Options& options, const ProgramInfo& program);

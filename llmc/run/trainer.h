@@ -1,67 +1,33 @@
-// The loop around the training step: evaluation, sampling, checkpoints, logs. Written once, for both programs.
-//
-// Model is GPT2<X> of train_gpt2.cpp or train_gpt2.cu; it offers open(), configure(), step(), token_losses(), decode(),
-// tensors(), init_weights(), memory_plan(), first_non_finite().
+// The loop around the training step: evaluation, sampling, checkpoints, logs. Written once, for any model (model.h).
 #pragma once
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <csignal>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 #include "llmc/files/checkpoint.h"
+#include "llmc/files/run_directory.h"
 #include "llmc/text/dataloader.h"
 #include "llmc/base/error.h"
 #include "llmc/ranks/group.h"
 #include "llmc/text/hellaswag.h"
 #include "llmc/run/log.h"
+#include "llmc/run/introduction.h"
+#include "llmc/run/mean_loss.h"
+#include "llmc/run/model.h"
+#include "llmc/run/rank_batches.h"
 #include "llmc/run/run.h"
-#include "llmc/text/sampler.h"
 #include "llmc/run/schedule.h"
-
-// Set by SIGINT, SIGTERM, SIGUSR1 (which mpirun passes on, and a scheduler can send before its time limit), SIGHUP (the
-// terminal is gone) and SIGPIPE (the reader of our output is): the loop finishes its step, saves a checkpoint and ends.
-// A second signal kills at once, but for SIGPIPE, which each further line raises. A signal that was ignored at the
-// start (nohup) stays so; not SIGINT, which shells ignore after `&`.
-inline volatile std::sig_atomic_t stop_signal = 0;
-inline void catch_stop_signals() {
-    for (int s : {SIGINT, SIGTERM, SIGUSR1, SIGHUP, SIGPIPE}) {
-        auto before = std::signal(s, [](int which) {
-            stop_signal = which;
-            std::signal(which, which == SIGPIPE ? SIG_IGN : SIG_DFL);
-        });
-        if (before == SIG_IGN && s != SIGINT) std::signal(s, SIG_IGN);
-    }
-}
+#include "llmc/run/stop_signal.h"
+#include "llmc/text/sampler.h"
 
 inline double seconds_now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Mean loss over the first `windows` windows of `data`, B at a time, the batches dealt to the ranks in turn; all ranks
-// call it. progress(done, all) after each batch.
-template <class Model, class Progress>
-double mean_loss(Model& model, DataLoader& data, int64_t windows, int B, int T, Group& group, Progress progress) {
-    std::vector<float> losses(static_cast<size_t>(B) * static_cast<size_t>(T));
-    double sum = 0;
-    int64_t step = int64_t(B) * group.world();
-    for (int64_t i = B * group.rank(), begin = 0; begin < windows; i += step, begin += step) {
-        // A rank that has none left works on the first batch again, in vain: at ZeRO's stage 3 all must work together.
-        bool counts = i < windows;
-        int64_t at = counts ? i : 0;
-        int n = static_cast<int>(std::min<int64_t>(B, windows - at));
-        const Batch& batch = data.load(at, n, i + step < windows ? i + step : -1);
-        model.token_losses(losses.data(), batch.inputs.data(), batch.targets.data(), n, T);
-        for (int64_t j = 0; counts && j < int64_t(n) * T; j++)
-            sum += static_cast<double>(losses[static_cast<size_t>(j)]);
-        progress(std::min(begin + step, windows), windows);
-    }
-    return group.sum(sum) / static_cast<double>(windows * T);
-}
-
-template <class Model>
+template <Model M>
 class Trainer {
   public:
     Trainer(Run run_in, Group& ranks)
@@ -72,6 +38,7 @@ class Trainer {
           B(micro_batch()),
           model(run.config, run.step_options(B), &comm),
           train_data(run.train_shards, run.T, run.config.V, true, o.seed),
+          batches(train_data, run.sequences, B, group.rank(), group.world()),
           val_data(run.val_shards.empty()
                        ? nullptr
                        : std::make_unique<DataLoader>(run.val_shards, run.T, run.config.V, false, 0)),
@@ -80,7 +47,8 @@ class Trainer {
 
     // Returns the program's exit code.
     int train() {
-        print_plan();
+        const auto memory = [&](const StepOptions& options) { return M::memory_plan(run.config, options); };
+        for (const std::string& line : introduction(run, B, train_data, group, memory)) log.print(line);
         start();
         catch_stop_signals();
         StepTimer timer;
@@ -118,8 +86,8 @@ class Trainer {
 
     int micro_batch() {
         int b = choose_micro_batch(
-            run, [&](int candidate) { return Model::memory_plan(run.config, run.step_options(candidate)).total(); },
-            Model::Device::available_memory());
+            run, [&](int candidate) { return M::memory_plan(run.config, run.step_options(candidate)).total(); },
+            M::Device::available_memory());
         b = static_cast<int>(-group.most(-b));  // the least that any rank has room for
         o.micro_batch_size = b;                 // recorded: a resume takes the same, whatever is free then
         return b;
@@ -129,35 +97,6 @@ class Trainer {
         if (!o.hellaswag) return {};
         if (!run.tokenizer) throw Error("--hellaswag needs GPT-2's vocabulary: `make gpt2`");
         return read_hellaswag(o.hellaswag_data, *run.tokenizer, 0);
-    }
-
-    void print_plan() {
-        auto plan = Model::memory_plan(run.config, run.step_options(B));
-        const ModelConfig& m = run.config;
-        log.print(strf("model: %s (L=%d, NH=%d, C=%d, T=%d, V=%d), %s parameters, %s", o.model.c_str(), m.L, m.NH, m.C,
-                       m.T, m.V, human_count(parameter_count(m)).c_str(), run.bf16 ? "bf16" : "fp32"));
-        log.print(strf("data: %s training tokens in %zu shard(s), %s windows of %d an epoch",
-                       human_count(train_data.tokens()).c_str(), run.train_shards.size(),
-                       human_count(train_data.samples_per_epoch()).c_str(), run.T));
-        log.print(strf("batch: %s tokens a step = %s sequences of %d, micro-batches of %d",
-                       human_count(o.total_batch_size).c_str(), human_count(run.sequences).c_str(), run.T, B));
-        if (group.world() > 1)
-            log.print(strf("ranks: %d (by %s), ZeRO stage %d; the memory is that of each", group.world(),
-                           group.ranks().source.c_str(), o.zero_stage));
-        log.print(strf("memory: parameters %s, gradients %s, optimizer %s, activations %s, together %s",
-                       human_bytes(static_cast<double>(plan.parameters)).c_str(),
-                       human_bytes(static_cast<double>(plan.gradients)).c_str(),
-                       human_bytes(static_cast<double>(plan.optimizer)).c_str(),
-                       human_bytes(static_cast<double>(plan.activations + plan.buffers)).c_str(),
-                       human_bytes(static_cast<double>(plan.total())).c_str()));
-        std::string saved;
-        StepOptions options = run.step_options(B);
-        for (options.recompute = o.recompute + 1; options.recompute <= 3; options.recompute++) {
-            size_t smaller = Model::memory_plan(run.config, options).total();
-            saved += strf("%s%d saves %s", saved.empty() ? "" : ", ", options.recompute,
-                          human_bytes(static_cast<double>(plan.total()) - static_cast<double>(smaller)).c_str());
-        }
-        if (!saved.empty()) log.print("recompute: level " + saved);
     }
 
     // Weights, optimizer and history, as they were or new; then the number of steps.
@@ -219,7 +158,7 @@ class Trainer {
         s.learning_rate = static_cast<float>(schedule.at(step));
         s.beta1_correction = static_cast<float>(1 - std::pow(o.beta1, t)),
         s.beta2_correction = static_cast<float>(1 - std::pow(o.beta2, t));
-        s.rank_first_sample = static_cast<uint32_t>(own_first());
+        s.rank_first_sample = static_cast<uint32_t>(batches.first());
         s.loss_normaliser = static_cast<float>(1.0 / static_cast<double>(run.sequences * run.T));
         s.skip_loss_above = loss_outliers.threshold(o.skip_loss_z),
         s.skip_norm_above = norm_outliers.threshold(o.skip_grad_z);
@@ -249,41 +188,25 @@ class Trainer {
         e.step = step + 1;
         e.loss = s.loss, e.grad_norm = s.grad_norm, e.lr = s.learning_rate, e.ms = 1e3 * seconds;
         e.tok_s = static_cast<double>(run.sequences * run.T) / seconds;
-        if (double peak = Model::Device::peak_flops(run.bf16); peak > 0) e.mfu = *e.tok_s * flops_per_token(run.config, run.T) / peak;
+        if (double peak = M::Device::peak_flops(run.bf16); peak > 0)
+            e.mfu = *e.tok_s * flops_per_token(run.config, run.T) / peak;
         e.skipped = s.skip;
         log.write(e);
         // Every step is in log.jsonl; for the eye the first ten and then about two hundred lines.
         if (step < 10 || (step + 1) % std::max<int64_t>(1, o.max_steps / 200) == 0 || s.skip)
             log.print_step(e, o.max_steps);
         if (o.gpu_log_every > 0 && (step + 1) % o.gpu_log_every == 0)
-            if (std::string health = Model::Device::health(); !health.empty()) log.print("GPU: " + health);
+            if (std::string health = M::Device::health(); !health.empty()) log.print("GPU: " + health);
         double left = timer.mean * static_cast<double>(o.max_steps - step - 1);
         log.progress(strf("step %lld/%lld, loss %.3f", static_cast<long long>(step + 1),
                           static_cast<long long>(o.max_steps), static_cast<double>(s.loss)),
                      step + 1, o.max_steps, left);
     }
 
-    // Of a step's sequences each rank has an equal share, the first ones one more where they do not divide.
-    int64_t own_share() const { return run.sequences / group.world() + (group.rank() < run.sequences % group.world()); }
-    int64_t own_first() const {
-        return run.sequences / group.world() * group.rank() +
-               std::min<int64_t>(group.rank(), run.sequences % group.world());
-    }
-    // This rank's part of the step that begins at sample `at`; that of the step after it is read in the background.
     const Batch* load_batch(int64_t at) {
         batch_at = at;
-        int64_t first = at + own_first(), next = o.overfit_one_batch ? -1 : first + run.sequences;
-        const Batch& loaded = train_data.load(first, static_cast<int>(own_share()), next);
-        // All ranks need the same number of micro-batches: one sequence more makes it up, of which nothing counts.
-        int64_t most = (run.sequences + group.world() - 1) / group.world();
-        if (ceil_of(own_share(), B) == ceil_of(most, B)) return &loaded;
-        padded = loaded;
-        padded.sequences++;
-        padded.inputs.resize(padded.inputs.size() + static_cast<size_t>(run.T), 0);
-        padded.targets.resize(padded.targets.size() + static_cast<size_t>(run.T), -1);
-        return &padded;
+        return batches.load(at, !o.overfit_one_batch);
     }
-    static int64_t ceil_of(int64_t n, int64_t part) { return (n + part - 1) / part; }
 
     // Whether any rank got a signal: all stop after the same step.
     bool any_stop_signal() {
@@ -329,8 +252,6 @@ class Trainer {
             e.hellaswag = static_cast<double>(r.right_normalised) / static_cast<double>(r.questions);
             line += strf(" | HellaSwag %.4f", *e.hellaswag);
         }
-        if (std::isfinite(*e.val_loss) && (run.state.best_val_loss == 0 || *e.val_loss < run.state.best_val_loss))
-            run.state.best_val_loss = *e.val_loss;
         log.write(e);
         log.print(line);
     }
@@ -361,13 +282,13 @@ class Trainer {
     Run run;
     Options& o;
     Group& group;
-    typename Model::Communicator comm;
+    typename M::Communicator comm;
     int B;  // sequences per micro-batch
-    Model model;
+    M model;
     DataLoader train_data;
+    RankBatches batches;
     const Batch* batch = nullptr;  // what was loaded last, for the step that begins at sample batch_at
     int64_t batch_at = -1;
-    Batch padded;
     std::unique_ptr<DataLoader> val_data;
     std::vector<MultipleChoice> questions;
     RunLog log;  // after all that may fail: a run that never began leaves no log

@@ -1,8 +1,7 @@
 #include "llmc/text/hellaswag.h"
 
 #include <fstream>
-#include <nlohmann/json.hpp>
-#include "llmc/base/error.h"
+#include "llmc/base/json.h"
 
 std::vector<MultipleChoice> read_hellaswag(const std::string& path, const Tokenizer& tokenizer, int64_t limit) {
     std::ifstream file(path);
@@ -13,7 +12,7 @@ std::vector<MultipleChoice> read_hellaswag(const std::string& path, const Tokeni
     for (int64_t line = 1; std::getline(file, text) && (limit == 0 || line <= limit); line++) {
         if (text.empty()) continue;
         try {
-            nlohmann::json j = nlohmann::json::parse(text);
+            Json j = Json::parse(text);
             MultipleChoice q;
             tokenizer.encode(j.at("ctx").get<std::string>(), q.context);
             for (const auto& ending : j.at("endings")) {

@@ -8,6 +8,7 @@
 #include "llmc/base/error.h"
 #include "llmc/base/philox.h"
 #include "llmc/text/tokenizer.h"
+#include "llmc/text/utf8.h"
 
 struct SamplerOptions {
     float temperature = 1;  // 0: always the most likely token

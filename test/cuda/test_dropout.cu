@@ -16,8 +16,7 @@ __global__ void scales_kernel(float* out, Dropout d, int b, int64_t e0, int step
     int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     if (i >= n) return;
     float scale[W];
-    if constexpr (W == 1) scale[0] = dropout_scale(d, b, e0 + int64_t(i) * step);
-    else dropout_scales<W, aligned>(scale, d, b, e0 + int64_t(i) * step);
+    dropout_scales<W, aligned>(scale, d, b, e0 + int64_t(i) * step);
     for (int j = 0; j < W; j++) out[i * W + j] = scale[j];
 }
 

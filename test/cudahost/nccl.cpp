@@ -204,16 +204,6 @@ ncclResult_t ncclCommInitRank(ncclComm_t* comm, int size, ncclUniqueId, int rank
     return failed(ncclInvalidUsage, "this build has no MPI (package libopenmpi-dev)");
 #endif
 }
-ncclResult_t ncclCommSplit([[maybe_unused]] ncclComm_t comm, [[maybe_unused]] int color, [[maybe_unused]] int key,
-                           [[maybe_unused]] ncclComm_t* part, ncclConfig_t*) {
-#ifdef USE_MPI
-    *part = new ncclComm{};
-    CHECK_MPI(MPI_Comm_split(comm->comm, color, key, &(*part)->comm));
-    CHECK_MPI(MPI_Comm_rank((*part)->comm, &(*part)->rank));
-    CHECK_MPI(MPI_Comm_size((*part)->comm, &(*part)->size));
-#endif
-    return ncclSuccess;
-}
 ncclResult_t ncclCommCount(const ncclComm_t comm, int* count) { return *count = comm->size, ncclSuccess; }
 ncclResult_t ncclCommUserRank(const ncclComm_t comm, int* rank) { return *rank = comm->rank, ncclSuccess; }
 ncclResult_t ncclCommDestroy(ncclComm_t comm) { return delete comm, ncclSuccess; }

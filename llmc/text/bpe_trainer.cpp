@@ -1,10 +1,11 @@
-#include "data/bpe_trainer.h"
+#include "llmc/text/bpe_trainer.h"
 
 #include <algorithm>
 #include <array>
 #include <queue>
 #include <vector>
 #include "llmc/base/error.h"
+#include "llmc/text/splitter.h"
 
 void count_pieces(std::string_view text, PieceCounts& counts) {
     while (!text.empty()) {

@@ -1,10 +1,10 @@
 // Trains a byte-level BPE vocabulary: the most frequent pair of neighbours becomes a token, again and again.
-//                                                      (Sennrich et al. 2016, https://arxiv.org/abs/1508.07909,
-//                                                      algorithm 1)
+//                                  (Sennrich et al. 2016, https://arxiv.org/abs/1508.07909, algorithm 1)
 //
-// Text is reduced to its pieces (next_piece in tokenizer.h) and how often each occurs; merges then work on the distinct
-// pieces. Pair counts are updated only where a merge changed something, and the best pair comes from a heap whose stale
-// entries are corrected when they surface. Ties go to the pair with the smallest ids, Hugging Face tokenizers' rule.
+// Text is reduced to its pieces (splitter.h) and how often each occurs; merges then work on the distinct pieces. Pair
+// counts are updated only where a merge changed something, and the best pair comes from a heap whose stale entries are
+// corrected when they surface. Where two pairs are equally frequent, the one with the smaller ids wins, as in Hugging
+// Face tokenizers.
 #pragma once
 #include <cstdint>
 #include <string>

@@ -1,0 +1,35 @@
+#include "llmc/run/compare_starts.h"
+
+#include <filesystem>
+#include "llmc/base/json.h"
+#include "llmc/text/shards.h"
+
+std::string start_description(const Run& run, const std::string& device) {
+    Json j = Json::parse(arithmetic_options_json(run.options));
+    if (!run.train_shards.empty()) j["training data"] = Json::parse(run.state.data_json);
+    std::string validation;
+    for (const std::string& path : run.val_shards)
+        validation += strf("%s (%lld tokens) ", std::filesystem::path(path).filename().c_str(),
+                           static_cast<long long>(Shard(path, 0).size()));
+    j["validation data"] = validation, j["model"] = run.options.model, j["device"] = device;
+    j["output"] = run.output, j["checkpoint to resume from"] = run.resume_from, j["step"] = run.state.step;
+    return json_line(j);
+}
+
+std::string start_description(const Error& error) {
+    return json_line({{"error", error.what()}, {"exit code", error.exit_code}});
+}
+
+void compare_starts(const std::vector<std::string>& descriptions) {
+    std::vector<Json> all;
+    for (const std::string& text : descriptions) all.push_back(Json::parse(text));
+    for (size_t r = 0; r < all.size(); r++)
+        if (all[r].contains("error"))
+            throw Error(strf("rank %zu: %s", r, all[r]["error"].get<std::string>().c_str()),
+                        all[r]["exit code"].get<int>());
+    for (size_t r = 1; r < all.size(); r++)
+        for (auto& [key, value] : all[0].items())
+            if (all[r][key] != value)
+                throw Error(strf("rank %zu differs from rank 0 in %s: %s instead of %s; start all ranks alike", r,
+                                 key.c_str(), all[r][key].dump().c_str(), value.dump().c_str()));
+}

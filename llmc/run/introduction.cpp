@@ -1,0 +1,34 @@
+#include "llmc/run/introduction.h"
+
+#include "llmc/base/error.h"
+#include "llmc/base/human.h"
+
+std::vector<std::string> introduction(const Run& run, int B, const DataLoader& data, const Group& group,
+                                      const std::function<MemoryPlan(const StepOptions&)>& memory) {
+    const Options& o = run.options;
+    const ModelConfig& m = run.config;
+    const auto bytes = [](auto n) { return human_bytes(static_cast<double>(n)); };
+    std::vector<std::string> lines;
+    lines.push_back(strf("model: %s (L=%d, NH=%d, C=%d, T=%d, V=%d), %s parameters, %s", o.model.c_str(), m.L, m.NH,
+                         m.C, m.T, m.V, human_count(parameter_count(m)).c_str(), run.bf16 ? "bf16" : "fp32"));
+    lines.push_back(strf("data: %s training tokens in %zu shard(s), %s windows of %d an epoch",
+                         human_count(data.tokens()).c_str(), run.train_shards.size(),
+                         human_count(data.samples_per_epoch()).c_str(), run.T));
+    lines.push_back(strf("batch: %s tokens a step = %s sequences of %d, micro-batches of %d",
+                         human_count(o.total_batch_size).c_str(), human_count(run.sequences).c_str(), run.T, B));
+    if (group.world() > 1)
+        lines.push_back(strf("ranks: %d (by %s), ZeRO stage %d; the memory is that of each", group.world(),
+                             group.ranks().source.c_str(), o.zero_stage));
+
+    StepOptions options = run.step_options(B);
+    const MemoryPlan plan = memory(options);
+    lines.push_back(strf("memory: parameters %s, gradients %s, optimizer %s, activations %s, together %s",
+                         bytes(plan.parameters).c_str(), bytes(plan.gradients).c_str(), bytes(plan.optimizer).c_str(),
+                         bytes(plan.activations + plan.buffers).c_str(), bytes(plan.total()).c_str()));
+    std::string saved;
+    for (options.recompute = o.recompute + 1; options.recompute <= 3; options.recompute++)
+        saved += strf("%s%d saves %s", saved.empty() ? "" : ", ", options.recompute,
+                      bytes(static_cast<int64_t>(plan.total() - memory(options).total())).c_str());
+    if (!saved.empty()) lines.push_back("recompute: level " + saved);
+    return lines;
+}

@@ -1,0 +1,28 @@
+// The validation loss.
+#pragma once
+#include <algorithm>
+#include <vector>
+#include "llmc/ranks/group.h"
+#include "llmc/run/model.h"
+#include "llmc/text/dataloader.h"
+
+// Mean loss over the first `windows` windows of `data`, B at a time, the batches dealt to the ranks in turn; all ranks
+// call it. progress(done, all) after each batch.
+template <Model M, class Progress>
+double mean_loss(M& model, DataLoader& data, int64_t windows, int B, int T, Group& group, Progress progress) {
+    std::vector<float> losses(static_cast<size_t>(B) * static_cast<size_t>(T));
+    double sum = 0;
+    int64_t step = int64_t(B) * group.world();
+    for (int64_t i = B * group.rank(), begin = 0; begin < windows; i += step, begin += step) {
+        // A rank that has none left works on the first batch again, in vain: at ZeRO's stage 3 all must work together.
+        bool counts = i < windows;
+        int64_t at = counts ? i : 0;
+        int n = static_cast<int>(std::min<int64_t>(B, windows - at));
+        const Batch& batch = data.load(at, n, i + step < windows ? i + step : -1);
+        model.token_losses(losses.data(), batch.inputs.data(), batch.targets.data(), n, T);
+        for (int64_t j = 0; counts && j < int64_t(n) * T; j++)
+            sum += static_cast<double>(losses[static_cast<size_t>(j)]);
+        progress(std::min(begin + step, windows), windows);
+    }
+    return group.sum(sum) / static_cast<double>(windows * T);
+}

@@ -1,0 +1,42 @@
+// What the loop around the step needs of a model.
+#pragma once
+#include <concepts>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include "llmc/model/activations.h"
+#include "llmc/model/batch.h"
+#include "llmc/model/config.h"
+#include "llmc/model/device_options.h"
+#include "llmc/model/step_state.h"
+#include "llmc/model/tensors.h"
+#include "llmc/ranks/group.h"
+
+// GPT2<X, Cpu> and GPT2<X, Gpu> of llmc/gpt2.h are such models.
+template <typename M>
+concept Model = requires(M model, const ModelConfig& config, const StepOptions& options, DeviceOptions& device_options,
+                         uint64_t seed, const Batch& batch, StepState* state, std::function<const Batch*()> next_batch,
+                         float* losses, const int* tokens, int n) {
+    // The device, and how a rank reaches the others from it. Known before there is a model.
+    M::Device::open(device_options, /*local_rank*/ n);
+    M::Device::configure(device_options, /*bf16*/ true);
+    { M::Device::name() } -> std::convertible_to<std::string>;         // ranks compare it
+    { M::Device::health() } -> std::convertible_to<std::string>;       // clock, power, temperature; "" if unknown
+    { M::Device::available_memory() } -> std::convertible_to<double>;  // bytes
+    { M::Device::peak_flops(true) } -> std::convertible_to<double>;    // FLOP/s; 0 if unknown
+    { M::memory_plan(config, options) } -> std::same_as<MemoryPlan>;   // bytes that a model would take
+    requires std::constructible_from<typename M::Communicator, Group&>;
+    // A model with room for micro-batches of options.B sequences of options.T tokens; without a communicator, alone.
+    requires std::constructible_from<M, const ModelConfig&, const StepOptions&, typename M::Communicator*>;
+    requires std::constructible_from<M, const ModelConfig&, const StepOptions&>;
+    { model.config() } -> std::convertible_to<ModelConfig>;
+    // Weights: new ones, or in and out of files; and the first tensor with a NaN or an infinity, for a message.
+    model.init_weights(seed);
+    { model.tensors() } -> std::same_as<ModelTensors>;
+    { model.first_non_finite() } -> std::convertible_to<std::string>;
+    // One training step of this rank's part of the batch. While the device works, next_batch() reads the next one.
+    model.step(batch, state, next_batch);
+    // Losses of n sequences of n tokens (inputs, targets); logits (V) after tokens that go on in a cache, or begin anew.
+    model.token_losses(losses, tokens, tokens, n, n);
+    { model.decode(tokens, n, /*reset*/ true) } -> std::convertible_to<const float*>;
+};

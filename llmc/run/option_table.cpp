@@ -1,0 +1,230 @@
+// Every option of the programs.
+#include "llmc/run/option_table.h"
+
+#include <cmath>
+#include "llmc/base/error.h"
+#include "llmc/run/gpus.h"
+
+static constexpr unsigned bit(Command c) { return 1u << static_cast<int>(c); }
+static constexpr unsigned TRAIN = bit(Command::train), FINETUNE = bit(Command::finetune), TRAINING = TRAIN | FINETUNE,
+                          SAMPLE = bit(Command::sample), EVAL = bit(Command::eval), PLAN = bit(Command::plan);
+
+static constexpr Limits one_up{1, HUGE_VAL, "at least 1"}, zero_up{0, HUGE_VAL, "0 or more"},
+    minus_one_up{-1, HUGE_VAL, "-1 or more"}, batch_tokens{-1, 2147483647, "-1 or more, below 2^31"},
+    positive{5e-324, HUGE_VAL, "above 0"}, zero_to_one{0, 1, "0 to 1"},
+    above_zero_to_one{5e-324, 1, "above 0, at most 1"}, below_one{0, 1 - 0x1p-53, "at least 0 and below 1"},
+    zero_to_three{0, 3, "0, 1, 2 or 3"}, fusion{-1, 2, "-1, 0, 1 or 2"};
+
+static const char model_help[] =
+    "what to start from: a size (d12, d24, d36, d48, gpt3:125m ... gpt3:175b, gpt3:c768, L6:H6:C384:T256), a Hugging "
+    "Face model directory, a run's directory (its newest checkpoint), or an llm.c .bin file";
+
+std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
+    std::vector<OptionRow> table;
+    auto add = [&](const char* group, std::vector<OptionRow> rows) {
+        for (OptionRow& row : rows) {
+            row.group = group;
+            table.push_back(std::move(row));
+        }
+    };
+    // clang-format off
+    add("Data and model", {
+        {.name = "train-data", .flag = "i", .value = "FILES", .field = &o.train_data,
+         .commands = TRAINING, .default_text = "the default data set (make data)",
+         .help = "token shards to train on: files, directories or globs"},
+        {.name = "val-data", .flag = "j", .value = "FILES", .field = &o.val_data,
+         .commands = TRAINING | EVAL, .default_text = "the default data set (make data)",
+         .help = "token shards to validate on"},
+        {.name = "model", .flag = "e", .value = "MODEL", .field = &o.model,
+         .commands = TRAIN, .default_text = program.default_model, .help = model_help},
+        {.name = "model", .flag = "e", .value = "MODEL", .field = &o.model,
+         .commands = FINETUNE | SAMPLE | EVAL | PLAN, .default_text = "none, must be given", .help = model_help},
+        {.name = "output", .flag = "o", .value = "DIR", .field = &o.output,
+         .commands = TRAINING, .default_text = "runs/<data>-<model>", .help = "where checkpoints, log and plot go"},
+    });
+    add("Batch and length", {
+        {.name = "micro-batch-size", .flag = "b", .value = "B", .field = &o.micro_batch_size, .limits = one_up,
+         .commands = TRAINING | EVAL | PLAN, .recorded = true, .default_text = "the largest that fits",
+         .help = "sequences per rank and forward pass"},
+        {.name = "seq-len", .flag = "t", .value = "T", .field = &o.seq_len, .limits = one_up,
+         .commands = TRAINING | EVAL | PLAN, .recorded = true, .default_text = "the model's T",
+         .help = "tokens per sequence"},
+        {.name = "total-batch-size", .flag = "d", .value = "TOKENS", .field = &o.total_batch_size,
+         .limits = batch_tokens,
+         .commands = TRAINING, .recorded = true,
+         .default_text = strf("B * T if -b is given, else %lld", static_cast<long long>(program.default_total_batch)),
+         .help = "tokens per step, all ranks and micro-steps together; a multiple of T"},
+        {.name = "total-batch-size", .flag = "d", .value = "TOKENS", .field = &o.total_batch_size,
+         .limits = batch_tokens,
+         .commands = PLAN, .default_text = "B * T * GPUs if -b is given, else that of train, at least a sequence a GPU",
+         .help = "tokens per step, all GPUs and micro-steps together; a multiple of T"},
+        {.name = "max-steps", .flag = "x", .value = "N", .field = &o.max_steps, .limits = minus_one_up,
+         .commands = TRAINING, .recorded = true, .default_text = "-1: one epoch", .help = "steps to train"},
+        {.name = "time-limit", .value = "SECONDS", .field = &o.time_limit, .limits = zero_up,
+         .commands = TRAINING, .default_text = "0: none",
+         .help = "fix the number of steps, after timing a few, so that training takes about this long"},
+    });
+    add("Optimizer", {
+        {.name = "learning-rate", .flag = "l", .value = "LR", .field = &o.learning_rate, .limits = positive,
+         .commands = TRAINING, .recorded = true, .help = "the highest learning rate of the schedule"},
+        {.name = "lr-schedule", .flag = "k", .value = "KIND", .field = &o.lr_schedule,
+         .choices = {"cosine", "linear", "constant", "wsd"},
+         .commands = TRAINING, .recorded = true, .help = "cosine, linear, constant or wsd (warm-up, stable, decay)"},
+        {.name = "warmup-steps", .flag = "u", .value = "N", .field = &o.warmup_steps, .limits = zero_up,
+         .commands = TRAINING, .recorded = true, .help = "steps of linear warm-up"},
+        {.name = "final-lr-fraction", .flag = "q", .value = "X", .field = &o.final_lr_fraction, .limits = zero_to_one,
+         .commands = TRAINING, .recorded = true, .help = "the last learning rate, as a fraction of the highest"},
+        {.name = "weight-decay", .flag = "c", .value = "X", .field = &o.weight_decay, .limits = zero_up,
+         .commands = TRAINING, .recorded = true, .help = "of matrices only"},
+        {.name = "beta1", .value = "X", .field = &o.beta1, .limits = below_one,
+         .commands = TRAINING, .recorded = true, .help = "AdamW: decay of the mean gradient"},
+        {.name = "beta2", .value = "X", .field = &o.beta2, .limits = below_one,
+         .commands = TRAINING, .recorded = true, .help = "AdamW: decay of the mean squared gradient"},
+        {.name = "epsilon", .value = "X", .field = &o.epsilon, .limits = positive,
+         .commands = TRAINING, .recorded = true, .help = "AdamW: added to the root of the second moment"},
+        {.name = "grad-clip", .value = "NORM", .field = &o.grad_clip, .limits = zero_up,
+         .commands = TRAINING, .recorded = true, .help = "largest norm of the gradient; 0: no clipping"},
+        {.name = "skip-loss-z", .flag = "sl", .value = "Z", .field = &o.skip_loss_z, .limits = zero_up,
+         .commands = TRAINING, .recorded = true, .default_text = "0: off",
+         .help = "skip the update when the loss is Z standard deviations above its recent mean"},
+        {.name = "skip-grad-z", .flag = "sg", .value = "Z", .field = &o.skip_grad_z, .limits = zero_up,
+         .commands = TRAINING, .recorded = true, .default_text = "0: off", .help = "the same for the gradient's norm"},
+        {.name = "dropout", .value = "P", .field = &o.dropout, .limits = below_one,
+         .commands = TRAINING, .recorded = true, .help = "probability that an activation is dropped"},
+    });
+    add("Numbers and memory", {
+        {.name = "precision", .value = "TYPE", .field = &o.precision, .choices = {"fp32", "bf16"},
+         .commands = TRAINING | SAMPLE | EVAL, .recorded = true, .default_text = program.default_precision,
+         .help = "fp32 or bf16: storage of weights and activations"},
+        {.name = "precision", .value = "TYPE", .field = &o.precision, .choices = {"fp32", "bf16"},
+         .commands = PLAN, .default_text = "bf16; with --gpu cpu fp32",
+         .help = "fp32 or bf16: storage of weights and activations"},
+        {.name = "master-weights", .flag = "w", .field = &o.master_weights,
+         .commands = TRAINING | PLAN, .recorded = true, .help = "fp32 copies of bf16 weights in the optimizer"},
+        {.name = "stochastic-rounding", .field = &o.stochastic_rounding,
+         .commands = TRAINING, .recorded = true, .help = "round bf16 weights at random when they are updated"},
+        {.name = "recompute", .flag = "r", .value = "LEVEL", .field = &o.recompute, .limits = zero_to_three,
+         .commands = TRAINING | PLAN, .recorded = true,
+         .help = "recompute in the backward pass: 0 nothing, 1 GELU, 2 and layernorm, 3 the whole block"},
+        {.name = "zero-stage", .flag = "z", .value = "STAGE", .field = &o.zero_stage, .limits = zero_to_three,
+         .commands = TRAINING | PLAN, .recorded = true,
+         .help = "ZeRO: 0 nothing is split over ranks, 1 optimizer state, 2 and gradients, 3 and weights"},
+        {.name = "seed", .value = "N", .field = &o.seed,
+         .commands = TRAINING | SAMPLE, .recorded = true, .help = "seed of every random number"},
+        {.name = "overfit-one-batch", .flag = "a", .field = &o.overfit_one_batch,
+         .commands = TRAINING, .recorded = true,
+         .help = "train on the first batch again and again: a check that the loss goes to 0"},
+    });
+    add("Loop", {
+        {.name = "val-every", .flag = "v", .value = "N", .field = &o.val_every, .limits = zero_up,
+         .commands = TRAINING, .help = "steps between validations; 0: never"},
+        {.name = "val-batches", .flag = "m", .value = "N", .field = &o.val_batches, .limits = one_up,
+         .commands = TRAINING, .help = "micro-batches of a validation"},
+        {.name = "hellaswag", .flag = "h", .field = &o.hellaswag,
+         .commands = TRAINING, .help = "measure the accuracy on HellaSwag at each validation (-h 1)"},
+        {.name = "hellaswag-data", .value = "FILE", .field = &o.hellaswag_data,
+         .commands = TRAINING | EVAL, .help = "HellaSwag's questions"},
+        {.name = "sample-every", .flag = "s", .value = "N", .field = &o.sample_every, .limits = zero_up,
+         .commands = TRAINING, .help = "steps between samples of text; 0: never"},
+        {.name = "sample-tokens", .flag = "g", .value = "N", .field = &o.sample_tokens, .limits = one_up,
+         .commands = TRAINING, .help = "tokens of such a sample"},
+        {.name = "checkpoint-every", .flag = "n", .value = "N", .field = &o.checkpoint_every, .limits = zero_up,
+         .commands = TRAINING, .default_text = "0: at the end only", .help = "steps between checkpoints"},
+        {.name = "keep-checkpoints", .flag = "nk", .value = "N", .field = &o.keep_checkpoints, .limits = zero_up,
+         .commands = TRAINING, .help = "how many of the newest to keep; 0: all"},
+        {.name = "major-checkpoint-every", .flag = "nm", .value = "N", .field = &o.major_checkpoint_every,
+         .limits = zero_up,
+         .commands = TRAINING, .default_text = "0: none",
+         .help = "checkpoints at multiples of N steps are never deleted"},
+        {.name = "resume", .flag = "y", .field = &o.resume,
+         .commands = TRAINING, .help = "continue the run in --output; start it if there is none"},
+    });
+    add("Sampling", {
+        {.name = "prompt", .value = "TEXT", .field = &o.prompt,
+         .commands = SAMPLE, .default_text = "standard input", .help = "text to continue"},
+        {.name = "prompt-file", .value = "FILE", .field = &o.prompt_file,
+         .commands = SAMPLE, .default_text = "none", .help = "file whose text to continue"},
+        {.name = "max-tokens", .value = "N", .field = &o.max_tokens, .limits = one_up,
+         .commands = SAMPLE, .help = "tokens to write at most"},
+        {.name = "num-samples", .value = "N", .field = &o.num_samples, .limits = one_up,
+         .commands = SAMPLE, .help = "how many texts to write"},
+        {.name = "temperature", .value = "X", .field = &o.temperature, .limits = zero_up,
+         .commands = SAMPLE, .help = "below 1: likelier words, above 1: wilder ones; 0: always the likeliest"},
+        {.name = "top-k", .value = "K", .field = &o.top_k, .limits = zero_up,
+         .commands = SAMPLE, .default_text = "0: all", .help = "draw from the K likeliest tokens only"},
+        {.name = "top-p", .value = "P", .field = &o.top_p, .limits = above_zero_to_one,
+         .commands = SAMPLE, .help = "draw from the likeliest tokens that together have probability P"},
+    });
+    add("Evaluation", {
+        {.name = "task", .value = "NAME", .field = &o.task, .choices = {"hellaswag"},
+         .commands = EVAL, .default_text = "loss on --val-data", .help = "hellaswag: accuracy on --hellaswag-data"},
+        {.name = "limit", .value = "N", .field = &o.eval_limit, .limits = zero_up,
+         .commands = EVAL, .default_text = "0: all", .help = "batches or questions to evaluate at most"},
+    });
+    add("Plan", {
+        {.name = "gpu", .value = "NAME", .field = &o.gpu, .choices = gpu_names(),
+         .commands = PLAN,
+         .help = "what to train on, by the figures of its data sheet; cpu: this machine, by the CPU program"},
+        {.name = "gpus", .value = "N", .field = &o.gpus, .limits = one_up,
+         .commands = PLAN, .help = "how many of them"},
+        {.name = "rates", .value = "FILE", .field = &o.rates_file,
+         .commands = PLAN, .default_text = "none",
+         .help = "rates measured on such a GPU: bench_cuda's JSON, or report.json of dev/gpu_check.sh"},
+        {.name = "matmul-tflops", .value = "X", .field = &o.matmul_tflops, .limits = positive,
+         .commands = PLAN, .default_text = "the GPU's", .help = "what matrix products reach, in this precision"},
+        {.name = "attention-tflops", .value = "X", .field = &o.attention_tflops, .limits = positive,
+         .commands = PLAN, .default_text = "the GPU's", .help = "what attention reaches"},
+        {.name = "memory-tbs", .value = "X", .field = &o.memory_tbs, .limits = positive,
+         .commands = PLAN, .default_text = "the GPU's", .help = "TB/s of its memory, read plus written"},
+        {.name = "memory-gb", .value = "X", .field = &o.memory_gb, .limits = positive,
+         .commands = PLAN, .default_text = "the GPU's", .help = "GB of its memory"},
+        {.name = "bus-gbs", .value = "X", .field = &o.bus_gbs, .limits = positive,
+         .commands = PLAN, .default_text = "the GPU's",
+         .help = "GB/s out of a GPU, and as much in, to others of its machine"},
+        {.name = "network-gbs", .value = "X", .field = &o.network_gbs, .limits = positive,
+         .commands = PLAN, .default_text = "the GPU's",
+         .help = "GB/s out of a machine, and as much in, all of its network cards together"},
+        {.name = "tokens", .value = "N", .field = &o.plan_tokens, .limits = positive,
+         .commands = PLAN, .default_text = "20 for each parameter", .help = "tokens to train on (3e11 may be written)"},
+        {.name = "price", .value = "DOLLARS", .field = &o.price, .limits = positive,
+         .commands = PLAN, .default_text = "none", .help = "of a GPU for an hour"},
+        {.name = "json", .field = &o.json,
+         .commands = PLAN, .help = "print JSON"},
+    });
+    add("Ranks", {
+        {.name = "num-processes", .flag = "pn", .value = "N", .field = &o.ranks.num_processes, .limits = one_up,
+         .commands = TRAINING | EVAL, .default_text = "1", .help = "ranks of the run, where no launcher says so"},
+        {.name = "process-rank", .flag = "pr", .value = "N", .field = &o.ranks.process_rank, .limits = zero_up,
+         .commands = TRAINING | EVAL, .help = "number of this rank"},
+        {.name = "gpus-per-node", .flag = "pg", .value = "N", .field = &o.ranks.gpus_per_node, .limits = one_up,
+         .commands = TRAINING | EVAL | PLAN, .help = "GPUs of a machine"},
+        {.name = "nccl-init-method", .flag = "pm", .value = "HOW", .field = &o.ranks.nccl_init_method,
+         .choices = {"mpi", "tcp", "fs"},
+         .commands = TRAINING | EVAL, .help = "how ranks find each other: mpi, tcp or fs"},
+        {.name = "server-ip", .flag = "ps", .value = "ADDRESS", .field = &o.ranks.server_ip,
+         .commands = TRAINING | EVAL, .default_text = "none", .help = "tcp: address of rank 0"},
+        {.name = "server-port", .value = "PORT", .field = &o.ranks.server_port,
+         .commands = TRAINING | EVAL, .help = "tcp: port of rank 0"},
+        {.name = "comm-timeout", .value = "SECONDS", .field = &o.comm_timeout, .limits = positive,
+         .commands = TRAINING | EVAL,
+         .help = "how long to wait for a rank that does not come, hangs or stalls; longer than writing a checkpoint "
+                 "takes"},
+        {.name = "fs-path", .flag = "pf", .value = "DIR", .field = &o.ranks.fs_path,
+         .commands = TRAINING | EVAL, .help = "fs: directory that all ranks see"},
+    });
+    add("GPU (train_gpt2cu; read and ignored by the CPU program)", {
+        {.name = "tf32", .flag = "f", .field = &o.device.tf32,
+         .commands = TRAINING | SAMPLE | EVAL | PLAN, .recorded = true, .help = "fp32 matrix products in TF32"},
+        {.name = "matmul", .value = "HOW", .field = &o.device.matmul, .choices = {"cublaslt", "own"},
+         .commands = TRAINING | SAMPLE | EVAL | PLAN, .recorded = true,
+         .help = "matrix products: NVIDIA's library cuBLASLt or the program's own kernels"},
+        {.name = "gelu-fusion", .flag = "ge", .value = "LEVEL", .field = &o.device.gelu_fusion, .limits = fusion,
+         .commands = TRAINING, .recorded = true, .default_text = "-1: by the GPU",
+         .help = "fuse GELU into the matrix product: 0 no, 1 forward, 2 forward and backward"},
+        {.name = "gpu-log-every", .flag = "lg", .value = "N", .field = &o.gpu_log_every, .limits = minus_one_up,
+         .commands = TRAINING, .default_text = "-1: never",
+         .help = "steps between log lines on the GPU's clock, power and temperature"},
+    });
+    // clang-format on
+    return table;
+}

@@ -1,0 +1,86 @@
+// Which data a run uses, and in which vocabulary it is.
+#include <filesystem>
+#include "llmc/base/json.h"
+#include "llmc/run/run_rules.h"
+#include "llmc/text/shards.h"
+
+namespace fs = std::filesystem;
+
+// The default data set: what `make data` has made.
+static std::string default_data(const std::string& split) {
+    for (const char* name : {"tinyshakespeare", "bible"})
+        if (fs::exists(strf("data/%s/%s_000000.bin", name, split.c_str())))
+            return strf("data/%s/%s_*.bin", name, split.c_str());
+    throw Error(strf("there is no data in data/tinyshakespeare: run `make data`, or name token shards with %s",
+                     split == "train" ? "--train-data (-i)" : "--val-data (-j)"));
+}
+
+void choose_training_data(Run& run, Notes* notes) {
+    Options& o = run.options;
+    const bool beside = o.val_data.empty() && !o.train_data.empty();
+    if (o.train_data.empty()) o.train_data = {default_data("train")};
+    run.train_shards = expand_shards(o.train_data, "--train-data (-i)");
+    if (!beside) return choose_evaluation_data(run);
+    // The validation shards beside the training shards. If there are none, that is no error: nothing is validated then.
+    std::string pattern = fs::path(run.train_shards[0]).parent_path() / "val_*.bin";
+    try {
+        run.val_shards = expand_shards({pattern}, "--val-data");
+    } catch (const Error&) {
+        notes->push_back("note: no --val-data and no " + pattern + ": validation loss is not measured");
+    }
+}
+
+void choose_evaluation_data(Run& run) {
+    if (run.options.val_data.empty()) run.options.val_data = {default_data("val")};
+    run.val_shards = expand_shards(run.options.val_data, "--val-data (-j)");
+}
+
+// Where GPT-2's vocabulary is, or "".
+static std::string gpt2_vocabulary() {
+    for (const char* dir : {"data/gpt2", "gpt2"})
+        if (Tokenizer::present(dir)) return dir;
+    return "";
+}
+
+void choose_vocabulary(Run& run, const std::vector<std::string>& shards) {
+    std::string beside = vocabulary_dir(shards), models = run.source.vocabulary;  // what the model was trained with
+    if (!run.resume_from.empty()) models = Tokenizer::present(run.resume_from) ? run.resume_from : "";
+    run.vocabulary = beside.empty() && run.config.V == kGpt2Vocabulary ? models : beside;
+    if (beside.empty() && run.vocabulary.empty()) run.vocabulary = gpt2_vocabulary();
+    if (!run.vocabulary.empty()) run.tokenizer = Tokenizer::load(run.vocabulary);
+    int V = run.tokenizer ? run.tokenizer->vocab_size() : kGpt2Vocabulary;
+    if (run.config.V == 0) run.config.V = V;
+    const char* remedy =
+        "encode the text with the model's vocabulary (./tokenize encode --vocab), or train a new model";
+    if (run.config.V != V)
+        throw Error(strf("the data (%s) has a vocabulary of %d tokens, the model (%s) one of %d: %s", shards[0].c_str(),
+                         V, run.options.model.c_str(), run.config.V, remedy));
+    if (run.tokenizer && !models.empty() && models != run.vocabulary && !run.tokenizer->same(Tokenizer::load(models)))
+        throw Error(
+            strf("the vocabularies of the data (%s) and of the model (%s) have the same size and different tokens: %s",
+                 run.vocabulary.c_str(), models.c_str(), remedy));
+}
+
+void choose_model_vocabulary(Run& run) {
+    run.vocabulary = run.source.vocabulary;
+    if (run.vocabulary.empty() && run.config.V == kGpt2Vocabulary) run.vocabulary = gpt2_vocabulary();
+    if (run.vocabulary.empty())
+        throw Error(
+            run.options.model +
+            " has no vocab.json and merges.txt beside it: copy those it was trained with there (GPT-2's: `make gpt2`)");
+    run.tokenizer = Tokenizer::load(run.vocabulary);
+    if (run.tokenizer->vocab_size() != run.config.V)
+        throw Error(strf("%s: vocab.json has %d tokens, the model %d; put the vocabulary it was trained with beside it",
+                         run.vocabulary.c_str(), run.tokenizer->vocab_size(), run.config.V));
+}
+
+void record_data(Run& run, Notes* notes) {
+    Json shards = Json::array();
+    for (const std::string& path : run.train_shards)
+        shards.push_back({{"file", fs::path(path).filename()}, {"tokens", Shard(path, 0).size()}});
+    const std::string data = json_line({{"train", shards}, {"vocabulary_size", run.config.V}});
+    if (!run.resume_from.empty() && run.state.data_json != data)
+        notes->push_back(
+            "note: --resume: the training shards are not those of the interrupted run; the order of samples changes");
+    run.state.data_json = data;
+}

@@ -1,0 +1,21 @@
+// The rules by which options become a Run, each set of them a function; run.cpp calls them in order. A function fills in
+// what follows from the options, and throws where they cannot work.
+#pragma once
+#include <string>
+#include <vector>
+#include "llmc/run/run.h"
+
+using Notes = std::vector<std::string>;  // lines for the person to read
+
+// Data: run_data.cpp.
+void choose_training_data(Run& run, Notes* notes);  // train_shards, val_shards
+void choose_evaluation_data(Run& run);              // val_shards
+// The vocabulary of the shards, which must be the model's. Fills in config.V where the model leaves it to the data.
+void choose_vocabulary(Run& run, const std::vector<std::string>& shards);
+void choose_model_vocabulary(Run& run);    // where there are no shards: the one that lies with the model, if any
+void record_data(Run& run, Notes* notes);  // state.data_json, compared with that of a run that is resumed
+
+// Output and resume: run_output.cpp.
+void choose_output(Run& run, Notes* notes);     // output, resume_from
+void obey_resumed_run(Run& run, Notes* notes);  // state and config of resume_from, recorded options
+void take_output(Run& run);                     // rank 0: it can be written to, and nobody else does
