@@ -122,16 +122,22 @@ LIB := $(B)/libllmc.a
 TEST_OBJ := $(patsubst %.cpp,$(B)/%.o,$(wildcard test/*.cpp))
 PROGRAMS := $(BIN)train_gpt2 $(BIN)tokenize
 
+TESTS := $(patsubst %.cpp,$(B)/%,$(wildcard test/test_*.cpp))  # one file each, for make test T=NAME
+PLAIN := $(BIN)train_gpt2_plain
+
 .PHONY: all
 all: $(PROGRAMS)  ## the programs ./train_gpt2 and ./tokenize (default)
 
 $(BIN)train_gpt2: $(B)/train_gpt2.o $(LIB)
 $(BIN)tokenize: $(patsubst %.cpp,$(B)/%.o,$(wildcard data/*.cpp)) $(LIB)
-$(B)/test/run_tests: LDLIBS += -lgtest -lgtest_main $(if $(call have,libpcre2-8),-lpcre2-8)
+train_gpt2_plain:  ## train_gpt2 with the layers of llmc/plain/: slow, for tiny models
+$(PLAIN): $(B)/dev/train_gpt2_plain.o $(LIB)
+$(B)/test/run_tests $(TESTS): LDLIBS += -lgtest -lgtest_main $(if $(call have,libpcre2-8),-lpcre2-8)
 $(B)/test/run_tests: $(TEST_OBJ) $(LIB)
-$(B)/bench_cpu: $(B)/dev/bench/bench_cpu.o $(LIB)
-$(B)/bench_comm: $(B)/dev/bench/bench_comm.o $(LIB)
-$(PROGRAMS) $(B)/test/run_tests $(B)/bench_cpu $(B)/bench_comm:
+$(TESTS): $(B)/test/%: $(B)/test/%.o $(LIB)
+CPU_BENCHES := $(patsubst dev/bench/%.cpp,$(B)/%,$(wildcard dev/bench/*.cpp))
+$(CPU_BENCHES): $(B)/%: $(B)/dev/bench/%.o $(LIB)
+$(PROGRAMS) $(PLAIN) $(B)/test/run_tests $(TESTS) $(CPU_BENCHES):
 	@mkdir -p $(@D)
 	@echo "  link     $@"
 	$(Q)$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
@@ -337,14 +343,25 @@ debug_build: $(DEBUG_TESTS)
 # ---- tests and benchmarks ----------------------------------------------------------------------------------------------
 .PHONY: test test_asan test_cuda check_cuda check_programs bench_cpu bench_cuda bench_tokenizer
 .PHONY: gpu_pack gpu_check build_gpu_check gpu_check_losses
-test:  ## everything that runs without a GPU; last line: N passed, N failed[, N skipped]
-	@$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) check_programs
-	@TRAIN_GPT2=$(CURDIR)/$(BIN)train_gpt2 TOKENIZE=$(CURDIR)/$(BIN)tokenize $(CUDA_PROGRAM:%=TRAIN_GPT2CU=$(CURDIR)/%) \
-	    TEST_TIMEOUT=$(or $(TEST_TIMEOUT),1800) bash dev/run_tests.sh $(B)/test/run_tests $(B)/test/run_cuda_tests
+test:  ## everything that runs without a GPU (T=layernorm: that suite alone); last line: N passed, N failed[, N skipped]
+	@$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) $(or $(ONE_SUITE),check_programs)
+	@TRAIN_GPT2=$(CURDIR)/$(BIN)train_gpt2 TRAIN_GPT2_PLAIN=$(CURDIR)/$(PLAIN) TOKENIZE=$(CURDIR)/$(BIN)tokenize \
+	    $(patsubst %,TRAIN_GPT2CU=$(CURDIR)/%,$(if $(ONE_SUITE),$(filter $(CUDA_PROGRAM),$(ONE_SUITE)),$(CUDA_PROGRAM))) \
+	    TEST_TIMEOUT=$(or $(TEST_TIMEOUT),1800) bash dev/run_tests.sh $(or $(firstword $(ONE_SUITE)),$(B)/test/run_tests $(B)/test/run_cuda_tests)
 # train_gpt2.cu compiled for the CPU, where CUDA's headers are there; under the sanitizers its kernels alone are tested: whole
 # runs would take too long
 CUDA_PROGRAM := $(if $(HOST_MISSING)$(SANITIZE),,$(B)/train_gpt2cu_cpu)
-check_programs: $(PROGRAMS) $(B)/test/run_tests $(B)/test/run_cuda_tests $(CUDA_PROGRAM)
+check_programs: $(PROGRAMS) $(PLAIN) $(B)/test/run_tests $(B)/test/run_cuda_tests $(CUDA_PROGRAM)
+
+# T=NAME: test/test_NAME.cpp or else test/cuda/test_NAME.cu (T=cuda/NAME: that one), and the programs that it starts
+ifneq ($(and $(T),$(filter test test_asan,$(MAKECMDGOALS))),)
+  T_SOURCE := $(firstword $(wildcard test/test_$(T).cpp test/cuda/test_$(T:cuda/%=%).cu))
+  $(if $(T_SOURCE),,$(error make test T=NAME: there is no test/test_$(T).cpp and no test/cuda/test_$(T:cuda/%=%).cu))
+  t_says = $(shell grep -lE '$(1)' $(T_SOURCE))
+  ONE_SUITE := $(if $(filter %.cu,$(T_SOURCE)),$(H)/test_$(T:cuda/%=%),$(B)/test/test_$(T)) \
+    $(if $(call t_says,program_path|_fixture\.h),$(PROGRAMS)) $(if $(call t_says,TRAIN_GPT2_PLAIN),$(PLAIN)) \
+    $(if $(call t_says,TRAIN_GPT2CU),$(CUDA_PROGRAM))
+endif
 
 test_asan:  ## the same tests under AddressSanitizer and UBSan
 	@$(MAKE) --no-print-directory SANITIZE=1 test
@@ -404,7 +421,7 @@ readme: train_gpt2  ## OPTIONS.md, from the program itself
 	@./train_gpt2 --help-markdown >OPTIONS.md
 
 clean:  ## remove what was built (data and runs stay)
-	rm -rf build build-asan train_gpt2 train_gpt2cu tokenize
+	rm -rf build build-asan train_gpt2 train_gpt2_plain train_gpt2cu tokenize
 
 help:  ## this list
 	@sed -n 's/^\([a-z][a-z0-9_ ]*\):.*  ## \(.*\)/\1\t\2/p' Makefile | awk -F'\t' '{ printf "  make %-22s %s\n", $$1, $$2 }'

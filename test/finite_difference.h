@@ -1,4 +1,4 @@
-// Finite differences, the oracle of every backward pass, and errors by norm.
+// Tensors of doubles, from and to other types; finite differences, the oracle of every backward pass; errors by norm.
 //
 // Central differences of fourth order: the error of a step h is h^4 f'''''/30, 1e-13 at h = 1e-3, as small as what
 // rounding leaves, 1e-16 |f| / h. Second order would not reach the 1e-6 that is asked of gradients with room to spare.
@@ -10,6 +10,7 @@
 #include <random>
 #include <string>
 #include <vector>
+#include "llmc/base/bf16.h"
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -23,6 +24,24 @@ inline Doubles random_vector(int64_t n, uint64_t seed, double deviation = 1) {
     Doubles x(static_cast<size_t>(n));
     for (double& v : x) v = normal(generator);
     return x;
+}
+
+// As another type, and back.
+template <typename X>
+std::vector<X> narrow(const Doubles& x) {
+    std::vector<X> out;
+    for (double v : x) out.push_back(static_cast<X>(static_cast<acc_t<X>>(v)));
+    return out;
+}
+template <typename X>
+Doubles widen(const X* x, int64_t n) {
+    Doubles out;
+    for (int64_t i = 0; i < n; i++) out.push_back(static_cast<double>(static_cast<acc_t<X>>(x[i])));
+    return out;
+}
+template <typename X>
+Doubles widen(const std::vector<X>& x) {
+    return widen(x.data(), static_cast<int64_t>(x.size()));
 }
 
 inline double dot(const Doubles& a, const Doubles& b) {

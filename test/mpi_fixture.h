@@ -73,16 +73,6 @@ class MpiProgram : public Program, public testing::WithParamInterface<Which> {
     }
     static std::string small() { return small(GetParam()); }
 
-    // What log.jsonl says of `key`, as text: equal text is equal bits.
-    std::vector<std::string> logged(const std::string& run, const std::string& key) const {
-        std::string log = file(run + "/log.jsonl"), quoted = "\"" + key + "\":";
-        std::vector<std::string> all;
-        for (size_t at = log.find(quoted); at != std::string::npos; at = log.find(quoted, at + 1)) {
-            size_t begin = at + quoted.size();
-            all.push_back(log.substr(begin, log.find_first_of(",}", begin) - begin));
-        }
-        return all;
-    }
     void expect_same_losses(const std::string& run, const std::string& reference, double tolerance = 1e-5) {
         for (const char* key : {"loss", "val_loss"}) {
             std::vector<std::string> got = logged(run, key), want = logged(reference, key);
@@ -92,5 +82,4 @@ class MpiProgram : public Program, public testing::WithParamInterface<Which> {
                     << run << ", " << key << " " << i + 1 << ": " << got[i] << ", " << want[i];
         }
     }
-    void expect_good(const CommandResult& r) { ASSERT_EQ(r.exit_code, 0) << r.out << r.err; }
 };

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "command.h"
 #include "llmc/base/philox.h"
@@ -49,6 +50,27 @@ class Program : public testing::Test {
                "1e-2 -n 10 ";
     }
     std::string file(const std::string& name) const { return read_text(dir / name); }
+    // What log.jsonl says of `key`, as text: equal text is equal bits.
+    std::vector<std::string> logged(const std::string& run, const std::string& key) const {
+        std::string log = file(run + "/log.jsonl"), quoted = "\"" + key + "\":";
+        std::vector<std::string> all;
+        for (size_t at = log.find(quoted); at != std::string::npos; at = log.find(quoted, at + 1)) {
+            size_t begin = at + quoted.size();
+            all.push_back(log.substr(begin, log.find_first_of(",}", begin) - begin));
+        }
+        return all;
+    }
+    std::vector<double> losses(const std::string& run) const {
+        std::vector<double> all;
+        for (const std::string& loss : logged(run, "loss")) all.push_back(std::stod(loss));
+        return all;
+    }
+    void expect_close(const std::vector<double>& got, const std::vector<double>& want, double tolerance) {
+        ASSERT_EQ(got.size(), want.size());
+        for (size_t i = 0; i < want.size(); i++)
+            EXPECT_NEAR(got[i] / want[i], 1.0, tolerance) << "step " << i + 1 << ": " << got[i] << ", " << want[i];
+    }
+    void expect_good(const CommandResult& r) { ASSERT_EQ(r.exit_code, 0) << r.out << r.err; }
     void expect_one_error(const CommandResult& r, int exit_code, const std::string& names) {
         EXPECT_EQ(r.exit_code, exit_code) << r.err;
         EXPECT_EQ(r.error_lines(), 1) << r.err;

@@ -28,19 +28,6 @@ class CudaProgram : public Program {
                "-f 0 --precision " +
                precision + " ";
     }
-    std::vector<double> losses(const std::string& run) const {
-        std::string log = file(run + "/log.jsonl"), key = "\"loss\":";
-        std::vector<double> all;
-        for (size_t at = log.find(key); at != std::string::npos; at = log.find(key, at + 1))
-            all.push_back(std::stod(log.substr(at + key.size())));
-        return all;
-    }
-    void expect_close(const std::vector<double>& got, const std::vector<double>& want, double tolerance) {
-        ASSERT_EQ(got.size(), want.size());
-        for (size_t i = 0; i < want.size(); i++)
-            EXPECT_NEAR(got[i] / want[i], 1.0, tolerance) << "step " << i + 1 << ": " << got[i] << ", " << want[i];
-    }
-    void expect_good(const CommandResult& r) { ASSERT_EQ(r.exit_code, 0) << r.out << r.err; }
 };
 
 struct Precision {

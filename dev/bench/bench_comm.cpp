@@ -53,7 +53,7 @@ void bench(Group& group, Communicator& comm, int stage, int steps) {
         s.learning_rate = 1e-4f, s.beta1_correction = 0.1f, s.beta2_correction = 0.05f;
         s.rank_first_sample = static_cast<uint32_t>(group.rank() * batch.sequences);
         s.loss_normaliser = 1.0f / static_cast<float>(group.world() * batch.sequences * batch.T);
-        HostStream& stream = model.network();
+        HostStream& stream = model.machine().network();
         stream.overlap = i % 2 == 0;
         stream.clear_times();
         group.barrier();

@@ -1,0 +1,82 @@
+// Models for tests: small ones, with weights at which no part of them is nearly linear, and what they leave behind.
+#pragma once
+#include <gtest/gtest.h>
+#include <memory>
+#include "llmc/cpu/machine.h"
+#include "llmc/gpt2.h"
+#include "test/finite_difference.h"
+
+// Weight i, and its fp32 master where there is one.
+template <typename X, class Machine>
+void set_weight(GPT2<X, Machine>& model, int64_t i, float x) {
+    ModelTensors tensors = model.tensors();
+    tensors.write(Buffer::weights, i, 1, &x);
+    if (tensors.has_master) tensors.write(Buffer::master, i, 1, &x);
+}
+
+// Weights large enough that no part of the network is close to linear or trivial.
+template <typename X, class Machine = Cpu>
+std::unique_ptr<GPT2<X, Machine>> random_model(const ModelConfig& config, const StepOptions& options,
+                                               double deviation = 0.2) {
+    auto model = std::make_unique<GPT2<X, Machine>>(config, options);
+    model->init_weights(1);
+    uint64_t seed = 50;
+    for (const Parameter& p : model->table()) {
+        Doubles x = random_vector(p.size(), seed++, deviation);
+        for (int64_t i = 0; i < p.size(); i++)
+            set_weight(*model, p.offset + i, static_cast<float>(x[i] + (p.init == Init::ones ? 1 : 0)));
+    }
+    return model;
+}
+
+inline Batch random_batch(int sequences, int T, int V, uint64_t seed) {
+    std::mt19937_64 generator(seed);
+    Batch batch;
+    batch.sequences = sequences, batch.T = T;
+    for (int i = 0; i < sequences * T; i++) {
+        batch.inputs.push_back(static_cast<int>(generator() % static_cast<uint64_t>(V)));
+        batch.targets.push_back(static_cast<int>(generator() % static_cast<uint64_t>(V)));
+    }
+    return batch;
+}
+
+inline StepState step_state(const Batch& batch, int step, float learning_rate) {
+    StepState state;
+    state.seed = 42, state.step = static_cast<uint32_t>(step), state.learning_rate = learning_rate;
+    state.beta1_correction = static_cast<float>(1 - std::pow(0.9, step + 1));
+    state.beta2_correction = static_cast<float>(1 - std::pow(0.95, step + 1));
+    auto counted = std::count_if(batch.targets.begin(), batch.targets.end(), [](int t) { return t >= 0; });
+    state.loss_normaliser = 1.0f / static_cast<float>(counted);
+    return state;
+}
+
+template <typename X, class Machine>
+Doubles gradients_of(GPT2<X, Machine>& model) {
+    return widen(model.gradients(), model.arena_elements());
+}
+template <typename X, class Machine>
+Doubles weights_of(GPT2<X, Machine>& model) {
+    return widen(model.weights(), model.arena_elements());
+}
+
+// Relative error by norm of each tensor of two arenas; the largest.
+inline double largest_error(const std::vector<Parameter>& table, const Doubles& got, const Doubles& want) {
+    double largest = 0;
+    for (const Parameter& p : table) {
+        auto part = [&](const Doubles& x) { return Doubles(x.begin() + p.offset, x.begin() + p.offset + p.size()); };
+        largest = std::max(largest, relative_error(part(got), part(want)));
+    }
+    return largest;
+}
+
+// Logits (N,Vp) of a whole forward pass without dropout.
+template <typename X, class Machine>
+std::vector<float> all_logits(GPT2<X, Machine>& model, const int* inputs, int B, int T) {
+    const ModelConfig& m = model.config();
+    std::vector<float> losses(B * T);
+    model.token_losses(losses.data(), inputs, inputs, B, T);  // leaves what goes into the LM head
+    std::vector<X> logits(int64_t(B) * T * m.Vp());
+    matmul_forward<X>(logits.data(), nullptr, model.activations().h[m.L].ln1, model.weights(), nullptr, B * T, m.C,
+                      m.Vp(), false, model.stream());
+    return {logits.begin(), logits.end()};
+}
