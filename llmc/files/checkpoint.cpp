@@ -7,6 +7,8 @@
 #include <memory>
 
 #include "llmc/base/json.h"
+#include "llmc/files/config_json.h"
+#include "llmc/files/parameter_files.h"
 #include "llmc/files/run_directory.h"
 
 namespace fs = std::filesystem;
@@ -123,7 +125,7 @@ void write_state(const std::string& dir, const ModelConfig& config, const ModelT
                      {"optimizer_updates", state.optimizer_updates},
                      {"next_sample", state.next_sample},
                      {"seed", state.seed},
-                            {"seconds", number_json(state.seconds)},
+                     {"seconds", number_json(state.seconds)},
                      {"loss_window", window_json(state.loss_window)},
                      {"norm_window", window_json(state.norm_window)},
                      {"parameters", parameter_count(config)},
@@ -211,8 +213,8 @@ TrainerState read_trainer_state(const std::string& checkpoint) {
 void load_training_state(const std::string& checkpoint, const ModelConfig& config, const ModelTensors& tensors) {
     ModelConfig saved = read_model_config(checkpoint);
     if (saved != config)
-        throw Error(strf("%s is of a model L%d:H%d:C%d:T%d:V%d, not L%d:H%d:C%d:T%d:V%d", checkpoint.c_str(), saved.L,
-                         saved.NH, saved.C, saved.T, saved.V, config.L, config.NH, config.C, config.T, config.V));
+        throw Error(strf("%s is of a model %s, not %s", checkpoint.c_str(), model_size_text(saved).c_str(),
+                         model_size_text(config).c_str()));
     std::vector<std::unique_ptr<SafetensorsFile>> files;
     std::map<std::string, const SafetensorsFile*> holder;  // tensor -> file
     OrderedJson j = with_remedy(checkpoint, [&] { return read_state_json(checkpoint); });

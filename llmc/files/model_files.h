@@ -3,10 +3,8 @@
 #include <cstdint>
 #include <string>
 #include <vector>
-
 #include "llmc/model/config.h"
 #include "llmc/model/tensors.h"
-#include "llmc/files/safetensors.h"
 
 // What --model names, before anything is loaded.
 struct ModelSource {
@@ -23,9 +21,6 @@ struct ModelSource {
 // (`make gpt2`) for gpt2*. A config.json that describes another model than ours is refused: the field is named.
 ModelSource find_model(const std::string& what);
 
-// The sizes in a model directory's config.json, checked as above.
-ModelConfig read_model_config(const std::string& dir);
-
 // Loads the weights of a directory (model.safetensors, or the files of model.safetensors.index.json; names with or
 // without the "transformer." prefix; lm_head.weight and attn.bias masks ignored; F32, F16, BF16, F64) or a .bin into
 // `tensors` (Buffer::weights, and Buffer::master when there is one). Every row of the table must be there with its
@@ -40,12 +35,3 @@ struct WrittenFile {
 };
 std::vector<WrittenFile> write_model_directory(const std::string& dir, const ModelConfig& config,
                                                const ModelTensors& tensors, const std::string& vocabulary);
-
-// One row of the table as it stands in files: a linear layer's weight is (C, OC) there and (OC, C) in memory.
-TensorInfo file_tensor(const Parameter& p, const std::string& name, const std::string& dtype);
-// file may be null: the tensor is read, in the same pieces, and not written.
-void write_parameter(SafetensorsWriter* file, const std::string& dtype, const Parameter& p, const ModelTensors& tensors,
-                     Buffer buffer);
-// Reads tensor `name` into each of `buffers`; Error if it is absent, of another shape, or has a NaN or an infinity.
-void read_parameter(const SafetensorsFile& file, const std::string& name, const Parameter& p,
-                    const ModelTensors& tensors, const std::vector<Buffer>& buffers);
