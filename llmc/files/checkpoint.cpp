@@ -40,8 +40,8 @@ OrderedJson parse_part(const std::string& text) {
     return j;
 }
 
-// trainer_state.json, whose last field is the CRC-32C of all the others, in their order. Throws what the caller finds no words for as
-// it is.
+// trainer_state.json, whose last field is the CRC-32C of all the others, in their order. What it throws names no
+// checkpoint: that is for with_remedy().
 OrderedJson read_state_json(const std::string& checkpoint) {
     OrderedJson j = parse_json_object<OrderedJson>(read_file(checkpoint + "/trainer_state.json"), "trainer_state.json");
     if (j.value("format", OrderedJson()) != kFormat)
@@ -65,7 +65,7 @@ auto with_remedy(const std::string& checkpoint, Read&& read) {
         why = e.what();
     } catch (const JsonError&) {
         why = "trainer_state.json lacks a field, or one has the wrong type";
-    } catch (const std::logic_error& e) {  // a window's number that is none
+    } catch (const std::logic_error& e) {  // a window's text that is no number
         why = e.what();
     }
     fs::path dir = fs::path(checkpoint).lexically_normal();

@@ -137,7 +137,7 @@ std::vector<WrittenFile> write_model_directory(const std::string& dir, const Mod
 
     int end_of_text = -1;
     if (!vocabulary.empty()) {
-        for (const char* name : {"vocab.json", "merges.txt"}) write_text(name, read_file(vocabulary + "/" + name));
+        for (const char* name : Tokenizer::kFiles) write_text(name, read_file(vocabulary + "/" + name));
         write_text("tokenizer_config.json", tokenizer_config_json(config));
         const Json ids = read_json_object(vocabulary + "/vocab.json");
         end_of_text = ids.value(std::string(kEndOfText), -1);

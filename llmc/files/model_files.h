@@ -17,8 +17,8 @@ struct ModelSource {
 // Resolves `what`: a size, a Hugging Face directory, a run's directory, an llm.c .bin (model files, magic 20240326,
 // versions 3 fp32 and 5 bf16; llm.c's "d12" descriptors are sizes); gpt2, gpt2-medium, gpt2-large and gpt2-xl are also
 // looked for in data/. Reads headers and config.json only. Error / UsageError names `what`, lists what it may be, and
-// says how to get it
-// (`make gpt2`) for gpt2*. A config.json that describes another model than ours is refused: the field is named.
+// for gpt2* says how to get it (`make gpt2`). A config.json that describes another model than ours is refused, and the
+// field is named.
 ModelSource find_model(const std::string& what);
 
 // Loads the weights of a directory (model.safetensors, or the files of model.safetensors.index.json; names with or
@@ -27,11 +27,11 @@ ModelSource find_model(const std::string& what);
 // shape, and nothing else: Error names file and tensor. NaN or infinite weights: Error.
 void load_weights(const ModelSource& source, const ModelTensors& tensors);
 
-// Writes config.json, model.safetensors, generation_config.json, and from `vocabulary` (if not "") vocab.json,
-// merges.txt, tokenizer_config.json into the existing directory `dir`, each on disk when this returns.
 struct WrittenFile {
     std::string name, checksum;  // CRC-32C, hex
     uint64_t bytes = 0;
 };
+// Writes config.json, model.safetensors, generation_config.json, and from `vocabulary` (if not "") vocab.json,
+// merges.txt, tokenizer_config.json into the existing directory `dir`, each on disk when this returns.
 std::vector<WrittenFile> write_model_directory(const std::string& dir, const ModelConfig& config,
                                                const ModelTensors& tensors, const std::string& vocabulary);
