@@ -145,7 +145,7 @@ void encode_text(const TokenizeOptions& options) {
 
     for (const std::string& name : old) fs::remove(options.output + "/" + name);
     if (copy)
-        for (const char* name : {"vocab.json", "merges.txt"}) staging.publish(name);
+        for (const char* name : Tokenizer::kFiles) staging.publish(name);
     for (const std::string& name : train.names()) staging.publish(name);
     for (const std::string& name : val.names()) staging.publish(name);
     const int64_t all = options.val_inputs.empty() ? tokens : tokens + val_tokens;
@@ -197,7 +197,7 @@ void train_vocabulary(const TokenizeOptions& options) {
     const Tokenizer tokenizer = trainer.train(options.vocab_size);
     tokenizer.save(staging.path());
     for (const std::string& name : old) fs::remove(options.output + "/" + name);
-    for (const char* name : {"vocab.json", "merges.txt"}) staging.publish(name);
+    for (const char* name : Tokenizer::kFiles) staging.publish(name);
     printf("%s: vocabulary of %s tokens from %.1f MB of text, %s distinct pieces, %.1f s%s\n", options.output.c_str(),
            human_count(tokenizer.vocab_size()).c_str(), static_cast<double>(bytes) / 1e6,
            human_count(trainer.pieces()).c_str(), seconds_since(start),

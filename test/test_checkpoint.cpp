@@ -13,6 +13,7 @@
 #include <random>
 
 #include "llmc/files/run_directory.h"
+#include "llmc/files/safetensors.h"
 #include "test/fake_model.h"
 
 namespace {

@@ -5,6 +5,7 @@
 #include <climits>
 
 #include "llmc/base/error.h"
+#include "llmc/model/parameters.h"
 
 namespace {
 
@@ -59,12 +60,36 @@ TEST(Config, ExplicitSizes) {
     EXPECT_EQ(parsed("L1:H1:C2:T1:V1"), (ModelConfig{1, 1, 2, 1, 1}));
 }
 
+TEST(Config, SizesComeBackFromTheirText) {
+    EXPECT_EQ(model_size_text(parsed("d12")), "L12:H12:C768:T1024");
+    EXPECT_EQ(model_size_text(parsed("v5000:T33:c40:l3:h5")), "L3:H5:C40:T33:V5000");
+    for (ModelConfig m : {parsed("gpt3:175b"), ModelConfig{1, 2, 4, 3, 0}, ModelConfig{6, 6, 384, 256, INT_MAX - 127}})
+        EXPECT_EQ(parsed(model_size_text(m)), m);
+}
+
+TEST(Config, AFieldMayBeOneOfAFewNames) {
+    const ConfigField norm = {
+        .letter = 'N',
+        .key = "norm",
+        .text = "norm",
+        .member = {[](const ModelConfig& m) { return m.V; }, [](ModelConfig& m, int v) { m.V = v; }},
+        .names = "layernorm|rms"};
+    ModelConfig m;
+    EXPECT_EQ(norm.value_text(m), "layernorm");
+    EXPECT_TRUE(norm.assign("RMS", &m));
+    EXPECT_EQ(m.V, 1);
+    EXPECT_EQ(norm.value_text(m), "rms");
+    EXPECT_EQ(norm.possible_text(), "layernorm or rms");
+    for (const char* bad : {"", "1", "batch", "rms|", "layer"}) EXPECT_FALSE(norm.assign(bad, &m)) << bad;
+    EXPECT_EQ(m.V, 1);
+}
+
 TEST(Config, ImpossibleSizesNameThePart) {
     EXPECT_TRUE(contains(usage_error("L6:H6:C384"), "T is missing"));
     EXPECT_TRUE(contains(usage_error("C384:T256"), "L is missing"));
     EXPECT_TRUE(contains(usage_error("L6:H6:C384:T256:L6"), "L is given twice"));
-    EXPECT_TRUE(contains(usage_error("L6:H6:C384:T0"), "T0 must be"));
-    EXPECT_TRUE(contains(usage_error("L6:H6:C384:T256:V0"), "V0 must be"));
+    EXPECT_TRUE(contains(usage_error("L6:H6:C384:T0"), "T (longest context) is 0; it must be"));
+    EXPECT_TRUE(contains(usage_error("L6:H6:C384:T256:V0"), "V (vocabulary) is 0; it must be"));
     EXPECT_TRUE(contains(usage_error("L6:H6:C384:T256:X5"), "'X5'"));
     EXPECT_TRUE(contains(usage_error("L6:H6:C384:T-5"), "'T-5'"));
     EXPECT_TRUE(contains(usage_error("L6:H6:C384:T256:"), "''"));
@@ -72,7 +97,7 @@ TEST(Config, ImpossibleSizesNameThePart) {
     EXPECT_TRUE(contains(usage_error("L6:H7:C384:T256"), "H=7"));
     EXPECT_TRUE(contains(usage_error("L6:H1:C384:T256"), "heads of 384"));
     EXPECT_TRUE(contains(usage_error("L6:H4:C12:T256"), "heads of 3 "));
-    EXPECT_TRUE(contains(usage_error("L2000000000:H6:C384:T256"), "L="));
+    EXPECT_TRUE(contains(usage_error("L2000000000:H6:C384:T256"), "L (layers) is 2000000000"));
     EXPECT_TRUE(contains(usage_error("L60000:H8388606:C536870784:T2147483646"), "too large"));
     EXPECT_TRUE(contains(usage_error("L6:H6:C384:T256:V2147483646"), "V (vocabulary)"));
     for (const char* near :

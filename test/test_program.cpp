@@ -307,7 +307,7 @@ TEST_F(Program, ResumeWithFewerStepsThanWereDone) {
     expect_one_error(train("-o run -y 1 -x 5"), 2, "--max-steps");
     CommandResult r = gpt2("-i data/t -o run -y 1");
     EXPECT_EQ(r.exit_code, 0) << r.err;
-    EXPECT_NE(r.out.find("model: run/step_00000020 (L=2"), std::string::npos) << r.out;
+    EXPECT_NE(r.out.find("model: run/step_00000020 (L2:"), std::string::npos) << r.out;
 }
 
 TEST_F(Program, ADirectoryIsItsTrainingOrValidationShards) {

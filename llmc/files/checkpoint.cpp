@@ -7,6 +7,8 @@
 #include <memory>
 
 #include "llmc/base/json.h"
+#include "llmc/files/config_json.h"
+#include "llmc/files/parameter_files.h"
 #include "llmc/files/run_directory.h"
 
 namespace fs = std::filesystem;
@@ -38,8 +40,8 @@ OrderedJson parse_part(const std::string& text) {
     return j;
 }
 
-// trainer_state.json, whose last field is the CRC-32C of all the others, in their order. Throws what the caller finds no words for as
-// it is.
+// trainer_state.json, whose last field is the CRC-32C of all the others, in their order. What it throws names no
+// checkpoint: that is for with_remedy().
 OrderedJson read_state_json(const std::string& checkpoint) {
     OrderedJson j = parse_json_object<OrderedJson>(read_file(checkpoint + "/trainer_state.json"), "trainer_state.json");
     if (j.value("format", OrderedJson()) != kFormat)
@@ -63,7 +65,7 @@ auto with_remedy(const std::string& checkpoint, Read&& read) {
         why = e.what();
     } catch (const JsonError&) {
         why = "trainer_state.json lacks a field, or one has the wrong type";
-    } catch (const std::logic_error& e) {  // a window's number that is none
+    } catch (const std::logic_error& e) {  // a window's text that is no number
         why = e.what();
     }
     fs::path dir = fs::path(checkpoint).lexically_normal();
@@ -123,7 +125,7 @@ void write_state(const std::string& dir, const ModelConfig& config, const ModelT
                      {"optimizer_updates", state.optimizer_updates},
                      {"next_sample", state.next_sample},
                      {"seed", state.seed},
-                            {"seconds", number_json(state.seconds)},
+                     {"seconds", number_json(state.seconds)},
                      {"loss_window", window_json(state.loss_window)},
                      {"norm_window", window_json(state.norm_window)},
                      {"parameters", parameter_count(config)},
@@ -211,8 +213,8 @@ TrainerState read_trainer_state(const std::string& checkpoint) {
 void load_training_state(const std::string& checkpoint, const ModelConfig& config, const ModelTensors& tensors) {
     ModelConfig saved = read_model_config(checkpoint);
     if (saved != config)
-        throw Error(strf("%s is of a model L%d:H%d:C%d:T%d:V%d, not L%d:H%d:C%d:T%d:V%d", checkpoint.c_str(), saved.L,
-                         saved.NH, saved.C, saved.T, saved.V, config.L, config.NH, config.C, config.T, config.V));
+        throw Error(strf("%s is of a model %s, not %s", checkpoint.c_str(), model_size_text(saved).c_str(),
+                         model_size_text(config).c_str()));
     std::vector<std::unique_ptr<SafetensorsFile>> files;
     std::map<std::string, const SafetensorsFile*> holder;  // tensor -> file
     OrderedJson j = with_remedy(checkpoint, [&] { return read_state_json(checkpoint); });

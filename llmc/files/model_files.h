@@ -3,10 +3,8 @@
 #include <cstdint>
 #include <string>
 #include <vector>
-
 #include "llmc/model/config.h"
 #include "llmc/model/tensors.h"
-#include "llmc/files/safetensors.h"
 
 // What --model names, before anything is loaded.
 struct ModelSource {
@@ -19,12 +17,9 @@ struct ModelSource {
 // Resolves `what`: a size, a Hugging Face directory, a run's directory, an llm.c .bin (model files, magic 20240326,
 // versions 3 fp32 and 5 bf16; llm.c's "d12" descriptors are sizes); gpt2, gpt2-medium, gpt2-large and gpt2-xl are also
 // looked for in data/. Reads headers and config.json only. Error / UsageError names `what`, lists what it may be, and
-// says how to get it
-// (`make gpt2`) for gpt2*. A config.json that describes another model than ours is refused: the field is named.
+// for gpt2* says how to get it (`make gpt2`). A config.json that describes another model than ours is refused, and the
+// field is named.
 ModelSource find_model(const std::string& what);
-
-// The sizes in a model directory's config.json, checked as above.
-ModelConfig read_model_config(const std::string& dir);
 
 // Loads the weights of a directory (model.safetensors, or the files of model.safetensors.index.json; names with or
 // without the "transformer." prefix; lm_head.weight and attn.bias masks ignored; F32, F16, BF16, F64) or a .bin into
@@ -32,20 +27,11 @@ ModelConfig read_model_config(const std::string& dir);
 // shape, and nothing else: Error names file and tensor. NaN or infinite weights: Error.
 void load_weights(const ModelSource& source, const ModelTensors& tensors);
 
-// Writes config.json, model.safetensors, generation_config.json, and from `vocabulary` (if not "") vocab.json,
-// merges.txt, tokenizer_config.json into the existing directory `dir`, each on disk when this returns.
 struct WrittenFile {
     std::string name, checksum;  // CRC-32C, hex
     uint64_t bytes = 0;
 };
+// Writes config.json, model.safetensors, generation_config.json, and from `vocabulary` (if not "") vocab.json,
+// merges.txt, tokenizer_config.json into the existing directory `dir`, each on disk when this returns.
 std::vector<WrittenFile> write_model_directory(const std::string& dir, const ModelConfig& config,
                                                const ModelTensors& tensors, const std::string& vocabulary);
-
-// One row of the table as it stands in files: a linear layer's weight is (C, OC) there and (OC, C) in memory.
-TensorInfo file_tensor(const Parameter& p, const std::string& name, const std::string& dtype);
-// file may be null: the tensor is read, in the same pieces, and not written.
-void write_parameter(SafetensorsWriter* file, const std::string& dtype, const Parameter& p, const ModelTensors& tensors,
-                     Buffer buffer);
-// Reads tensor `name` into each of `buffers`; Error if it is absent, of another shape, or has a NaN or an infinity.
-void read_parameter(const SafetensorsFile& file, const std::string& name, const Parameter& p,
-                    const ModelTensors& tensors, const std::vector<Buffer>& buffers);

@@ -1,9 +1,88 @@
 #include "llmc/model/config.h"
 
-#include <climits>
+#include <algorithm>
+#include <iterator>
+#include <utility>
 #include <vector>
 
 #include "llmc/base/error.h"
+
+namespace {
+
+bool is_digits(std::string_view s) { return !s.empty() && s.find_first_not_of("0123456789") == std::string::npos; }
+
+std::string lower(std::string_view text) {
+    std::string out(text);
+    for (char& c : out)
+        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    return out;
+}
+
+std::vector<std::string> names_of(const ConfigField& f) {
+    std::vector<std::string> names;
+    for (const char* c = f.names; *c; c++) {
+        if (c == f.names || *c == '|') names.emplace_back();
+        if (*c != '|') names.back() += *c;
+    }
+    return names;
+}
+
+}  // namespace
+
+// ---- one field -------------------------------------------------------------------------------------------------------
+
+std::string ConfigField::value_text(const ModelConfig& m) const {
+    return has_names() ? names_of(*this).at(static_cast<size_t>(get(m))) : std::to_string(get(m));
+}
+
+std::string ConfigField::possible_text() const {
+    if (!has_names()) return strf("a whole number from %d to %d", low, high);
+    std::string list;
+    for (const std::string& name : names_of(*this)) list += (list.empty() ? "" : " or ") + name;
+    return list;
+}
+
+bool ConfigField::assign(std::string_view value, ModelConfig* m) const {
+    if (has_names()) {
+        const std::vector<std::string> all = names_of(*this);
+        const auto found = std::find(all.begin(), all.end(), lower(value));
+        if (found == all.end()) return false;
+        member.set(*m, static_cast<int>(found - all.begin()));
+        return true;
+    }
+    int64_t number = 0;
+    for (char c : value) number = std::min<int64_t>(number * 10 + (c - '0'), int64_t{INT_MAX} + 1);
+    if (!is_digits(value) || number < low || number > high) return false;
+    member.set(*m, static_cast<int>(number));
+    return true;
+}
+
+// ---- checks ----------------------------------------------------------------------------------------------------------
+
+// "L (layers) is 0; it must be a whole number from 1 to 65536"
+static std::string wrong_value(const ConfigField& f, const std::string& value) {
+    return strf("%c (%s) is %s; it must be %s", f.letter, f.text, value.c_str(), f.possible_text().c_str());
+}
+
+// What is impossible about `m`, or "". Arenas are indexed with int64, rows and columns with int.
+static std::string problem(const ModelConfig& m) {
+    for (const ConfigField& f : kConfigFields) {
+        const bool unknown = f.from_data && f.get(m) == 0, in_range = f.get(m) >= f.low && f.get(m) <= f.high;
+        if (!f.has_names() && !unknown && !in_range) return wrong_value(f, f.value_text(m));
+    }
+    if (m.C % m.NH != 0) return strf("C=%d channels cannot be divided among H=%d attention heads", m.C, m.NH);
+    if (m.HS() > 256 || m.HS() % 2 != 0)
+        return strf("C=%d / H=%d makes heads of %d channels; they must be even and at most 256", m.C, m.NH, m.HS());
+    double C = m.C, elements = 12.0 * m.L * C * (C + 2) + (static_cast<double>(m.T) + m.V + 256) * C;  // about
+    if (elements > 0x1p58) return strf("a model of %.1e parameters is too large for 64-bit byte offsets", elements);
+    return "";
+}
+
+void check_model_config(const ModelConfig& config, const std::string& where) {
+    if (std::string why = problem(config); !why.empty()) throw Error(strf("%s: %s", where.c_str(), why.c_str()));
+}
+
+// ---- named sizes -----------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -44,63 +123,6 @@ constexpr NamedSize kSizes[] = {
     {"gpt3:c12288", 96, 12288, 96, 2048},
 };
 
-bool starts_with(const std::string& s, const char* prefix) { return s.rfind(prefix, 0) == 0; }
-
-bool is_digits(const std::string& s) { return !s.empty() && s.find_first_not_of("0123456789") == std::string::npos; }
-
-// What is impossible about `m`, or "". Arenas are indexed with int64, rows and columns with int.
-std::string problem(const ModelConfig& m) {
-    const struct {
-        const char* name;
-        int value;
-    } least_one[] = {
-        {"L (layers)", m.L}, {"H (attention heads)", m.NH}, {"C (channels)", m.C}, {"T (longest context)", m.T}};
-    for (auto& [name, value] : least_one)
-        if (value < 1) return strf("%s is %d; it must be at least 1", name, value);
-    if (m.V < 0 || m.V > INT_MAX - 127) return strf("V (vocabulary) is %d; it must be from 1 to 2^31 - 128", m.V);
-    if (m.C % m.NH != 0) return strf("C=%d channels cannot be divided among H=%d attention heads", m.C, m.NH);
-    if (m.HS() > 256 || m.HS() % 2 != 0)
-        return strf("C=%d / H=%d makes heads of %d channels; they must be even and at most 256", m.C, m.NH, m.HS());
-    if (m.L > 65536) return strf("L=%d layers are too many", m.L);
-    if (m.C > INT_MAX / 4) return strf("C=%d channels are too many", m.C);
-    double C = m.C, elements = 12.0 * m.L * C * (C + 2) + (static_cast<double>(m.T) + m.V + 256) * C;
-    if (elements > 0x1p58) return strf("a model of %.1e parameters is too large for 64-bit byte offsets", elements);
-    return "";
-}
-
-ModelConfig parse_explicit_size(const std::string& name, const std::string& lower) {
-    struct Key {
-        char letter;
-        int* value;
-        bool seen;
-    };
-    ModelConfig m;
-    Key keys[] = {{'l', &m.L, false}, {'h', &m.NH, false}, {'c', &m.C, false}, {'t', &m.T, false}, {'v', &m.V, false}};
-    const char* form = "a size is written L6:H6:C384:T256, with :V5000 if you want to fix the vocabulary";
-    for (size_t begin = 0; begin <= lower.size();) {
-        size_t end = std::min(lower.find(':', begin), lower.size());
-        std::string part = name.substr(begin, end - begin), digits = part.substr(part.empty() ? 0 : 1);
-        Key* key = nullptr;
-        for (Key& k : keys)
-            if (!part.empty() && lower[begin] == k.letter) key = &k;
-        if (!key || !is_digits(digits))
-            throw UsageError(strf("model size '%s': '%s' is not one of L, H, C, T, V with a number; %s", name.c_str(),
-                                  part.c_str(), form));
-        if (key->seen) throw UsageError(strf("model size '%s': %c is given twice", name.c_str(), part[0]));
-        key->seen = true;
-        int64_t value = 0;
-        for (char c : digits) value = std::min<int64_t>(value * 10 + (c - '0'), INT_MAX);
-        if (value < 1 || value >= INT_MAX)
-            throw UsageError(strf("model size '%s': %s must be from 1 to %d", name.c_str(), part.c_str(), INT_MAX - 1));
-        *key->value = static_cast<int>(value);
-        begin = end + 1;
-    }
-    for (const Key& k : keys)
-        if (!k.seen && k.letter != 'v')
-            throw UsageError(strf("model size '%s': %c is missing; %s", name.c_str(), k.letter - 'a' + 'A', form));
-    return m;
-}
-
 }  // namespace
 
 std::string model_size_names() {
@@ -109,44 +131,81 @@ std::string model_size_names() {
     return names + "or L6:H6:C384:T256";
 }
 
+// ---- L6:H6:C384:T256 -------------------------------------------------------------------------------------------------
+
+std::string model_size_text(const ModelConfig& m) {
+    std::string text;
+    for (const ConfigField& f : kConfigFields) {
+        if ((f.from_data || f.has_names()) && f.get(m) == 0) continue;
+        text += (text.empty() ? "" : ":") + (f.has_names() ? "" : std::string(1, f.letter)) + f.value_text(m);
+    }
+    return text;
+}
+
+// The row that a part of a size is of: by its letter and a number, or by a name with or without the letter. `value` gets
+// the part without the letter. Null: the part has not the form of any.
+static const ConfigField* field_of(const std::string& part, std::string* value) {
+    for (const ConfigField& f : kConfigFields) {
+        ModelConfig ignored;
+        *value = part;
+        if (f.has_names() && f.assign(*value, &ignored)) return &f;
+        if (part.empty() || lower(part)[0] != lower({&f.letter, 1})[0]) continue;
+        *value = part.substr(1);
+        if (f.has_names() ? f.assign(*value, &ignored) : is_digits(*value)) return &f;
+    }
+    return nullptr;
+}
+
+static ModelConfig parse_explicit_size(const std::string& name) {
+    const auto wrong = [&](const std::string& what) {
+        return UsageError(strf("model size '%s': %s", name.c_str(), what.c_str()));
+    };
+    std::string letters, form = "a size is written L6:H6:C384:T256, with :V5000 if you want to fix the vocabulary";
+    for (const ConfigField& f : kConfigFields) {
+        if (f.has_names()) form += strf(", with :%s for that %s", names_of(f).back().c_str(), f.text);
+        else letters += (letters.empty() ? "" : ", ") + std::string(1, f.letter);
+    }
+    ModelConfig m;
+    bool seen[std::size(kConfigFields)] = {};
+    for (size_t begin = 0; begin <= name.size();) {
+        const size_t end = std::min(name.find(':', begin), name.size());
+        const std::string part = name.substr(begin, end - begin);
+        std::string value;
+        const ConfigField* f = field_of(part, &value);
+        if (!f)
+            throw wrong(strf("'%s' is not one of %s with a number; %s", part.c_str(), letters.c_str(), form.c_str()));
+        if (std::exchange(seen[f - kConfigFields], true)) throw wrong(strf("%c is given twice", f->letter));
+        if (!f->assign(value, &m)) throw wrong(wrong_value(*f, value));
+        begin = end + 1;
+    }
+    for (const ConfigField& f : kConfigFields)
+        if (!seen[&f - kConfigFields] && !f.from_data && !f.has_names())
+            throw wrong(strf("%c is missing; %s", f.letter, form.c_str()));
+    if (std::string why = problem(m); !why.empty()) throw wrong(why);
+    return m;
+}
+
 bool parse_model_size(const std::string& name, ModelConfig* config) {
-    std::string lower = name;
-    for (char& c : lower)
-        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-    if (starts_with(lower, "gpt2:d")) lower = lower.substr(5);  // llm.c's other spelling of d12
+    std::string low = lower(name);
+    if (low.starts_with("gpt2:d")) low = low.substr(5);  // llm.c's other spelling of d12
     for (const NamedSize& s : kSizes)
-        if (lower == s.name) {
+        if (low == s.name) {
             *config = {s.L, s.NH, s.C, s.T, 0};
             return true;
         }
-    if (lower == "gpt3:c5140")
+    if (low == "gpt3:c5140")
         throw UsageError(
             "model size 'gpt3:c5140': 5140 channels cannot be divided among 40 attention heads; the nearest size is "
             "gpt3:c5120");
-    if (starts_with(lower, "gpt2:") || starts_with(lower, "gpt3:") || (lower[0] == 'd' && is_digits(lower.substr(1))))
+    if (low.starts_with("gpt2:") || low.starts_with("gpt3:") || (low[0] == 'd' && is_digits(low.substr(1))))
         throw UsageError(strf("model size '%s' is not one of %s", name.c_str(), model_size_names().c_str()));
 
-    // The explicit form has a colon, no path separator, and starts with one of its letters and a number.
-    size_t colon = lower.find(':');
-    if (colon == std::string::npos || lower.find('/') != std::string::npos ||
-        std::string("lhctv").find(lower[0]) == std::string::npos || !is_digits(lower.substr(1, colon - 1)))
+    // The explicit form has a colon and no path separator, and it begins with a letter of the table and a number.
+    const size_t colon = name.find(':');
+    std::string number;
+    if (colon == std::string::npos || name.find('/') != std::string::npos ||
+        !field_of(name.substr(0, colon), &number) || !is_digits(number))
         return false;
-    ModelConfig m = parse_explicit_size(name, lower);
-    if (std::string why = problem(m); !why.empty())
-        throw UsageError(strf("model size '%s': %s", name.c_str(), why.c_str()));
-    *config = m;
+    *config = parse_explicit_size(name);
     return true;
-}
-
-void check_model_config(const ModelConfig& config, const std::string& where) {
-    if (std::string why = problem(config); !why.empty()) throw Error(strf("%s: %s", where.c_str(), why.c_str()));
-}
-
-int64_t parameter_count(const ModelConfig& m) {
-    int64_t C = m.C;
-    return (static_cast<int64_t>(m.V) + m.T) * C + m.L * (12 * C * C + 13 * C) + 2 * C;
-}
-
-double flops_per_token(const ModelConfig& m, int seq_len) {
-    return 6 * static_cast<double>(parameter_count(m)) + 12.0 * m.L * m.C * seq_len;
 }

@@ -77,6 +77,19 @@ inline int64_t arena_size(const std::vector<Parameter>& table, int world = 1) {
     return round_up(table.back().offset + table.back().padded_size(), kArenaAlignment * world);
 }
 
+// Parameters of the model, without padding.
+inline int64_t parameter_count(const ModelConfig& m) {
+    int64_t count = 0;
+    for (const Parameter& p : parameter_table(m)) count += p.size();
+    return count;
+}
+
+// FLOPs of training on one token at sequence length T: 6*N + 12*L*C*T, N = parameter_count(): the count that most
+// reports use.                                                             (PaLM, Chowdhery et al. 2022, appendix B)
+inline double flops_per_token(const ModelConfig& m, int seq_len) {
+    return 6 * static_cast<double>(parameter_count(m)) + 12.0 * m.L * m.C * seq_len;
+}
+
 // The tensors by name, as pointers into an arena. X: the type of weights or of their gradients.
 template <typename X>
 struct BlockPointers {

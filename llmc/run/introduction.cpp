@@ -6,11 +6,10 @@
 std::vector<std::string> introduction(const Run& run, int B, const DataLoader& data, const Group& group,
                                       const std::function<MemoryPlan(const StepOptions&)>& memory) {
     const Options& o = run.options;
-    const ModelConfig& m = run.config;
     const auto bytes = [](auto n) { return human_bytes(static_cast<double>(n)); };
     std::vector<std::string> lines;
-    lines.push_back(strf("model: %s (L=%d, NH=%d, C=%d, T=%d, V=%d), %s parameters, %s", o.model.c_str(), m.L, m.NH,
-                         m.C, m.T, m.V, human_count(parameter_count(m)).c_str(), run.bf16 ? "bf16" : "fp32"));
+    lines.push_back(strf("model: %s (%s), %s parameters, %s", o.model.c_str(), model_size_text(run.config).c_str(),
+                         human_count(parameter_count(run.config)).c_str(), run.bf16 ? "bf16" : "fp32"));
     lines.push_back(strf("data: %s training tokens in %zu shard(s), %s windows of %d an epoch",
                          human_count(data.tokens()).c_str(), run.train_shards.size(),
                          human_count(data.samples_per_epoch()).c_str(), run.T));

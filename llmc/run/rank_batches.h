@@ -1,8 +1,8 @@
 // A rank's part of each step: which of the step's sequences it works on.
 //
-// Each rank has an equal share, the first ones one sequence more where they do not divide. All ranks need the same
-// number of micro-batches, because they meet in each of them: where a rank has one too few, a sequence of which nothing
-// counts makes it up.
+// Each rank has an equal share; if the sequences do not divide equally, the first ranks have one more. All ranks need
+// the same number of micro-batches, because they meet in each of them: a rank that has one too few gets a sequence more,
+// whose losses do not count.
 #pragma once
 #include <algorithm>
 #include <string>

@@ -42,9 +42,9 @@ void obey_resumed_run(Run& run, Notes* notes) {
     if (asked.V == 0) asked.V = recorded.V;
     if (o.was_given("model") && !(asked == recorded))
         throw Error(
-            strf("--resume: the run in %s is a model of L=%d NH=%d C=%d T=%d V=%d, --model %s is not; leave out "
-                 "--model, or choose another --output",
-                 run.output.c_str(), recorded.L, recorded.NH, recorded.C, recorded.T, recorded.V, o.model.c_str()));
+            strf("--resume: the run in %s is a model of the size %s, --model %s is not; leave out --model, or choose "
+                 "another --output",
+                 run.output.c_str(), model_size_text(recorded).c_str(), o.model.c_str()));
     run.config = recorded;
     if (!o.was_given("model")) o.model = run.resume_from;
     obey_recorded_options(run.state.options_json, &o, notes);

@@ -188,8 +188,7 @@ class Trainer {
         e.step = step + 1;
         e.loss = s.loss, e.grad_norm = s.grad_norm, e.lr = s.learning_rate, e.ms = 1e3 * seconds;
         e.tok_s = static_cast<double>(run.sequences * run.T) / seconds;
-        if (double peak = M::Device::peak_flops(run.bf16); peak > 0)
-            e.mfu = *e.tok_s * flops_per_token(run.config, run.T) / peak;
+        if (double peak = M::Device::peak_flops(run.bf16); peak > 0) e.mfu = *e.tok_s * token_flops / peak;
         e.skipped = s.skip;
         log.write(e);
         // Every step is in log.jsonl; for the eye the first ten and then about two hundred lines.
@@ -285,6 +284,7 @@ class Trainer {
     typename M::Communicator comm;
     int B;  // sequences per micro-batch
     M model;
+    const double token_flops = flops_per_token(run.config, run.T);
     DataLoader train_data;
     RankBatches batches;
     const Batch* batch = nullptr;  // what was loaded last, for the step that begins at sample batch_at

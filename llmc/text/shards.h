@@ -49,10 +49,9 @@ class ShardWriter {
     std::vector<char> buffer_;
 };
 
-// Expands file names, directories (their *train*.bin, or *val*.bin if `option` begins with --val; all *.bin where none
-// has that name) and globs ("data/x/train_*.bin", quoted or not), each pattern's matches sorted. Error if a pattern
-// matches nothing; it names `option` and, for the default data, the command that makes it
-// (`make data`).
+// Expands file names, directories (their *train*.bin, or *val*.bin if `option` begins with --val; all *.bin if no file
+// has such a name) and globs ("data/x/train_*.bin", quoted or not), each pattern's matches sorted. Error if a pattern
+// matches nothing; it names `option` and, for the default data, the command that makes it (`make data`).
 std::vector<std::string> expand_shards(const std::vector<std::string>& patterns, const std::string& option);
 
 // The vocabulary beside the shards: the first of their directories that has vocab.json and merges.txt, else ""

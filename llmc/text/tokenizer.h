@@ -18,6 +18,7 @@ class Tokenizer {
     static Tokenizer load(const std::string& dir);
     static bool present(const std::string& dir);  // both files are there
     void save(const std::string& dir) const;      // writes vocab.json and merges.txt, each whole or not at all
+    static constexpr const char* kFiles[] = {"vocab.json", "merges.txt"};
     // A new vocabulary: 256 bytes, the tokens of the merges, <|endoftext|> (make_vocabulary in vocabulary.h).
     static Tokenizer from_merges(const std::vector<std::pair<int, int>>& merges);
 

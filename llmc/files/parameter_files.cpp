@@ -1,0 +1,85 @@
+#include "llmc/files/parameter_files.h"
+
+#include <algorithm>
+#include <cmath>
+#include "llmc/base/error.h"
+
+static constexpr int64_t kPiece = 1 << 20;  // elements that are read or converted at a time: 4 MB of floats
+
+static std::string shape_text(const std::vector<int64_t>& shape) {
+    std::string text = "(";
+    for (int64_t d : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(d);
+    return text + ")";
+}
+
+TensorInfo file_tensor(const Parameter& p, const std::string& name, const std::string& dtype) {
+    TensorInfo t;
+    t.name = name;
+    t.dtype = dtype;
+    if (p.cols == 1) t.shape = {p.rows};
+    else if (p.transposed_in_file) t.shape = {p.cols, p.rows};
+    else t.shape = {p.rows, p.cols};
+    return t;
+}
+
+void write_parameter(SafetensorsWriter* file, const std::string& dtype, const Parameter& p, const ModelTensors& tensors,
+                     Buffer buffer) {
+    bool transposed = p.transposed_in_file && p.cols > 1;
+    // A transposed tensor is read whole: its columns lie all over it.
+    std::vector<float> in(static_cast<size_t>(transposed ? p.size() : std::min(p.size(), kPiece))), out;
+    if (!transposed) {
+        for (int64_t i = 0; i < p.size(); i += kPiece) {
+            int64_t n = std::min(kPiece, p.size() - i);
+            tensors.read(buffer, p.offset + i, n, in.data());
+            if (file) file->write_float(dtype, in.data(), n);
+        }
+        return;
+    }
+    tensors.read(buffer, p.offset, p.size(), in.data());
+    if (!file) return;
+    constexpr int64_t kColumns = 16;  // a cache line of floats is read at once
+    out.resize(static_cast<size_t>(kColumns * p.rows));
+    for (int64_t c0 = 0; c0 < p.cols; c0 += kColumns) {
+        int64_t n = std::min(kColumns, p.cols - c0);
+        for (int64_t r = 0; r < p.rows; r++)
+            for (int64_t c = 0; c < n; c++)
+                out[static_cast<size_t>(c * p.rows + r)] = in[static_cast<size_t>(r * p.cols + c0 + c)];
+        file->write_float(dtype, out.data(), n * p.rows);
+    }
+}
+
+// A few rows of memory at a time.
+void fill_parameter(const Parameter& p, bool transposed, const ModelTensors& tensors,
+                    const std::vector<Buffer>& buffers, const std::string& where, const ReadElements& read) {
+    int64_t rows_at_once = std::min(p.rows, std::max<int64_t>(1, kPiece / p.cols));
+    std::vector<float> rows(static_cast<size_t>(rows_at_once * p.cols)), columns(transposed ? rows.size() : 0);
+    for (int64_t r0 = 0; r0 < p.rows; r0 += rows_at_once) {
+        int64_t R = std::min(rows_at_once, p.rows - r0), n = R * p.cols;
+        if (transposed) {
+            for (int64_t c = 0; c < p.cols; c++) read(c * p.rows + r0, R, columns.data() + c * R);
+            for (int64_t c0 = 0; c0 < p.cols; c0 += 16)  // 16 floats: a cache line is written at once
+                for (int64_t r = 0; r < R; r++)
+                    for (int64_t c = c0; c < std::min(c0 + 16, p.cols); c++)
+                        rows[static_cast<size_t>(r * p.cols + c)] = columns[static_cast<size_t>(c * R + r)];
+        } else {
+            read(r0 * p.cols, n, rows.data());
+        }
+        for (int64_t i = 0; i < n; i++)
+            if (!std::isfinite(rows[static_cast<size_t>(i)]))
+                throw Error(strf("%s has the value %g, which no sound model has", where.c_str(),
+                                 static_cast<double>(rows[static_cast<size_t>(i)])));
+        for (Buffer b : buffers) tensors.write(b, p.offset + r0 * p.cols, n, rows.data());
+    }
+}
+
+void read_parameter(const SafetensorsFile& file, const std::string& name, const Parameter& p,
+                    const ModelTensors& tensors, const std::vector<Buffer>& buffers) {
+    const TensorInfo& t = file.at(name);
+    std::string where = file.path() + ": tensor " + name;
+    std::vector<int64_t> expected = file_tensor(p, name, t.dtype).shape;
+    if (t.shape != expected)
+        throw Error(strf("%s has shape %s; this model needs %s", where.c_str(), shape_text(t.shape).c_str(),
+                         shape_text(expected).c_str()));
+    fill_parameter(p, p.transposed_in_file && p.cols > 1, tensors, buffers, where,
+                   [&](int64_t offset, int64_t n, float* out) { file.read_float(t, offset, n, out); });
+}
