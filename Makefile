@@ -240,7 +240,7 @@ ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_
 endif
 $(B)/cuda_flags: ;
 
-CUDA_TEST_OBJ := $(patsubst %,$(B)/%.o,$(wildcard test/cuda/*.cu)) $(patsubst %.cpp,$(B)/%.o,$(wildcard test/cuda/*.cpp))
+CUDA_TEST_OBJ := $(patsubst %,$(B)/%.o,$(wildcard test/cuda/*.cu))
 CUDNN_OBJ := $(if $(USE_CUDNN),$(B)/llmc/cuda/attention_cudnn.o)
 CUDA_LIBS := $(CUDART) -ldl -lrt
 train_gpt2cu:  ## the CUDA program (CUDA_ARCH="80 90": for these GPUs)
@@ -253,7 +253,6 @@ $(BIN)train_gpt2cu $(B)/test/cuda/run_tests $(B)/bench_cuda:
 	@echo "  link     $@"
 	$(Q)$(CXX) $(CXXFLAGS) $(LDFLAGS) $(CUDA_RPATH:%=-Wl,-rpath,%) -Wl,--disable-new-dtags -o $@ $^ $(CUDA_LIBS) $(LDLIBS)
 
-$(B)/test/%.cu.o $(B)/dev/bench/%.cu.o: NVCCFLAGS += -DTESTING
 $(B)/%.cu.o: %.cu $(B)/cuda_flags
 	@mkdir -p $(@D)
 	@echo "  nvcc     $<"
@@ -267,7 +266,7 @@ zoo:  ## one page of dev/cuda, checked and timed on this machine's GPU (P=layern
 	@[ -n "$(filter $(P),$(ZOO))" ] || { echo "make zoo P=PAGE, where PAGE is one of: $(ZOO)" >&2; exit 2; }
 	@$(MAKE) --no-print-directory $(B)/dev/cuda/$(P)
 	@$(B)/dev/cuda/$(P) $(ARGS)
-$(ZOO:%=$(B)/dev/cuda/%): $(B)/dev/cuda/%: $(B)/dev/cuda/%.cu.o $(B)/test/cuda/reference.o $(LIB)
+$(ZOO:%=$(B)/dev/cuda/%): $(B)/dev/cuda/%: $(B)/dev/cuda/%.cu.o $(LIB)
 	@echo "  link     $@"
 	$(Q)$(CXX) $(CXXFLAGS) $(LDFLAGS) $(CUDA_RPATH:%=-Wl,-rpath,%) -Wl,--disable-new-dtags -o $@ $^ $(CUDA_LIBS) $(LDLIBS)
 
@@ -298,7 +297,7 @@ uniq = $(if $(1),$(firstword $(1)) $(call uniq,$(filter-out $(firstword $(1)),$(
 # .cuh and .cu files go through a filter into $(H)/src, where the compiler finds them before the originals.
 HOST_SOURCES := $(addprefix $(H)/src/,$(filter-out llmc/cuda/ptx.cuh,$(wildcard llmc/*/*.cuh dev/cuda/*.cu dev/cuda/*.cuh test/cuda/*.cu test/cuda/*.cuh)))
 HOST_LIB := $(patsubst %.cpp,$(B)/%.o,$(filter-out %/missing.cpp,$(wildcard test/cudahost/*.cpp)))
-HOST_OBJ := $(patsubst %,$(H)/%.o,$(wildcard test/cuda/*.cu)) $(B)/test/cuda/reference.o
+HOST_OBJ := $(patsubst %,$(H)/%.o,$(wildcard test/cuda/*.cu))
 HOST_FLAGS = -DCUDAHOST -Itest/cudahost/include -I$(H)/src $(HOST_INCLUDE)
 # -fno-strict-aliasing: kernels load four floats as one uint4; -fsanitize=alignment: from a wrong address a GPU refuses to
 HOST_CXXFLAGS = $(if $(DEBUG_CUDA),$(filter-out -O%,$(CXXFLAGS)) -O0 -g,$(CXXFLAGS:-O3=-O2)) -fno-strict-aliasing \
@@ -312,7 +311,6 @@ $(H)/%.cu.o: $(H)/src/%.cu $(B)/flags | $(HOST_SOURCES)
 	@mkdir -p $(@D)
 	@echo "  compile  $* for the CPU"
 	$(Q)$(CXX) -x c++ -include test/cudahost/cudahost.h $(HOST_FLAGS) $(CPPFLAGS) $(HOST_CXXFLAGS) -MMD -MP -c -o $@ $<
-$(H)/test/%.o $(H)/dev/%.o: CPPFLAGS += -DTESTING
 $(HOST_LIB): CPPFLAGS += -DCUDAHOST $(HOST_INCLUDE)
 $(B)/test/cudahost/nccl.o: CPPFLAGS += $(if $(MPICC),-DUSE_MPI $(MPI_CFLAGS))
 $(B)/test/cudahost/missing.o: CPPFLAGS += -DCUDAHOST_MISSING='"$(HOST_MISSING)"'
@@ -320,10 +318,9 @@ $(B)/test/cudahost/missing.o: CPPFLAGS += -DCUDAHOST_MISSING='"$(HOST_MISSING)"'
 $(CUDA_TESTS): LDLIBS += -lgtest -lgtest_main
 $(CUDA_TESTS): $(if $(HOST_MISSING),$(B)/test/cudahost/missing.o,$(HOST_OBJ) $(HOST_LIB) $(LIB))
 $(B)/train_gpt2cu_cpu: $(H)/train_gpt2.cu.o $(HOST_LIB) $(LIB)
-$(H)/dev/bench/bench_cuda.cu.o: | $(H)/src/train_gpt2.cu
 $(B)/bench_cuda_cpu: $(H)/dev/bench/bench_cuda.cu.o $(HOST_LIB) $(LIB)  # for dev/gpu_check.sh --dry
 $(H)/test_%: LDLIBS += -lgtest -lgtest_main
-$(H)/test_%: $(H)/test/cuda/test_%.cu.o $(B)/test/cuda/reference.o $(HOST_LIB) $(LIB)  # one file alone
+$(H)/test_%: $(H)/test/cuda/test_%.cu.o $(HOST_LIB) $(LIB)  # one file alone
 	@echo "  link     $@"
 	$(Q)$(CXX) $(CXXFLAGS) -fsanitize=alignment $(LDFLAGS) -o $@ $^ $(BOOST_CONTEXT) $(LDLIBS)
 $(CUDA_TESTS) $(B)/train_gpt2cu_cpu $(B)/bench_cuda_cpu:

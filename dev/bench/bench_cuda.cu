@@ -14,7 +14,8 @@
 // Usage: bench_cuda [--json FILE] [--limit SECONDS] [--own] [--model SIZE] [--large SIZE] [--batches 4,8,...]
 //                   [--seq-len T] [--tokens PER_STEP] [--product N] [--copy-mb N] [SECTION]...   (default: everything)
 // Markdown on stdout; the JSON file is written again after each section.
-#include "train_gpt2.cu"
+#include "llmc/cuda/machine.cuh"
+#include "llmc/gpt2.h"
 
 #include <chrono>
 #include <cstdio>
@@ -319,7 +320,7 @@ const char* step_header =
     "ms | "
     "of floor | of floor, separate |\n|---|---|---|---|---|---|---|---|---|---|---|\n";
 
-using Model = GPT2<bf16>;
+using Model = GPT2<bf16, Gpu>;
 
 StepOptions step_options(int B, int recompute) {
     StepOptions s;
@@ -418,8 +419,8 @@ const char* bound_name(Bound bound) {
 void bench_kernels(const ModelConfig& m, int B, double step) {
     using X = bf16;
     int T = o.T, N = B * T, C = m.C, Vp = m.Vp(), L = m.L;
-    int64_t NC = int64_t(N) * C, chunk_rows = std::max<int64_t>(128, (int64_t(1) << 30) / Vp / 128 * 128);
-    int chunk = static_cast<int>(std::min<int64_t>(N, chunk_rows));  // as train_gpt2.cu's lm_head_chunk()
+    int64_t NC = int64_t(N) * C;
+    int chunk = static_cast<int>(std::min<int64_t>(N, Model::lm_head_chunk(m)));
     double chunks = double(N) / chunk, S = sizeof(X), x_bytes = static_cast<double>(NC) * S, rows = std::min(N, m.V);
     std::vector<Parameter> table = parameter_table(m);
     int64_t parameters = arena_size(table);
@@ -742,9 +743,9 @@ void parse(int argc, char** argv) {
 }
 
 void bench() {
-    Options options;
+    DeviceOptions options;
     if (o.own) options.matmul = "own";
-    Model::open(options);
+    Model::open(options, 0);
     Model::configure(options);
     int driver = 0, runtime = 0;
     CUDA_CHECK(cudaDriverGetVersion(&driver)), CUDA_CHECK(cudaRuntimeGetVersion(&runtime));

@@ -186,8 +186,8 @@ zoo::Page page(const zoo::Setup& setup) {
     std::vector<float> mean = zoo::random<float>(N, 7, 0.1f), rstd = zoo::random<float>(N, 8, 0.1f);
     for (float& r : rstd) r += 1;
     if (setup.reference)
-        cpu::layernorm_backward(new_dx.data(), new_dw.data(), new_db.data(), dy.data(), x.data(), w.data(), mean.data(),
-                                rstd.data(), N, C);
+        layernorm_backward(new_dx.data(), new_dw.data(), new_db.data(), dy.data(), x.data(), w.data(), mean.data(),
+                           rstd.data(), N, C);
     zoo::Page p;
     p.bytes = 4.0 * n * sizeof(X);
     p.workspace_bytes = layernorm_backward_workspace_bytes(N, C);
@@ -232,7 +232,7 @@ zoo::Page page(const zoo::Setup& setup) {
 
 }  // namespace layernorm_backward_page
 
-#ifndef TESTING
+#ifndef ZOO_PAGES
 int main(int argc, char** argv) {
     namespace layer = layernorm_backward_page;
     return zoo::run(argc, argv, "layernorm_backward", layer::sizes, layer::page<float>, layer::page<bf16>);

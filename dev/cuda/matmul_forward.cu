@@ -222,7 +222,7 @@ zoo::Page page(const zoo::Setup& setup) {
     size_t rows = static_cast<size_t>(N), width = static_cast<size_t>(C), outputs = static_cast<size_t>(OC);
     std::vector<X> x = zoo::random<X>(rows * width, 1), w = zoo::random<X>(outputs * width, 2, 1 / std::sqrt(float(C))),
                    bias = zoo::random<X>(outputs, 3), y(rows * outputs);
-    if (setup.reference) cpu::matmul_forward<X>(y.data(), nullptr, x.data(), w.data(), bias.data(), N, C, OC);
+    if (setup.reference) matmul_forward<X>(y.data(), nullptr, x.data(), w.data(), bias.data(), N, C, OC);
     zoo::Page p;
     p.bytes = static_cast<double>(x.size() + w.size() + bias.size() + y.size()) * sizeof(X);
     p.flops = 2.0 * N * C * OC;
@@ -258,7 +258,7 @@ zoo::Page page(const zoo::Setup& setup) {
 
 }  // namespace matmul_forward_page
 
-#ifndef TESTING
+#ifndef ZOO_PAGES
 int main(int argc, char** argv) {
     return zoo::run(argc, argv, "matmul_forward", matmul_forward_page::sizes, matmul_forward_page::page<float>,
                     matmul_forward_page::page<bf16>);

@@ -2,7 +2,7 @@
 //
 //   TEST(Gelu, ForwardEqualsCpu) {
 //       std::vector<float> x = random_vector<float>(n, 1), want(n);
-//       cpu::gelu_forward(want.data(), x.data(), n);                         // test/cuda/reference.h
+//       gelu_forward(want.data(), x.data(), n);                              // the CPU layer, llmc/cpu/layers.h
 //       for_each_schedule([&] {
 //           DeviceVector<float> dx(x), y(n);
 //           gelu_forward(y.get(), dx.get(), n, current_stream());
@@ -24,9 +24,10 @@
 #include <vector>
 
 #include "llmc/base/bf16.h"
-#include "llmc/cuda/common.cuh"
 #include "llmc/base/philox.h"
-#include "test/cuda/reference.h"
+#include "llmc/cpu/layers.h"
+#include "llmc/cpu/matmul.h"
+#include "llmc/cuda/common.cuh"
 
 #ifdef CUDAHOST
 constexpr bool is_cudahost = true;  // CUDA on the CPU: for what only one of the two can show, or size
@@ -166,7 +167,8 @@ class DeviceEnvironment : public ::testing::Environment {
         d.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
         d.l2_bytes = attribute(cudaDevAttrL2CacheSize);
         d.max_shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-        d.tf32 = false;  // tests compare with exact fp32 unless they say otherwise
+        d.tf32 = false;               // tests compare with exact fp32 unless they say otherwise
+        matmul_use_onednn() = false;  // which may round at other places, or take another path on another machine
     }
 };
 inline ::testing::Environment* const device_environment = ::testing::AddGlobalTestEnvironment(new DeviceEnvironment);

@@ -1,6 +1,6 @@
 // Products by cuBLASLt against the CPU's: every combination of its arguments, at sizes that it likes and at odd ones.
-#include "llmc/cuda/device.cuh"
 #include "llmc/base/dynamic_library.h"
+#include "llmc/cuda/device.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {
@@ -34,7 +34,7 @@ void compare(int M, int N, int K, const Case& c, size_t shift, double tolerance)
     DeviceVector<O> dout(out);
     auto want_out = out;
     auto want_aux = aux;
-    cpu::matmul(product(want_out.data(), a.data(), b.data(), bias.data(), want_aux.data()));
+    matmul(product(want_out.data(), a.data(), b.data(), bias.data(), want_aux.data()));
     matmul_cublaslt(product(dout.get(), da.get(), db.get(), dbias.get(), daux.get()), current_stream());
     EXPECT_LT(relative_error(dout.host(), want_out), tolerance);
     if (c.aux) EXPECT_LT(relative_error(daux.host(), want_aux), tolerance);
@@ -76,7 +76,7 @@ TEST(Cublaslt, TF32IsASwitch) {
         auto a = random_vector<float>(n * n, 1), b = random_vector<float>(n * n, 2);
         std::vector<float> want(n * n);
         Matmul<float> args{.out = want.data(), .a = a.data(), .b = b.data(), .M = n, .N = n, .K = n};
-        cpu::matmul(args);
+        matmul(args);
         DeviceVector<float> da(a), db(b), dout(size_t{n * n});
         args.a = da.get(), args.b = db.get(), args.out = dout.get();
         matmul_cublaslt(args, current_stream());
@@ -152,20 +152,19 @@ TEST(Device, PeakFlops) {
 
 TEST(Device, Bf16NeedsAmpere) {
     int capability = device().capability;
-    Options options;
-    options.matmul = "own", options.precision = "bf16";
+    DeviceOptions options;
+    options.matmul = "own";
     Device before = device();
     device().capability = 75;
-    EXPECT_THROW(configure_device(options), UsageError);
-    options.precision = "fp32";
-    EXPECT_NO_THROW(configure_device(options));
+    EXPECT_THROW(configure_device(options, true), UsageError);
+    EXPECT_NO_THROW(configure_device(options, false));
     EXPECT_EQ(device().gelu_fusion, 0);
     device().capability = 90;
-    configure_device(options);
+    configure_device(options, false);
     EXPECT_EQ(device().gelu_fusion, 2);
     EXPECT_EQ(cublaslt_workspace_bytes(), 0u);
     options.matmul = "cublaslt";
-    configure_device(options);
+    configure_device(options, false);
     EXPECT_EQ(cublaslt_workspace_bytes(), size_t{32} << 20);
     device() = before;
     EXPECT_EQ(device().capability, capability);
@@ -173,7 +172,7 @@ TEST(Device, Bf16NeedsAmpere) {
 
 TEST(Device, Opens) {
     Device before = device();
-    Options options;
+    DeviceOptions options;
     open_device(options, 0);
     EXPECT_GE(options.gelu_fusion, 0);
     EXPECT_EQ(device().capability, before.capability);

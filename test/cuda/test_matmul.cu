@@ -18,7 +18,7 @@ struct Case {
     }
 };
 
-// product(args, stream) on the device must do what cpu::matmul does, in every schedule the same bits.
+// product(args, stream) on the device must do what the CPU does, in every schedule the same bits.
 template <typename X, typename O, typename Product>
 void compare(const Case& c, Product product) {
     SCOPED_TRACE(::testing::Message() << "M " << c.M << " N " << c.N << " K " << c.K << " flags " << c.flags
@@ -40,7 +40,7 @@ void compare(const Case& c, Product product) {
     };
     auto want_out = out;
     auto want_aux = aux;
-    cpu::matmul(args(want_out.data(), a.data(), b.data(), bias.data(), want_aux.data()));
+    matmul(args(want_out.data(), a.data(), b.data(), bias.data(), want_aux.data()));
     double tolerance = sizeof(O) == 4 ? 1e-5 : 1e-3;
     std::vector<O> first;
     for_each_schedule([&] {
@@ -215,9 +215,9 @@ TYPED_TEST(MatmulLayers, ForwardAndBackward) {
                 auto dw = random_vector<float>(W, 6), dbias = random_vector<float>(size_t(OC), 7);
                 std::vector<X> y(NOC), pre(NOC), dx(NC);
                 auto want_dw = dw, want_dbias = dbias;
-                cpu::matmul_forward(y.data(), gelu ? pre.data() : nullptr, x.data(), w.data(), bias.data(), N, C, OC);
-                cpu::matmul_backward(dx.data(), want_dw.data(), want_dbias.data(), dy.data(), x.data(), w.data(),
-                                     gelu ? before.data() : nullptr, N, C, OC, gelu);
+                matmul_forward(y.data(), gelu ? pre.data() : nullptr, x.data(), w.data(), bias.data(), N, C, OC);
+                matmul_backward(dx.data(), want_dw.data(), want_dbias.data(), dy.data(), x.data(), w.data(),
+                                gelu ? before.data() : nullptr, N, C, OC, gelu);
                 for_each_schedule([&] {
                     cudaStream_t s = current_stream();
                     DeviceVector<X> vx(x), vw(w), vbias(bias), vdy(dy), vbefore(before), vy(NOC), vpre(NOC), vdx(NC),
@@ -248,7 +248,7 @@ TYPED_TEST(MatmulLayers, BiasBackward) {
             SCOPED_TRACE(::testing::Message() << "N " << N << " OC " << OC);
             auto dy = random_vector<X>(size_t(N) * size_t(OC), 1);
             auto dbias = random_vector<float>(size_t(OC), 2), want = dbias;
-            cpu::bias_backward(want.data(), dy.data(), N, OC);
+            bias_backward(want.data(), dy.data(), N, OC);
             reserve_workspace(bias_backward_workspace_bytes(N, OC));
             std::vector<float> first;
             for_each_schedule([&] {
