@@ -420,7 +420,7 @@ void bench_kernels(const ModelConfig& m, int B, double step) {
     using X = bf16;
     int T = o.T, N = B * T, C = m.C, Vp = m.Vp(), L = m.L;
     int64_t NC = int64_t(N) * C;
-    int chunk = static_cast<int>(std::min<int64_t>(N, Model::lm_head_chunk(m)));
+    int chunk = static_cast<int>(std::min<int64_t>(N, Gpu::logits.chunk(m.Vp())));
     double chunks = double(N) / chunk, S = sizeof(X), x_bytes = static_cast<double>(NC) * S, rows = std::min(N, m.V);
     std::vector<Parameter> table = parameter_table(m);
     int64_t parameters = arena_size(table);
@@ -434,11 +434,11 @@ void bench_kernels(const ModelConfig& m, int B, double step) {
     double* norm;
     AdamWSegment* segments;
     char* workspace;
-    int64_t workspace_bytes =
-        static_cast<int64_t>(std::max({matmul_own_workspace_bytes(), bias_backward_workspace_bytes(N, 4 * C),
-                                       layernorm_backward_workspace_bytes(N, C), encoder_backward_workspace_bytes(N),
-                                       attention_forward_workspace_bytes(shape),
-                                       attention_backward_workspace_bytes(shape), global_norm_workspace_bytes()}));
+    int64_t workspace_bytes = static_cast<int64_t>(
+        std::max({matmul_own_workspace_bytes(device().multiprocessors), bias_backward_workspace_bytes(N, 4 * C),
+                  layernorm_backward_workspace_bytes(N, C, device().multiprocessors),
+                  encoder_backward_workspace_bytes(N), attention_forward_workspace_bytes(shape),
+                  attention_backward_workspace_bytes(shape), global_norm_workspace_bytes(device().multiprocessors)}));
     for (X** p : {&x, &y, &z, &r}) arena.add(p, NC);
     for (X** p : {&wide, &wide2, &wide3}) arena.add(p, 4 * NC);
     arena.add(&logits, int64_t(chunk) * Vp), arena.add(&w, parameters), arena.add(&bias, std::max(Vp, 4 * C));
@@ -695,9 +695,9 @@ void bench_attention(int B, cudaStream_t stream) {
         const int* no_documents = nullptr;
         report(
             "own",
-            [&] { attention_mma_forward(out, lse, qkv, qkv + C, qkv + 2 * C, shape, no_documents, Dropout{}, stream); },
+            [&] { attention_own_forward(out, lse, qkv, qkv + C, qkv + 2 * C, shape, no_documents, Dropout{}, stream); },
             [&] {
-                attention_mma_backward(dqkv, dqkv + C, dqkv + 2 * C, dout, qkv, qkv + C, qkv + 2 * C, out, lse, shape,
+                attention_own_backward(dqkv, dqkv + C, dqkv + 2 * C, dout, qkv, qkv + C, qkv + 2 * C, out, lse, shape,
                                        no_documents, Dropout{}, stream);
             });
 #ifdef USE_CUDNN
@@ -768,7 +768,7 @@ void bench() {
     std::unique_ptr<CUstream_st, cudaError_t (*)(cudaStream_t)> stream_owner(stream, cudaStreamDestroy);
     DeviceArena workspace_arena;  // for products outside a model
     char* workspace;
-    int64_t workspace_bytes = static_cast<int64_t>(matmul_own_workspace_bytes());
+    int64_t workspace_bytes = static_cast<int64_t>(matmul_own_workspace_bytes(device().multiprocessors));
     workspace_arena.add(&workspace, workspace_bytes);
     workspace_arena.allocate("the workspace", false);
     auto own_workspace = [&] {  // models and sections before have left their own, which is gone

@@ -12,7 +12,6 @@
 // A model is many tensors: here those of `layers` transformer blocks of width C, twelve each: of 4C^2 elements as well
 // as of C, some with weight decay and some without. They lie in one arena, each on a boundary of 64 elements.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/cuda/adamw.cuh"
 
 namespace adamw_page {
 

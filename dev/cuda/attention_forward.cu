@@ -7,7 +7,7 @@
 // element, enough to keep the arithmetic units busy, if only s and p, which are T times T, never go to memory. That is
 // the whole story of this page. The limit is the rate of a large matrix product.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/cuda/attention.cuh"
+#include "llmc/cuda/ptx.cuh"
 
 namespace attention_forward_page {
 

@@ -12,7 +12,6 @@
 // (The versions overwrite their logits. When one is timed, it gets from its second launch on what the launch before has
 // left, which takes just as long.)
 #include "dev/cuda/zoo.cuh"
-#include "llmc/cuda/classifier.cuh"
 
 namespace classifier_page {
 

@@ -9,7 +9,6 @@
 // lanes each cycle) can issue some 30 instructions for it, and all of the address, load, arithmetic, rounding, store
 // must fit in them.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/cuda/gelu.cuh"
 
 namespace gelu_page {
 

@@ -11,7 +11,6 @@
 //
 // The limit is memory: dy, x and dx read, dx written, 4 N C sizeof(X) bytes.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/cuda/layernorm.cuh"
 
 namespace layernorm_backward_page {
 
@@ -190,7 +189,7 @@ zoo::Page page(const zoo::Setup& setup) {
                            rstd.data(), N, C);
     zoo::Page p;
     p.bytes = 4.0 * n * sizeof(X);
-    p.workspace_bytes = layernorm_backward_workspace_bytes(N, C);
+    p.workspace_bytes = layernorm_backward_workspace_bytes(N, C, device().multiprocessors);
     const X *d_dy = p.input(dy), *d_x = p.input(x), *d_w = p.input(w);
     const float *d_mean = p.input(mean), *d_rstd = p.input(rstd);
     X* d_dx = p.output("dx", new_dx, dx);

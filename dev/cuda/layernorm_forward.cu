@@ -13,7 +13,6 @@
 // comes from memory. So its limit is memory: a and b have to be read, r and y to be written, 4 N C sizeof(X) bytes, and
 // every version below is a way to get nearer to these bytes, or to keep more of them under way.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/cuda/layernorm.cuh"
 
 namespace layernorm_forward_page {
 

@@ -12,7 +12,7 @@
 // used as often as possible, at each level. Versions 1 to 4 use ordinary multiply-adds in fp32, 5 to 7 tensor cores, in
 // bf16 only.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/cuda/matmul_own.cuh"
+#include "llmc/cuda/ptx.cuh"
 
 namespace matmul_forward_page {
 
@@ -226,7 +226,7 @@ zoo::Page page(const zoo::Setup& setup) {
     zoo::Page p;
     p.bytes = static_cast<double>(x.size() + w.size() + bias.size() + y.size()) * sizeof(X);
     p.flops = 2.0 * N * C * OC;
-    p.workspace_bytes = matmul_own_workspace_bytes();
+    p.workspace_bytes = matmul_own_workspace_bytes(device().multiprocessors);
     const X *dx = p.input(x), *dw = p.input(w), *dbias = p.input(bias);
     X* dy = p.output("y", y);
 

@@ -41,7 +41,7 @@
 #include <vector>
 #include "llmc/base/philox.h"
 #include "llmc/cpu/layers.h"
-#include "llmc/cuda/common.cuh"
+#include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/pack.cuh"
 
 namespace zoo {

@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <cstring>
 #include "llmc/cuda/device.cuh"
-#include "llmc/cuda/matmul_cublaslt.cuh"
 
 namespace zoo {
 

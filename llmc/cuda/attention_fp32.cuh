@@ -16,7 +16,7 @@
 // Limit: arithmetic. Each thread keeps R x N scores in registers: a number read from shared memory is used R or N
 // times.
 #pragma once
-#include "llmc/cuda/common.cuh"
+#include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/dropout.cuh"
 #include "llmc/model/arguments.h"
 #include "llmc/cuda/pack.cuh"
@@ -275,9 +275,8 @@ __global__ void __launch_bounds__(kThreads, 2)
 }  // namespace attention_fp32
 
 // In both directions tiles are as large as the 64 KiB of shared memory of the smallest GPU (sm_75) allow.
-inline void attention_fp32_forward(float* out, float* lse, const float* q, const float* k, const float* v,
-                                   const AttentionShape& s, const int* doc_start, Dropout dropout,
-                                   cudaStream_t stream) {
+void attention_own_forward(float* out, float* lse, const float* q, const float* k, const float* v,
+                           const AttentionShape& s, const int* doc_start, Dropout dropout, cudaStream_t stream) {
     using namespace attention_fp32;
     auto run = [&]<int D, int R, int N>() {
         launch(attention_fp32_forward_kernel<D, R, N>, dim3(s.B * s.NH, ceil_div(s.Tq, 8 * R)), kThreads,
@@ -289,12 +288,10 @@ inline void attention_fp32_forward(float* out, float* lse, const float* q, const
     else run.template operator()<256, 4, 1>();
 }
 
-inline size_t attention_fp32_backward_workspace_bytes(const AttentionShape& s) {
-    return sizeof(float) * s.B * s.NH * s.Tq;
-}
-inline void attention_fp32_backward(float* dq, float* dk, float* dv, const float* dout, const float* q, const float* k,
-                                    const float* v, const float* out, const float* lse, const AttentionShape& s,
-                                    const int* doc_start, Dropout dropout, cudaStream_t stream) {
+// Workspace: D of each query of each head.
+void attention_own_backward(float* dq, float* dk, float* dv, const float* dout, const float* q, const float* k,
+                            const float* v, const float* out, const float* lse, const AttentionShape& s,
+                            const int* doc_start, Dropout dropout, cudaStream_t stream) {
     using namespace attention_fp32;
     float* dots = workspace<float>(attention_fp32_backward_workspace_bytes(s) / sizeof(float));
     auto run = [&]<int D, int R, int N>() {

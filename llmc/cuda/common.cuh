@@ -9,6 +9,7 @@
 #include <vector>
 #include "llmc/base/bf16.h"
 #include "llmc/base/error.h"
+#include "llmc/cuda/shapes.h"
 
 // ---- errors ----
 
@@ -48,7 +49,7 @@ inline Device& device() {
 }
 
 // n elements of the workspace, for kernels that are launched in the same stream before any other layer is called.
-// Each layer that uses it says how much in a function LAYER_workspace_bytes(); the model reserves the largest.
+// shapes.h says how much each layer uses; the model reserves the largest.
 template <typename X>
 X* workspace(size_t n) {
     CHECK(n * sizeof(X) <= device().workspace_bytes, "%zu bytes wanted, %zu reserved", n * sizeof(X),
@@ -60,8 +61,6 @@ X* workspace(size_t n) {
 }
 
 // ---- launches ----
-
-inline int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 // Every kernel starts here: kernel<<<grid, block, shared_bytes, stream>>>(args...), checked. Arguments are converted
 // to the kernel's parameter types. More than 48 KiB of shared memory need the kernel's consent, given once.

@@ -12,8 +12,8 @@
 // Limit: memory. Forward moves 2 to 3 times N*C*sizeof(X) bytes, N = B*T (out; wte's rows; wpe stays in the L2 cache);
 // backward twice that for dout, which is read for dwte and for dwpe, and what it touches of dwte and dwpe.
 #pragma once
-#include "llmc/cuda/common.cuh"
 #include "llmc/cuda/dropout.cuh"
+#include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/pack.cuh"
 #include "llmc/cuda/sort.cuh"
 
@@ -162,9 +162,6 @@ static __global__ void count_up_kernel(int* rows, int N) {
     int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     if (i < N) rows[i] = i;
 }
-
-inline size_t encoder_index_bytes(int N) { return (N * sizeof(int) + 255) / 256 * 256; }
-inline size_t encoder_backward_workspace_bytes(int N) { return 3 * encoder_index_bytes(N) + sort_scratch_bytes(N); }
 
 // dw[tokens[n],:] += dout[n,:] for all rows n
 template <typename X>

@@ -8,19 +8,13 @@
 #include <memory>
 #include <string>
 #include <vector>
-#include "llmc/cuda/adamw.cuh"
-#include "llmc/cuda/attention.cuh"
-#include "llmc/cuda/attention_decode.cuh"
-#include "llmc/ranks/nccl.cuh"
-#include "llmc/model/config.h"
 #include "llmc/cuda/common.cuh"
-#include "llmc/model/batch.h"
 #include "llmc/cuda/device.cuh"
-#include "llmc/cuda/encoder.cuh"
-#include "llmc/cuda/global_norm.cuh"
-#include "llmc/cuda/layernorm.cuh"
-#include "llmc/cuda/matmul.cuh"
+#include "llmc/cuda/layers.cuh"
+#include "llmc/model/batch.h"
+#include "llmc/model/config.h"
 #include "llmc/model/step_state.h"
+#include "llmc/ranks/nccl.cuh"
 
 // A piece of a step that runs again and again with the same addresses. The first time it is simply run, which loads
 // kernels and plans; the second time it is captured.
@@ -90,6 +84,7 @@ class Gpu {
         return static_cast<double>(free_bytes);
     }
     static size_t library_bytes() { return cublaslt_workspace_bytes(); }
+
     void start() {
         stream_ = make_stream(), copy_stream_ = make_stream(), network_ = make_stream();
         network_handle_ = network_.get();
@@ -102,15 +97,16 @@ class Gpu {
     // Working memory for one layer at a time: the most that any of them wants.
     void reserve_workspace(DeviceArena& arena, const ModelConfig& m, const StepOptions& o,
                            const AttentionShape& decode) {
-        int N = o.B * o.T;
+        int N = o.B * o.T, multiprocessors = device().multiprocessors;
         AttentionShape attention = packed_qkv_shape(o.B, o.T, m.C, m.NH);
         workspace_bytes_ =
-            std::max({size_t(1) << 20, matmul_own_workspace_bytes(), attention_forward_workspace_bytes(attention),
-                      attention_decode_workspace_bytes(decode)});
+            std::max({size_t(1) << 20, matmul_own_workspace_bytes(multiprocessors),
+                      attention_forward_workspace_bytes(attention), attention_decode_workspace_bytes(decode)});
         if (o.training)
-            workspace_bytes_ = std::max({workspace_bytes_, layernorm_backward_workspace_bytes(N, m.C),
-                                         bias_backward_workspace_bytes(N, 4 * m.C), encoder_backward_workspace_bytes(N),
-                                         attention_backward_workspace_bytes(attention), global_norm_workspace_bytes()});
+            workspace_bytes_ =
+                std::max({workspace_bytes_, layernorm_backward_workspace_bytes(N, m.C, multiprocessors),
+                          bias_backward_workspace_bytes(N, 4 * m.C), encoder_backward_workspace_bytes(N),
+                          attention_backward_workspace_bytes(attention), global_norm_workspace_bytes(multiprocessors)});
         arena.add(&workspace_, static_cast<int64_t>(workspace_bytes_));
     }
     void use_workspace() { device().workspace_data = workspace_, device().workspace_bytes = workspace_bytes_; }

@@ -1,15 +1,12 @@
 // Matrix products.
 //
-//   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue    (layer_arguments.h)
+//   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue    (arguments.h)
 //
 // matmul() chooses: few rows, as in decoding, go to the kernel below, whose limit is the memory that holds b; all else
 // to cuBLASLt (matmul_cublaslt.cuh) or to the program's own kernels (matmul_own.cuh), as the command line says.
 #pragma once
-#include "llmc/cuda/common.cuh"
-#include "llmc/cuda/gelu.cuh"
-#include "llmc/model/arguments.h"
-#include "llmc/cuda/matmul_cublaslt.cuh"
-#include "llmc/cuda/matmul_own.cuh"
+#include "llmc/cuda/layers.cuh"
+#include "llmc/cuda/matmul_finish.cuh"
 #include "llmc/cuda/pack.cuh"
 
 // ---- few rows ----
@@ -128,12 +125,6 @@ static __global__ void __launch_bounds__(256)
 #pragma unroll
     for (int w = 0; w < 8; w++) total += sums[w][lane];
     dbias[c] += total;
-}
-
-// Rows that one block adds: at most 256 parts, of 32 rows or more. A function of N alone, like the order of the sums.
-inline int bias_backward_rows(int N) { return std::max(32, ceil_div(ceil_div(N, 256), 8) * 8); }
-inline size_t bias_backward_workspace_bytes(int N, int OC) {
-    return static_cast<size_t>(ceil_div(N, bias_backward_rows(N))) * OC * sizeof(float);
 }
 
 // dbias (OC) += column sums of dy (N,OC).

@@ -1,6 +1,6 @@
 // Matrix products by NVIDIA's library cuBLASLt, which is opened when it is first needed.
 //
-//   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue    (layer_arguments.h)
+//   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue    (arguments.h)
 //
 // cuBLASLt's matrices are column-major: what it calls an (N,M) matrix is our row-major (M,N). So it is asked for
 // out^T = op(b)^T . op(a)^T, with the operands swapped; bias runs along its rows.
@@ -16,9 +16,8 @@
 #include <cublasLt.h>
 #include <array>
 #include <map>
-#include "llmc/cuda/common.cuh"
-#include "llmc/model/arguments.h"
-#include "llmc/cuda/matmul_own.cuh"
+#include "llmc/cuda/layers.cuh"
+#include "llmc/cuda/matmul_finish.cuh"
 #ifndef CUDAHOST
 #include "llmc/base/dynamic_library.h"
 #endif
@@ -62,21 +61,13 @@ struct CublasLtPlan {
     enum { whole, product_only, none } what;  // with bias and epilogue; without; not at all
 };
 
-// 32 MiB is what NVIDIA recommends from Hopper on and 4 MiB for what came before (cuBLAS documentation,
-// cublasSetWorkspace).
-inline size_t cublaslt_recommended_bytes() { return device().capability >= 90 ? 32 << 20 : 4 << 20; }
-// Of them, what a run takes.
-inline size_t cublaslt_workspace_bytes() {
-    return device().matmul == MatmulLibrary::cublaslt ? cublaslt_recommended_bytes() : 0;
-}
-
 // The kind of a product: M, N, K; flags (below); how the addresses of a, b, out, bias, aux are aligned.
 using CublasLtKey = std::array<int, 9>;
 
 struct CublasLt : CublasLtFunctions {
     CublasLtOwner<cublasLtHandle_t> handle{nullptr, cublasLtDestroy};
     std::unique_ptr<char, CudaFree> workspace;
-    size_t workspace_bytes = cublaslt_recommended_bytes();
+    size_t workspace_bytes = cublaslt_recommended_bytes(device().capability);
     std::map<CublasLtKey, CublasLtPlan> plans;
     CublasLtKey now{};  // for messages
 

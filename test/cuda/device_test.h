@@ -27,7 +27,7 @@
 #include "llmc/base/philox.h"
 #include "llmc/cpu/layers.h"
 #include "llmc/cpu/matmul.h"
-#include "llmc/cuda/common.cuh"
+#include "llmc/cuda/layers.cuh"
 
 #ifdef CUDAHOST
 constexpr bool is_cudahost = true;  // CUDA on the CPU: for what only one of the two can show, or size

@@ -1,8 +1,7 @@
-// llmc/cuda/attention.cuh, both storage types, against llmc/cpu/attention.h.
+// Attention on the GPU, both storage types, against the CPU's.
 #include <array>
 #include <cstring>
 #include <utility>
-#include "llmc/cuda/attention.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {

@@ -3,8 +3,6 @@
 
 #include <limits>
 
-#include "llmc/cuda/attention_decode.cuh"
-
 namespace {
 
 template <typename X>

@@ -5,10 +5,6 @@
 #ifdef CUDAHOST
 #include <set>
 
-#include "llmc/cuda/attention.cuh"
-#include "llmc/cuda/layernorm.cuh"
-#include "llmc/cuda/matmul_own.cuh"
-
 namespace {
 
 // The first of the eight schedules that shows that something is wrong, by its results or by an exception; 0: none.
@@ -63,7 +59,7 @@ IsRight layernorm_backward_is_right(int N, int C) {
     return [=] {
         DeviceVector<X> d_dx(dx), d_dy(dy), d_x(x), d_w(w);
         DeviceVector<float> d_dw(zero), d_db(zero), d_mean(mean), d_rstd(rstd);
-        reserve_workspace(layernorm_backward_workspace_bytes(N, C));
+        reserve_workspace(layernorm_backward_workspace_bytes(N, C, device().multiprocessors));
         layernorm_backward(d_dx.get(), d_dw.get(), d_db.get(), d_dy.get(), d_x.get(), d_w.get(), d_mean.get(),
                            d_rstd.get(), N, C, current_stream());
         return relative_error(d_dx.host(), want) < 2 * rounding<X> && relative_error(d_dw.host(), dw) < 1e-5 &&

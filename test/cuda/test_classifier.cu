@@ -1,5 +1,4 @@
 // llmc/cuda/classifier.cuh against the CPU's.
-#include "llmc/cuda/classifier.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {

@@ -3,8 +3,6 @@
 
 #include <cstring>
 
-#include "llmc/cuda/encoder.cuh"
-
 namespace {
 
 template <typename X>

@@ -1,5 +1,4 @@
 // GELU on the GPU against the CPU's.
-#include "llmc/cuda/gelu.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {

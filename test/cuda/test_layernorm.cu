@@ -1,5 +1,4 @@
 // llmc/cuda/layernorm.cuh against llmc/cpu/layernorm.h.
-#include "llmc/cuda/layernorm.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {
@@ -100,7 +99,7 @@ TYPED_TEST(CudaLayerNorm, BackwardEqualsCpuAndIsDeterministic) {
         std::vector<float> want_dw = dw, want_db = db, first_dw, first_db;
         layernorm_backward(want.data(), want_dw.data(), want_db.data(), dy.data(), in.a.data(), in.w.data(),
                            mean.data(), rstd.data(), N, C);
-        reserve_workspace(layernorm_backward_workspace_bytes(N, C));
+        reserve_workspace(layernorm_backward_workspace_bytes(N, C, device().multiprocessors));
         for_each_schedule([&, N = N, C = C] {
             DeviceVector<X> gdx(dx), gdy(dy), x(in.a), w(in.w);
             DeviceVector<float> gdw(dw), gdb(db), m(mean), s(rstd);

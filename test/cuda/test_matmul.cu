@@ -167,7 +167,8 @@ TEST(MatmulOwn, SplitsByRule) {
             for (int N : {1, 768, 50304})
                 for (int K : {1, 768, 65536}) {
                     device().multiprocessors = processors;
-                    size_t most = matmul_own_workspace_bytes() / sizeof(float) / size_t(M) / size_t((N + 7) / 8 * 8);
+                    size_t most = matmul_own_workspace_bytes(device().multiprocessors) / sizeof(float) / size_t(M) /
+                                  size_t((N + 7) / 8 * 8);
                     for (OwnPlan plan : {plan_product<WideMmaTile>(M, N, K), plan_product<TallMmaTile>(M, N, K),
                                          plan_product<SmallMmaTile>(M, N, K), plan_product<PlainTile>(M, N, K)}) {
                         EXPECT_GE(plan.splits, 1);

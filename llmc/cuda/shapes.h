@@ -1,0 +1,107 @@
+// How the CUDA layers divide their work, as far as others have to know: how much workspace (common.cuh) each takes. The
+// layers' launchers, the model, which reserves the largest, and `plan`, which has no GPU, agree because they all ask here.
+// Host code alone; functions of shape and GPU, nothing else.
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include "llmc/model/arguments.h"
+
+inline int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+// ---- encoder_backward: three arrays (N) of tokens or rows, each on a 256-byte boundary, and what sorting them wants ----
+
+inline size_t encoder_index_bytes(int N) { return (static_cast<size_t>(N) * sizeof(int) + 255) / 256 * 256; }
+inline size_t encoder_backward_workspace_bytes(int N, size_t sort_bytes) {
+    return 3 * encoder_index_bytes(N) + sort_bytes;
+}
+
+// ---- layernorm_backward: the sums of each block, (blocks, 2, C) fp32 ----
+
+// Elements of a row that a thread has.
+inline int layernorm_backward_columns(int C) { return C <= 512 * 8 ? 8 : 24; }
+inline int layernorm_backward_threads(int C) { return 32 * ceil_div(C, 32 * layernorm_backward_columns(C)); }
+// 512 threads a multiprocessor, all that registers allow; a block has at least 16 rows, so that its sums stay small
+// beside them.
+inline int layernorm_backward_blocks(int N, int C, int multiprocessors) {
+    return std::min(multiprocessors * std::max(1, 512 / layernorm_backward_threads(C)), ceil_div(N, 16));
+}
+inline size_t layernorm_backward_workspace_bytes(int N, int C, int multiprocessors) {
+    return static_cast<size_t>(layernorm_backward_blocks(N, C, multiprocessors)) * 2 * static_cast<size_t>(C) *
+           sizeof(float);
+}
+
+// ---- matmul: the sums of parts of K, and those of bias_backward's rows ----
+
+constexpr int matmul_own_most_items = 5;  // for each block that runs at once, if K is split: bounds the workspace
+constexpr int matmul_own_largest_tile = 128 * 256;
+inline size_t matmul_own_workspace_bytes(int multiprocessors) {
+    return static_cast<size_t>(multiprocessors) * matmul_own_most_items * matmul_own_largest_tile * sizeof(float);
+}
+// 32 MiB is what NVIDIA recommends from Hopper on and 4 MiB for what came before (cuBLAS documentation,
+// cublasSetWorkspace). cuBLASLt's is memory of its own.
+inline size_t cublaslt_recommended_bytes(int capability) { return capability >= 90 ? 32 << 20 : 4 << 20; }
+
+// Rows that one block adds: at most 256 parts, of 32 rows or more. A function of N alone, like the order of the sums.
+inline int bias_backward_rows(int N) { return std::max(32, ceil_div(ceil_div(N, 256), 8) * 8); }
+inline size_t bias_backward_workspace_bytes(int N, int OC) {
+    return static_cast<size_t>(ceil_div(N, bias_backward_rows(N))) * static_cast<size_t>(OC) * sizeof(float);
+}
+
+// ---- attention_backward by our own kernels: statistics of each query of each head ----
+
+// bf16: two floats (B,NH,stride), padded to a multiple of the largest tile
+constexpr int attention_stats_rows = 128;
+inline int attention_stats_stride(const AttentionShape& s) {
+    return ceil_div(s.Tq, attention_stats_rows) * attention_stats_rows;
+}
+inline size_t attention_mma_backward_workspace_bytes(const AttentionShape& s) {
+    return 2 * sizeof(float) * s.B * s.NH * attention_stats_stride(s);
+}
+// float: one (B,NH,Tq)
+inline size_t attention_fp32_backward_workspace_bytes(const AttentionShape& s) {
+    return sizeof(float) * s.B * s.NH * s.Tq;
+}
+inline size_t attention_own_backward_workspace_bytes(const AttentionShape& s) {
+    return std::max(attention_mma_backward_workspace_bytes(s), attention_fp32_backward_workspace_bytes(s));
+}
+
+// ---- attention_decode: sums over parts of the keys ----
+
+namespace attention_decode_detail {
+
+constexpr int kRows = 4;       // queries and heads of one key head that a block takes together
+constexpr int kThreads = 128;  // 16 groups of 8 lanes: a group reads a key or value, 8 lanes * 16 bytes at a time
+constexpr int kBatch = 4;      // keys that a group asks for at once
+constexpr int kStep = kThreads / 8 * kBatch;
+
+struct Split {
+    int rows, tiles, keys, count;  // a block's rows of at most kRows, blocks for all rows, keys of a block, blocks
+};
+inline Split split(const AttentionShape& s) {
+    const int all_rows = s.Tq * (s.NH / s.NKV), rows = all_rows == 1 ? 1 : kRows, tiles = ceil_div(all_rows, rows);
+    const int steps = ceil_div(s.Tk, kStep);
+    // About 1024 blocks fill any GPU; a block's scores, rows * keys, fit into 32 KiB.
+    const int want = std::clamp(1024 / (s.B * s.NKV * tiles), ceil_div(s.Tk, 2048), steps);
+    const int keys = ceil_div(steps, want) * kStep;
+    return {rows, tiles, keys, ceil_div(s.Tk, keys)};
+}
+// A query's part is HS + 2 floats: sum of exp(s - m) v, m, sum of exp(s - m); parts (B,NH,Tq,count,HS+2). Scores are in
+// units of log 2.
+inline size_t parts(const AttentionShape& s) { return size_t(s.B) * s.NH * s.Tq * split(s).count * (s.HS + 2); }
+
+}  // namespace attention_decode_detail
+
+// For up to shape.Tq queries at once.
+inline size_t attention_decode_workspace_bytes(AttentionShape shape) {
+    size_t most = 0;
+    for (; shape.Tq > 0; shape.Tq--) most = std::max(most, attention_decode_detail::parts(shape));
+    return most * sizeof(float);
+}
+
+// ---- global_norm_squared: a sum for each block ----
+
+inline int global_norm_most_blocks(int multiprocessors) { return 4 * multiprocessors; }
+inline size_t global_norm_workspace_bytes(int multiprocessors) {
+    return static_cast<size_t>(global_norm_most_blocks(multiprocessors)) * sizeof(double);
+}
