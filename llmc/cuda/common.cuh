@@ -37,8 +37,8 @@ struct Device {
     // from the command line
     MatmulLibrary matmul = MatmulLibrary::cublaslt;
     bool tf32 = true;
-    int gelu_fusion =
-        0;  // 0: GELU is a kernel of its own, 1: in the forward product's epilogue, 2: in the backward's too
+    // 0: GELU is a kernel of its own, 1: in the forward product's epilogue, 2: in the backward's too; bf16 only
+    int gelu_fusion = 0;
     // Memory that a layer may use from its launch to its end; the next layer overwrites it.
     char* workspace_data = nullptr;
     size_t workspace_bytes = 0;

@@ -62,13 +62,20 @@ void matmul(const Matmul<X, O>& args, cudaStream_t stream) {
     else matmul_cublaslt(args, stream);
 }
 
+// Whether GELU is part of the product, at this level of --gelu-fusion or above. The library's is too coarse for fp32
+// (matmul_cublaslt.cuh).
+template <typename X>
+bool gelu_is_fused(int level) {
+    return device().matmul == MatmulLibrary::own || (sizeof(X) == 2 && device().gelu_fusion >= level);
+}
+
 // Linear layer: y (N,OC) = x (N,C) . w (OC,C)^T + bias (OC). With pre_gelu: y = GELU of that, and the value before goes
 // to pre_gelu (pass null and gelu = true if it is not wanted).
 template <typename X>
 void matmul_forward(X* y, X* pre_gelu, const X* x, const X* w, const X* bias, int N, int C, int OC, bool gelu,
                     cudaStream_t stream) {
     gelu = gelu || pre_gelu;
-    bool fused = gelu && (device().gelu_fusion >= 1 || device().matmul == MatmulLibrary::own);
+    bool fused = gelu && gelu_is_fused<X>(1);
     Matmul<X> args{.out = pre_gelu && !fused ? pre_gelu : y, .a = x, .b = w, .M = N, .N = OC, .K = C};
     args.b_transposed = true;
     args.bias = bias;
@@ -146,7 +153,7 @@ template <typename X>
 void matmul_backward(X* dx, float* dw, float* dbias, const X* dy, const X* x, const X* w, const X* pre_gelu, int N,
                      int C, int OC, bool dw_accumulate, cudaStream_t stream) {
     if (dx) {
-        bool fused = pre_gelu && (device().gelu_fusion >= 2 || device().matmul == MatmulLibrary::own);
+        bool fused = pre_gelu && gelu_is_fused<X>(2);
         Matmul<X> args{.out = dx, .a = dy, .b = w, .M = N, .N = C, .K = OC};
         if (fused) args.epilogue = Epilogue::gelu_backward, args.aux = const_cast<X*>(pre_gelu);
         matmul(args, stream);

@@ -12,6 +12,11 @@ bool operands_are_packs(const Matmul<X, O>& args) {
     return (args.a_transposed ? args.M : args.K) % W == 0 && (args.b_transposed ? args.K : args.N) % W == 0 &&
            aligned_16(args.a) && aligned_16(args.b);
 }
+// Rows of out, bias and aux are whole packs.
+template <typename X, typename O>
+bool rows_are_packs(const Matmul<X, O>& args) {
+    return args.N % pack_width<X> == 0 && aligned_16(args.out) && aligned_16(args.bias) && aligned_16(args.aux);
+}
 
 // x[0..W), of which `count` count; packs: all, and on a boundary of 16 bytes.
 template <int W, typename T>

@@ -249,7 +249,7 @@ void matmul_own_with(const Matmul<X, O>& args, int splits, cudaStream_t stream) 
     p.k_tiles = std::max(1, ceil_div(args.K, Tile::BK)), p.splits = splits;
     p.partial_row = ceil_div(args.N, 8) * 8;
     if (splits > 1) p.partial = workspace<float>(static_cast<size_t>(splits) * args.M * p.partial_row);
-    p.packs = args.N % W == 0 && aligned_16(args.out) && aligned_16(args.bias) && aligned_16(args.aux);
+    p.packs = rows_are_packs(args);
     int items = p.tiles_m * p.tiles_n * splits;
     if constexpr (std::is_same_v<Tile, PlainTile>) {
         launch(matmul_plain_kernel<X>, items, Tile::threads, 0, stream, p);

@@ -124,11 +124,13 @@ TEST(MatmulOwn, Bf16SmallTile) {
     compare<bf16, bf16>({8, 16, 160, 2 + 4 + 8}, own_with<SmallMmaTile>(5));
 }
 TEST(MatmulOwn, Bf16WideTile) {
+    SKIP_WITHOUT_SHARED_MEMORY(WideMmaTile::shared_bytes);
     Multiprocessors one(1);
     small_bf16<WideMmaTile>();
     compare<bf16, bf16>({136, 264, 136, 2}, own_with<WideMmaTile>(1));  // four tiles, one block
 }
 TEST(MatmulOwn, Bf16TallTile) {
+    SKIP_WITHOUT_SHARED_MEMORY(TallMmaTile::shared_bytes);
     Multiprocessors one(1);
     small_bf16<TallMmaTile>();
     compare<bf16, bf16>({264, 136, 136, 2}, own_with<TallMmaTile>(1));
