@@ -117,7 +117,7 @@ CXXFLAGS += $(EXTRA_CXXFLAGS)
 Q := $(if $(V),,@)
 
 # ---- the programs ------------------------------------------------------------------------------------------------------
-LLMC_OBJ := $(patsubst %.cpp,$(B)/%.o,$(filter-out %_cudnn.cpp,$(wildcard llmc/*/*.cpp)))
+LLMC_OBJ := $(patsubst %.cpp,$(B)/%.o,$(filter-out llmc/cuda/%,$(wildcard llmc/*/*.cpp)))
 LIB := $(B)/libllmc.a
 TEST_OBJ := $(patsubst %.cpp,$(B)/%.o,$(wildcard test/*.cpp))
 PROGRAMS := $(BIN)train_gpt2 $(BIN)tokenize
@@ -246,8 +246,9 @@ $(CU)/cuda_flags: ;
 # The layers, the slowest to compile first, so that two at a time end together.
 CUDA_SLOW := $(addprefix llmc/cuda/,attention_mma.cu matmul_own.cu attention_fp32.cu)
 CUDA_SOURCES := $(CUDA_SLOW) $(filter-out $(CUDA_SLOW),$(wildcard llmc/cuda/*.cu))
-CUDNN_OBJ := $(if $(USE_CUDNN),$(B)/llmc/cuda/attention_cudnn.o)
-CUDA_OBJ := $(CUDA_SOURCES:%=$(CU)/%.o) $(CUDNN_OBJ)
+CUDA_HOST_SOURCES := $(filter-out %_cudnn.cpp,$(wildcard llmc/cuda/*.cpp))
+CUDA_HOST_OBJ := $(CUDA_HOST_SOURCES:%=$(CU)/%.o) $(if $(USE_CUDNN),$(CU)/llmc/cuda/attention_cudnn.cpp.o)
+CUDA_OBJ := $(CUDA_SOURCES:%=$(CU)/%.o) $(CUDA_HOST_OBJ)
 CUDA_TEST_OBJ := $(patsubst %,$(CU)/%.o,$(wildcard test/cuda/*.cu))
 NO_CPU_OBJ := $(filter-out $(B)/llmc/cpu/%,$(LLMC_OBJ))  # the CUDA program needs no CPU layers
 ZOO := $(patsubst dev/cuda/%.cu,%,$(wildcard dev/cuda/*.cu))
@@ -269,12 +270,12 @@ $(CU)/%.cu.o: %.cu $(CU)/cuda_flags
 	@mkdir -p $(@D)
 	@echo "  nvcc     $<"
 	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MP -c -o $@ $<
-# The program has no kernels of its own: what the layers are called, their objects know.
-$(CU)/train_gpt2.cu.o: train_gpt2.cu $(B)/flags $(CU)/cuda_flags
+# what has no kernels, the program itself among it, needs no nvcc
+$(CU)/train_gpt2.cu.o $(CUDA_HOST_OBJ): $(CU)/%.o: % $(B)/flags $(CU)/cuda_flags
 	@mkdir -p $(@D)
 	@echo "  compile  $<"
-	$(Q)$(CXX) $(CPPFLAGS) $(CUDA_INCLUDE) -isystem $(NVCC_ROOT)/include $(CXXFLAGS) -MMD -MP -x c++ -c -o $@ $<
-$(CUDNN_OBJ): CPPFLAGS += $(CUDNN_INCLUDE) $(CUDA_INCLUDE) -isystem $(NVCC_ROOT)/include
+	$(Q)$(CXX) -x c++ $(CPPFLAGS) $(if $(USE_CUDNN),-DUSE_CUDNN $(CUDNN_INCLUDE)) $(CUDA_INCLUDE) -isystem $(NVCC_ROOT)/include \
+	  $(CXXFLAGS) -MMD -MP -c -o $@ $<
 
 compile_cuda: $(CUDA_PROGRAM_FILE) $(CU)/test/cuda/run_tests $(CU)/bench_cuda $(ZOO_PAGES)  ## that everything in CUDA compiles and links, quickly: nothing is optimised
 
@@ -313,7 +314,7 @@ uniq = $(if $(1),$(firstword $(1)) $(call uniq,$(filter-out $(firstword $(1)),$(
 HOST_SOURCES := $(addprefix $(H)/src/,$(filter-out llmc/cuda/ptx.cuh,$(wildcard llmc/*/*.cuh llmc/cuda/*.cu dev/cuda/*.cu dev/cuda/*.cuh test/cuda/*.cu test/cuda/*.cuh)))
 HOST_LIB := $(patsubst %.cpp,$(B)/%.o,$(filter-out %/missing.cpp,$(wildcard test/cudahost/*.cpp)))
 HOST_OBJ := $(patsubst %,$(H)/%.o,$(wildcard test/cuda/*.cu))
-HOST_LAYERS := $(CUDA_SOURCES:%=$(H)/%.o)
+HOST_LAYERS := $(CUDA_SOURCES:%=$(H)/%.o) $(CUDA_HOST_SOURCES:%=$(H)/%.o)
 HOST_FLAGS = -DCUDAHOST -Itest/cudahost/include -I$(H)/src $(HOST_INCLUDE)
 # -fno-strict-aliasing: kernels load four floats as one uint4; -fsanitize=alignment: from a wrong address a GPU refuses to
 HOST_CXXFLAGS = $(if $(DEBUG_CUDA),$(filter-out -O%,$(CXXFLAGS)) -O0 -g,$(CXXFLAGS:-O3=-O2)) -fno-strict-aliasing \
@@ -324,9 +325,14 @@ $(H)/src/%: % test/cudahost/filter.awk
 	@mkdir -p $(@D)
 	$(Q)awk -v path=$< -f test/cudahost/filter.awk $< >$@
 $(H)/%.cu.o: $(H)/src/%.cu $(B)/flags | $(HOST_SOURCES)
+	$(compile_for_cpu)
+$(H)/%.cpp.o: %.cpp $(B)/flags | $(HOST_SOURCES)
+	$(compile_for_cpu)
+define compile_for_cpu =
 	@mkdir -p $(@D)
 	@echo "  compile  $* for the CPU"
 	$(Q)$(CXX) -x c++ -include test/cudahost/cudahost.h $(HOST_FLAGS) $(CPPFLAGS) $(HOST_CXXFLAGS) -MMD -MP -c -o $@ $<
+endef
 $(HOST_LIB): CPPFLAGS += -DCUDAHOST $(HOST_INCLUDE)
 $(B)/test/cudahost/nccl.o: CPPFLAGS += $(if $(MPICC),-DUSE_MPI $(MPI_CFLAGS))
 $(B)/test/cudahost/missing.o: CPPFLAGS += -DCUDAHOST_MISSING='"$(HOST_MISSING)"'

@@ -1,6 +1,7 @@
 // The layers of the model on a GPU: what gpt2.h calls. Each is a page of its own in this directory, encoder.cuh to
-// adamw.cuh, which has its maths, its limit, its kernels and their launcher, and a small .cu file compiles it for X =
-// float and bf16; so a change of one layer compiles that file alone, and who includes this page needs no nvcc.
+// adamw.cuh, with its maths, its limit, its kernels and their launcher. A small file beside it, .cu (.cpp where there are no
+// kernels), compiles it for X = float and bf16; so a change of one layer compiles that file alone, and who includes this
+// page needs no nvcc.
 //
 // Same names and arguments as llmc/cpu/layers.h and llmc/plain/layers.h. The last argument is the CUDA stream that the
 // kernels are put into; all pointers are to device memory. Layers marked W use the workspace (common.cuh), as much as
@@ -60,11 +61,13 @@ void matmul_backward(X* dx, float* dw, float* dbias, const X* dy, const X* x, co
 template <typename X>
 void bias_backward(float* dbias, const X* dy, int N, int OC, cudaStream_t stream);
 // The two that matmul() chooses from: our own kernels (matmul_plain.cuh, matmul_own.cuh), NVIDIA's library
-// (matmul_cublaslt.cuh)
+// (matmul_cublaslt.cuh); and bias and epilogue alone, on out as such a product left it (matmul_finish.cuh)
 template <typename X, typename O>
 void matmul_own(const Matmul<X, O>& args, cudaStream_t stream);
 template <typename X, typename O>
 void matmul_cublaslt(const Matmul<X, O>& args, cudaStream_t stream);
+template <typename X, typename O>
+void matmul_finish(Matmul<X, O> args, cudaStream_t stream);
 
 // attention.cuh: out (B,Tq,NH*HS), lse (B,NH,Tq) or null (inference). doc_start (B,Tk) or null: first position that
 // position i may see, at most i. dq, dk, dv have the strides of q, k, v; dout those of out.

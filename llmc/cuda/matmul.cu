@@ -7,3 +7,6 @@ LLMC_INSTANTIATE_CUDA(bias_backward);
 template void matmul(const Matmul<float, float>&, cudaStream_t);
 template void matmul(const Matmul<bf16, bf16>&, cudaStream_t);
 template void matmul(const Matmul<bf16, float>&, cudaStream_t);
+template void matmul_finish(Matmul<float, float>, cudaStream_t);
+template void matmul_finish(Matmul<bf16, bf16>, cudaStream_t);
+template void matmul_finish(Matmul<bf16, float>, cudaStream_t);

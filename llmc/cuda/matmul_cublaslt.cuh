@@ -18,7 +18,6 @@
 #include <array>
 #include <map>
 #include "llmc/cuda/layers.cuh"
-#include "llmc/cuda/matmul_finish.cuh"
 #ifndef CUDAHOST
 #include "llmc/base/dynamic_library.h"
 #endif
@@ -179,29 +178,6 @@ CublasLtPlan make_plan(CublasLt& lt, const Matmul<X, O>& args, bool whole) {
 }
 
 // ---- the product ----
-
-// Bias and epilogue, on out as the product left it. A thread has W neighbouring columns, and goes down the rows from
-// blockIdx.y on.
-template <int W, typename X, typename O>
-__global__ void __launch_bounds__(256) matmul_finish_kernel(Matmul<X, O> args) {
-    int n = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) * W;
-    if (n >= args.N) return;
-    for (int m = static_cast<int>(blockIdx.y); m < args.M; m += static_cast<int>(gridDim.y)) {
-        float sum[W];
-        load_some(sum, args.out + int64_t(m) * args.N + n, W, W > 1);
-        finish_outputs(args, m, n, sum, W > 1);
-    }
-}
-
-template <typename X, typename O>
-void matmul_finish(Matmul<X, O> args, cudaStream_t stream) {
-    args.accumulate = false;
-    constexpr int W = pack_width<X>;
-    bool packs = rows_are_packs(args);
-    int columns = ceil_div(args.N, packs ? W : 1), threads = std::min(256, ceil_div(columns, 32) * 32);
-    launch(packs ? matmul_finish_kernel<W, X, O> : matmul_finish_kernel<1, X, O>,
-           dim3(ceil_div(columns, threads), std::min(args.M, 65535)), threads, 0, stream, args);
-}
 
 template <typename X, typename O>
 void matmul_cublaslt(const Matmul<X, O>& args, cudaStream_t stream) {

@@ -1,5 +1,6 @@
 // The end of every matrix product: bias, accumulation, epilogue, store. And what the kernels ask about addresses.
 #pragma once
+#include <algorithm>
 #include "llmc/cuda/gelu.cuh"
 #include "llmc/cuda/pack.cuh"
 #include "llmc/model/arguments.h"
@@ -74,4 +75,29 @@ __device__ inline void finish_outputs(const Matmul<X, O>& args, int m, int n, fl
     }
     if (out_float) store_some(out_float + at, sum, count, packs);
     else store_some(args.out + at, sum, count, packs);
+}
+
+// ---- that alone, for products by a library that has no such end ----
+
+// Bias and epilogue, on out as the product left it. A thread has W neighbouring columns, and goes down the rows from
+// blockIdx.y on.
+template <int W, typename X, typename O>
+__global__ void __launch_bounds__(256) matmul_finish_kernel(Matmul<X, O> args) {
+    int n = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) * W;
+    if (n >= args.N) return;
+    for (int m = static_cast<int>(blockIdx.y); m < args.M; m += static_cast<int>(gridDim.y)) {
+        float sum[W];
+        load_some(sum, args.out + int64_t(m) * args.N + n, W, W > 1);
+        finish_outputs(args, m, n, sum, W > 1);
+    }
+}
+
+template <typename X, typename O>
+void matmul_finish(Matmul<X, O> args, cudaStream_t stream) {
+    args.accumulate = false;
+    constexpr int W = pack_width<X>;
+    bool packs = rows_are_packs(args);
+    int columns = ceil_div(args.N, packs ? W : 1), threads = std::min(256, ceil_div(columns, 32) * 32);
+    launch(packs ? matmul_finish_kernel<W, X, O> : matmul_finish_kernel<1, X, O>,
+           dim3(ceil_div(columns, threads), std::min(args.M, 65535)), threads, 0, stream, args);
 }

@@ -1,4 +1,5 @@
 // The small kernels of a step, between its layers; what each does, layers.cuh says.
+#include "llmc/cuda/device.cuh"
 #include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/pack.cuh"
 
@@ -60,4 +61,27 @@ static __global__ void next_positions_kernel(int* positions, int* length, int n)
 }
 void next_positions(int* positions, int* length, int n, cudaStream_t stream) {
     launch(next_positions_kernel, 1, 128, 0, stream, positions, length, n);
+}
+
+// ---- for open_device() ----
+
+const void* any_kernel() { return reinterpret_cast<const void*>(next_micro_batch_kernel); }
+
+#define LLMC_QUOTE_(...) #__VA_ARGS__
+#define LLMC_QUOTE(...) LLMC_QUOTE_(__VA_ARGS__)
+const char* machine_code_for() {
+#ifdef __CUDA_ARCH_LIST__  // nvcc's: "800,900"
+    static const std::string text = [] {
+        std::string list = LLMC_QUOTE(__CUDA_ARCH_LIST__), out;
+        for (size_t at = 0, end; at < list.size(); at = end + 1) {
+            end = std::min(list.find(',', at), list.size());
+            int arch = atoi(list.substr(at, end - at).c_str()) / 10;
+            out += strf("%s%d.%d", out.empty() ? "" : " ", arch / 10, arch % 10);
+        }
+        return out;
+    }();
+    return text.c_str();
+#else
+    return "the CPU";
+#endif
 }

@@ -54,9 +54,10 @@ inline cudaStream_t current_stream() {
 
 // Ends the test as skipped where a block of this GPU has less shared memory: 99 KiB on GeForce and L cards, 163 and 227 KiB
 // on A100 and H100.
-#define SKIP_WITHOUT_SHARED_MEMORY(bytes)       \
-    if ((bytes) > device().max_shared_bytes)    \
-    GTEST_SKIP() << "needs " << (bytes) / 1024 << " KiB of shared memory, this GPU has " << device().max_shared_bytes / 1024
+#define SKIP_WITHOUT_SHARED_MEMORY(bytes)                                                \
+    if ((bytes) > device().max_shared_bytes)                                             \
+    GTEST_SKIP() << "needs " << (bytes) / 1024 << " KiB of shared memory, this GPU has " \
+                 << device().max_shared_bytes / 1024
 
 // n elements of device memory, exactly: what lies behind them is guarded in the tests on the CPU.
 template <typename X>

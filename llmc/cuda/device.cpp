@@ -5,26 +5,6 @@
 #include "llmc/base/dynamic_library.h"
 #include "llmc/cuda/matmul_cublaslt.cuh"
 
-#define LLMC_QUOTE_(...) #__VA_ARGS__
-#define LLMC_QUOTE(...) LLMC_QUOTE_(__VA_ARGS__)
-
-static __global__ void any_kernel() {}
-
-// "8.0 9.0": the compute capabilities that this program holds machine code for.
-static std::string built_for() {
-#ifdef __CUDA_ARCH_LIST__  // nvcc's: "800,900"
-    std::string list = LLMC_QUOTE(__CUDA_ARCH_LIST__), out;
-    for (size_t at = 0, end; at < list.size(); at = end + 1) {
-        end = std::min(list.find(',', at), list.size());
-        int arch = atoi(list.substr(at, end - at).c_str()) / 10;
-        out += strf("%s%d.%d", out.empty() ? "" : " ", arch / 10, arch % 10);
-    }
-    return out;
-#else
-    return "the CPU";
-#endif
-}
-
 // Whether GELU is part of the matrix products (Device::gelu_fusion) when the command line does not say: llm.c's choice,
 // forward and backward from Hopper on, not at all before. Theirs, not measured here.
 static int default_gelu_fusion(int capability) { return capability >= 90 ? 2 : 0; }
@@ -78,14 +58,14 @@ void open_device(DeviceOptions& options, int local_rank) {
 
     // Machine code for another architecture, and PTX newer than the GPU or its driver, show when a kernel is loaded.
     cudaFuncAttributes attributes;
-    error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(any_kernel));
+    error = cudaFuncGetAttributes(&attributes, any_kernel());
     if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
         error == cudaErrorUnsupportedPtxVersion || error == cudaErrorInvalidPtx ||
         error == cudaErrorJitCompilerNotFound)
         throw Error(
             strf("the program was built for compute capability %s, and %s has %d.%d (%s); rebuild: make "
                  "train_gpt2cu CUDA_ARCH=%d",
-                 built_for().c_str(), d.name, major, minor, cudaGetErrorString(error), d.capability));
+                 machine_code_for(), d.name, major, minor, cudaGetErrorString(error), d.capability));
     cuda_check(error, "cudaFuncGetAttributes", __FILE__, __LINE__);
 
     if (options.gelu_fusion < 0) options.gelu_fusion = default_gelu_fusion(d.capability);
