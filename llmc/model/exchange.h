@@ -21,13 +21,13 @@ class Exchange {
         : machine_(machine), memory_(memory) {}
 
     // comm: null with one rank.
-    void start(Communicator* comm) {
-        comm_ = comm;
+    void start(std::unique_ptr<Communicator> comm) {
+        comm_ = std::move(comm);
         for (int slot = 0; slot < Sharding::kSlots; slot++)
             weights_here_[slot] = machine_.make_event(), gradients_sent_[slot] = machine_.make_event();
     }
     // Waits for everything. Ranks that wait for others are watched (group.h).
-    void finish() { machine_.finish(comm_); }
+    void finish() { machine_.finish(comm_.get()); }
 
     // ---- weights (stage 3) ----
 
