@@ -56,9 +56,13 @@ struct DestroyEvent {
 };
 using OwnStream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, DestroyStream>;
 using OwnEvent = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyEvent>;
-inline OwnStream make_stream() {
+enum class Priority { normal, highest };
+inline OwnStream make_stream(Priority priority = Priority::normal) {
+    int least = 0, greatest = 0;  // normal is the least
+    CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest));
     cudaStream_t s = nullptr;
-    CUDA_CHECK(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+    CUDA_CHECK(
+        cudaStreamCreateWithPriority(&s, cudaStreamNonBlocking, priority == Priority::normal ? least : greatest));
     return OwnStream(s);
 }
 
@@ -86,7 +90,9 @@ class Gpu {
     static size_t library_bytes() { return cublaslt_workspace_bytes(); }
 
     void start() {
-        stream_ = make_stream(), copy_stream_ = make_stream(), network_ = make_stream();
+        // NCCL's few blocks go first: behind a product they would wait until its last wave leaves a multiprocessor. The
+        // nodes of a captured graph keep the priority.
+        stream_ = make_stream(), copy_stream_ = make_stream(), network_ = make_stream(Priority::highest);
         network_handle_ = network_.get();
         staged_ready_ = make_event(), staged_taken_ = make_event(), computed_ = make_event();
         communicated_ = make_event();

@@ -7,6 +7,7 @@
 #pragma once
 #include <algorithm>
 #include <iterator>
+#include <memory>
 #include <vector>
 #include "llmc/model/memory.h"
 
@@ -174,7 +175,7 @@ class Exchange {
 
     Machine& machine_;
     const ModelMemory<X, typename Machine::Arena>& memory_;
-    Communicator* comm_ = nullptr;
+    std::unique_ptr<Communicator> comm_;
     bool first_micro_step_ = true, last_micro_step_ = true;
     // Of each slot (zero.h): the bucket whose weights it holds, and whether the layers have yet to wait for an event
     int resident_[Sharding::kSlots] = {-1, -1, -1, -1};

@@ -192,7 +192,9 @@ TEST(NcclCommunicator, GraphsCaptureIt) {
             constexpr size_t n = 777;
             constexpr int buckets = 3;
             for_each_schedule([&] {
-                DeviceVector<float> x(numbers<float>(n * buckets, comm.rank()));
+                DeviceVector<float> x(numbers<float>(n * buckets, comm.rank())), first(std::vector<float>(1));
+                comm.all_reduce(first.get(), 1, s.communication);  // as in a program, the first one is not captured
+                comm.wait(s.communication);
                 cudaGraph_t graph = nullptr;
                 cudaGraphExec_t replay = nullptr;
                 CUDA_CHECK(cudaStreamBeginCapture(s.compute, cudaStreamCaptureModeThreadLocal));
