@@ -437,7 +437,7 @@ void bench_kernels(const ModelConfig& m, int B, double step) {
     int64_t workspace_bytes = static_cast<int64_t>(
         std::max({matmul_own_workspace_bytes(device().multiprocessors), bias_backward_workspace_bytes(N, 4 * C),
                   layernorm_backward_workspace_bytes(N, C, device().multiprocessors),
-                  encoder_backward_workspace_bytes(N), attention_forward_workspace_bytes(shape),
+                  encoder_backward_workspace_bytes(N, sort_scratch_bytes(N)), attention_forward_workspace_bytes(shape),
                   attention_backward_workspace_bytes(shape), global_norm_workspace_bytes(device().multiprocessors)}));
     for (X** p : {&x, &y, &z, &r}) arena.add(p, NC);
     for (X** p : {&wide, &wide2, &wide3}) arena.add(p, 4 * NC);

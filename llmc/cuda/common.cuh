@@ -9,7 +9,7 @@
 #include <vector>
 #include "llmc/base/bf16.h"
 #include "llmc/base/error.h"
-#include "llmc/cuda/shapes.h"
+#include "llmc/cuda/workspaces.h"
 
 // ---- errors ----
 
@@ -49,7 +49,7 @@ inline Device& device() {
 }
 
 // n elements of the workspace, for kernels that are launched in the same stream before any other layer is called.
-// shapes.h says how much each layer uses; the model reserves the largest.
+// workspaces.h says how much each layer uses; the model reserves the largest.
 template <typename X>
 X* workspace(size_t n) {
     CHECK(n * sizeof(X) <= device().workspace_bytes, "%zu bytes wanted, %zu reserved", n * sizeof(X),

@@ -169,7 +169,7 @@ void add_rows_by_token(float* dw, const X* dout, const int* tokens, int B, int T
                        cudaStream_t stream) {
     constexpr int W = pack_width<X>;
     int N = B * T;
-    char* memory = workspace<char>(encoder_backward_workspace_bytes(N));
+    char* memory = workspace<char>(encoder_backward_workspace_bytes(N, sort_scratch_bytes(N)));
     auto index = [&](int i) { return reinterpret_cast<int*>(memory + i * encoder_index_bytes(N)); };
     launch(count_up_kernel, ceil_div(N, 256), 256, 0, stream, index(0), N);
     sort_rows_by_token(index(1), index(2), tokens, index(0), N, index(3), stream);

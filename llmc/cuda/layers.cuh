@@ -5,14 +5,14 @@
 //
 // Same names and arguments as llmc/cpu/layers.h and llmc/plain/layers.h. The last argument is the CUDA stream that the
 // kernels are put into; all pointers are to device memory. Layers marked W use the workspace (common.cuh), as much as
-// shapes.h says.
+// workspaces.h says.
 //
 // Shapes: B sequences of T tokens, N = B*T rows of C channels, V words padded to Vp. A backward pass adds to gradients of
 // weights (+=) and overwrites gradients of activations, unless a comment says otherwise.
 #pragma once
 #include "llmc/base/bf16.h"
 #include "llmc/cuda/common.cuh"
-#include "llmc/cuda/shapes.h"
+#include "llmc/cuda/workspaces.h"
 #include "llmc/model/arguments.h"
 #include "llmc/model/step_state.h"
 
@@ -23,7 +23,7 @@ void encoder_forward(X* out, const int* tokens, const int* positions, const X* w
 template <typename X>  // W
 void encoder_backward(float* dwte, float* dwpe, const X* dout, const int* tokens, const int* positions, int B, int T,
                       int C, Dropout dropout, cudaStream_t stream);
-size_t encoder_backward_workspace_bytes(int N);
+size_t sort_scratch_bytes(int N);  // sort.cuh; the rest of its workspace is in workspaces.h
 
 // dropout.cuh: y = dropout(x) or, in the backward pass, dx = dropout(dy); x, y (B, per_sample), y may be x
 template <typename X>

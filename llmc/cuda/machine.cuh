@@ -103,16 +103,11 @@ class Gpu {
     // Working memory for one layer at a time: the most that any of them wants.
     void reserve_workspace(DeviceArena& arena, const ModelConfig& m, const StepOptions& o,
                            const AttentionShape& decode) {
-        int N = o.B * o.T, multiprocessors = device().multiprocessors;
         AttentionShape attention = packed_qkv_shape(o.B, o.T, m.C, m.NH);
-        workspace_bytes_ =
-            std::max({size_t(1) << 20, matmul_own_workspace_bytes(multiprocessors),
-                      attention_forward_workspace_bytes(attention), attention_decode_workspace_bytes(decode)});
-        if (o.training)
-            workspace_bytes_ =
-                std::max({workspace_bytes_, layernorm_backward_workspace_bytes(N, m.C, multiprocessors),
-                          bias_backward_workspace_bytes(N, 4 * m.C), encoder_backward_workspace_bytes(N),
-                          attention_backward_workspace_bytes(attention), global_norm_workspace_bytes(multiprocessors)});
+        workspace_bytes_ = std::max(
+            gpu_workspace_bytes(m, o, decode, device().multiprocessors, o.training ? sort_scratch_bytes(o.B * o.T) : 0),
+            attention_forward_workspace_bytes(attention));
+        if (o.training) workspace_bytes_ = std::max(workspace_bytes_, attention_backward_workspace_bytes(attention));
         arena.add(&workspace_, static_cast<int64_t>(workspace_bytes_));
     }
     void use_workspace() { device().workspace_data = workspace_, device().workspace_bytes = workspace_bytes_; }

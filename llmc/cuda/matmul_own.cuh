@@ -27,7 +27,7 @@ struct MmaTile {
     static constexpr int shared_bytes = stages * stage_bytes;
     static constexpr int fma_per_clock = 1024;  // of a multiprocessor, roughly: for choose_splits
     static_assert(BM == 64 * warps_m && BN == 64 * warps_n, "a warp makes 64x64");
-    static_assert(BM * BN <= matmul_own_largest_tile, "the workspace is for tiles of this size (shapes.h)");
+    static_assert(BM * BN <= matmul_own_largest_tile, "the workspace is for tiles of this size (workspaces.h)");
     static_assert(stage_bytes >= 16 * 64 * 4 * warps_m * warps_n, "the epilogue stages 16x64 floats a warp");
 };
 // The longer a tile's sides, the fewer bytes have to come from the L2 cache for each multiply-add: wide or tall, as the

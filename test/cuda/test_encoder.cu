@@ -65,7 +65,7 @@ TYPED_TEST(Encoder, BackwardEqualsCpuAndItself) {
                          with_positions ? positions.data() : nullptr, B, T, C, Dropout{p, 12, &state});
         std::vector<float> first_dwte, first_dwpe;
         for_each_schedule([&] {
-            reserve_workspace(encoder_backward_workspace_bytes(N));
+            reserve_workspace(encoder_backward_workspace_bytes(N, sort_scratch_bytes(N)));
             DeviceVector<StepState> d_state(std::vector<StepState>{state});
             DeviceVector<int> d_tokens(tokens), d_positions(positions);
             DeviceVector<X> d_dout(dout);
@@ -92,7 +92,7 @@ TEST(EncoderRuns, OfEveryLength) {
     std::vector<float> want_dwte(V * C), want_dwpe(size_t(N) * C);
     encoder_backward(want_dwte.data(), want_dwpe.data(), dout.data(), tokens.data(), nullptr, 1, N, C, Dropout{});
     for_each_schedule([&] {
-        reserve_workspace(encoder_backward_workspace_bytes(N));
+        reserve_workspace(encoder_backward_workspace_bytes(N, sort_scratch_bytes(N)));
         DeviceVector<int> d_tokens(tokens);
         DeviceVector<float> d_dout(dout), dwte(std::vector<float>(V * C)), dwpe(std::vector<float>(size_t(N) * C));
         encoder_backward(dwte.get(), dwpe.get(), d_dout.get(), d_tokens.get(), nullptr, 1, N, C, Dropout{},
