@@ -398,7 +398,7 @@ bench_cuda: $(B)/bench_cuda  ## speed of training steps and kernels on this mach
 
 gpu_pack:  ## what a GPU machine without a network needs for dev/gpu_check.sh, into .gpu_pack/
 	@CXX="$(CXX)" bash dev/gpu_check/pack.sh
-gpu_check:  ## everything that only a GPU can show, in eight minutes: build, tests, training, sanitizer, speed, PyTorch
+gpu_check:  ## everything that only a GPU can show, in eight minutes and the time to build: tests, training, sanitizer, speed, PyTorch
 	@bash dev/gpu_check.sh
 build_gpu_check: train_gpt2cu train_gpt2 $(B)/test/cuda/run_tests $(B)/bench_cuda
 gpu_check_losses: train_gpt2  ## dev/gpu_check/cpu_losses.json: the losses that a GPU run is compared with
