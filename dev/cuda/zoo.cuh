@@ -42,6 +42,7 @@
 #include "llmc/base/philox.h"
 #include "llmc/cpu/layers.h"
 #include "llmc/cuda/layers.cuh"
+#include "llmc/cuda/memory.cuh"
 #include "llmc/cuda/pack.cuh"
 
 namespace zoo {

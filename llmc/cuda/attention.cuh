@@ -15,15 +15,16 @@
 //   Dropout's element of a probability is (h * Tk + position) * Tk + key, see Dropout in step_state.h.
 //
 // Two versions: float without tensor cores (attention_fp32.cuh, read it first), bf16 with them (attention_mma.cuh); and
-// cuDNN's for bf16 where the program is built with USE_CUDNN=1. Few queries with a cache of keys have a kernel of their own in
-// attention_decode.cuh. All results are the same from run to run: each sum has one order, nothing is added atomically.
+// cuDNN's for bf16 where the program is built with USE_CUDNN=1. Few queries with a cache of keys have a kernel of their
+// own in attention_decode.cuh. All results are the same from run to run: each sum has one order, nothing is added
+// atomically.
 #pragma once
 #include "llmc/cuda/layers.cuh"
 #ifdef USE_CUDNN
 #include "llmc/cuda/attention_cudnn.h"
 #endif
 
-// lse may be null (inference).
+// lse may be null (inference). Workspace: cuDNN's.
 template <typename X>
 void attention_forward(X* out, float* lse, const X* q, const X* k, const X* v, const AttentionShape& s,
                        const int* doc_start, Dropout dropout, cudaStream_t stream) {
@@ -38,7 +39,7 @@ void attention_forward(X* out, float* lse, const X* q, const X* k, const X* v, c
     attention_own_forward(out, lse, q, k, v, s, doc_start, dropout, stream);
 }
 
-// dq, dk, dv are overwritten. Needs Tq == Tk.
+// dq, dk, dv are overwritten. Needs Tq == Tk. Workspace: of whichever computes it.
 template <typename X>
 void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
                         const float* lse, const AttentionShape& s, const int* doc_start, Dropout dropout,

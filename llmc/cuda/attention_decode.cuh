@@ -161,7 +161,7 @@ void append_to_cache(X* k_cache, X* v_cache, const X* qkv, int T, int C, const i
            ceil_div(int64_t(T) * C, 256 * (wide ? W : 1)), 256, 0, stream, k_cache, v_cache, qkv, T, C, length);
 }
 
-// Tq <= *length <= Tk; see above.
+// Tq <= *length <= Tk; see above. Workspace: parts.
 template <typename X>
 void attention_decode(X* out, const X* q, const X* k, const X* v, const AttentionShape& s, const int* length,
                       cudaStream_t stream) {

@@ -26,10 +26,10 @@ namespace attention_fp32 {
 constexpr int kThreads = 128;
 constexpr float kLog2e = 1.4426950408889634f;  // exp(x) = 2^(x log2 e), and 2^x is one instruction
 
-// Tiles are rows of WIDTH >= HS floats in shared memory. The threads are 8 x 16: thread (y, x) works on rows y R + i of the
-// block's own tile (8 R rows) and rows x N + j of the tile that passes (16 N rows). They lie in places i 8 + y and
-// j 16 + x, 4 floats further apart than WIDTH, so that what the threads of a warp read together comes from different banks
-// of shared memory, which serve it at once. `ways` is 8 or 16.
+// Tiles are rows of WIDTH >= HS floats in shared memory. The threads are 8 x 16: thread (y, x) works on rows y R + i of
+// the block's own tile (8 R rows) and rows x N + j of the tile that passes (16 N rows). They lie in places i 8 + y and
+// j 16 + x, 4 floats further apart than WIDTH, so that what the threads of a warp read together comes from different
+// banks of shared memory, which serve it at once. `ways` is 8 or 16.
 template <int WIDTH>
 constexpr int tile_row = WIDTH + 4;
 __device__ inline int thread_y() { return static_cast<int>(threadIdx.x / 16); }

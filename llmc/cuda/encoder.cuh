@@ -163,7 +163,7 @@ static __global__ void count_up_kernel(int* rows, int N) {
     if (i < N) rows[i] = i;
 }
 
-// dw[tokens[n],:] += dout[n,:] for all rows n
+// dw[tokens[n],:] += dout[n,:] for all rows n. Workspace: rows, sorted tokens and rows, what sorting them takes.
 template <typename X>
 void add_rows_by_token(float* dw, const X* dout, const int* tokens, int B, int T, int C, Dropout dropout,
                        cudaStream_t stream) {
@@ -180,7 +180,7 @@ void add_rows_by_token(float* dw, const X* dout, const int* tokens, int B, int T
            T, C, dropout);
 }
 
-// dwte (V,C) += , dwpe (maxT,C) +=
+// dwte (V,C) += , dwpe (maxT,C) += . Workspace: as above.
 template <typename X>
 void encoder_backward(float* dwte, float* dwpe, const X* dout, const int* tokens, const int* positions, int B, int T,
                       int C, Dropout dropout, cudaStream_t stream) {

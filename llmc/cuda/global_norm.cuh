@@ -53,7 +53,7 @@ static __global__ void __launch_bounds__(512) sum_kernel(double* sum, const doub
     if (threadIdx.x == 0) *sum = x;
 }
 
-// *sum (device memory) = sum of grad[i]^2, i < n; grad on a 16-byte boundary. Same GPU, same bits.
+// *sum (device memory) = sum of grad[i]^2, i < n; grad on a 16-byte boundary. Same GPU, same bits. Workspace: partial.
 template <typename G>  // float
 void global_norm_squared(double* sum, const G* grad, int64_t n, cudaStream_t stream) {
     const int most = global_norm_most_blocks(device().multiprocessors);

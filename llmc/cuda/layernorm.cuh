@@ -230,6 +230,7 @@ static __global__ void __launch_bounds__(1024)
 }
 
 // dx (N,C) already holds what came down the residual stream: all three results are added to. Deterministic.
+// Workspace: partial.
 template <typename X>
 void layernorm_backward(X* dx, float* dw, float* db, const X* dy, const X* x, const X* w, const float* mean,
                         const float* rstd, int N, int C, cudaStream_t stream) {

@@ -1,14 +1,14 @@
 // The layers of the model on a GPU: what gpt2.h calls. Each is a page of its own in this directory, encoder.cuh to
-// adamw.cuh, with its maths, its limit, its kernels and their launcher. A small file beside it, .cu (.cpp where there are no
-// kernels), compiles it for X = float and bf16; so a change of one layer compiles that file alone, and who includes this
-// page needs no nvcc.
+// adamw.cuh, with its maths, its limit, its kernels and their launcher. A small file beside it, .cu (.cpp where there
+// are no kernels), compiles it for X = float and bf16; so a change of one layer compiles that file alone, and who
+// includes this page needs no nvcc.
 //
 // Same names and arguments as llmc/cpu/layers.h and llmc/plain/layers.h. The last argument is the CUDA stream that the
 // kernels are put into; all pointers are to device memory. Layers marked W use the workspace (common.cuh), as much as
 // workspaces.h says.
 //
-// Shapes: B sequences of T tokens, N = B*T rows of C channels, V words padded to Vp. A backward pass adds to gradients of
-// weights (+=) and overwrites gradients of activations, unless a comment says otherwise.
+// Shapes: B sequences of T tokens, N = B*T rows of C channels, V words padded to Vp. A backward pass adds to gradients
+// of weights (+=) and overwrites gradients of activations, unless a comment says otherwise.
 #pragma once
 #include "llmc/base/bf16.h"
 #include "llmc/cuda/common.cuh"
@@ -48,8 +48,8 @@ template <typename X>
 void gelu_backward(X* dx, const X* x, const X* dy, int64_t n, cudaStream_t stream);
 
 // matmul.cuh: y (N,OC) = x (N,C) w (OC,C)^T + bias (OC), then GELU where pre_gelu, which keeps what went into it, is
-// given or gelu is true. Backward: dx, dw, dbias may each be null; pre_gelu: dx goes through the GELU whose output x was;
-// dw = instead of += where dw_accumulate is false. W: all of them.
+// given or gelu is true. Backward: dx, dw, dbias may each be null; pre_gelu: dx goes through the GELU whose output x
+// was; dw = instead of += where dw_accumulate is false. W: all of them.
 template <typename X, typename O>
 void matmul(const Matmul<X, O>& args, cudaStream_t stream);
 template <typename X>
@@ -80,8 +80,8 @@ void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X*
                         cudaStream_t stream);
 size_t attention_forward_workspace_bytes(const AttentionShape& shape);
 size_t attention_backward_workspace_bytes(const AttentionShape& shape);
-// Our own kernels, which they take unless cuDNN is there: in fp32 without tensor cores (attention_fp32.cuh), in bf16 with
-// them (attention_mma.cuh); backward W
+// Our own kernels, which they take unless cuDNN is there: in fp32 without tensor cores (attention_fp32.cuh), in bf16
+// with them (attention_mma.cuh); backward W
 void attention_own_forward(float* out, float* lse, const float* q, const float* k, const float* v,
                            const AttentionShape& shape, const int* doc_start, Dropout dropout, cudaStream_t stream);
 void attention_own_forward(bf16* out, float* lse, const bf16* q, const bf16* k, const bf16* v,

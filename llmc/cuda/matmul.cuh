@@ -134,7 +134,7 @@ static __global__ void __launch_bounds__(256)
     dbias[c] += total;
 }
 
-// dbias (OC) += column sums of dy (N,OC).
+// dbias (OC) += column sums of dy (N,OC). Workspace: partial.
 template <typename X>
 void bias_backward(float* dbias, const X* dy, int N, int OC, cudaStream_t stream) {
     constexpr int W = pack_width<X>;
@@ -148,7 +148,7 @@ void bias_backward(float* dbias, const X* dy, int N, int OC, cudaStream_t stream
 
 // dx (N,C) = dy . w, and if pre_gelu: dx *= gelu'(pre_gelu), the gradient through the GELU whose output x was;
 // dw (OC,C) += dy^T . x, or = where dw_accumulate is false; dbias (OC) += column sums of dy. dx, dw, dbias may each be
-// null.
+// null. Workspace: of each product, then of bias_backward.
 template <typename X>
 void matmul_backward(X* dx, float* dw, float* dbias, const X* dy, const X* x, const X* w, const X* pre_gelu, int N,
                      int C, int OC, bool dw_accumulate, cudaStream_t stream) {

@@ -5,11 +5,11 @@
 // cuBLASLt's matrices are column-major: what it calls an (N,M) matrix is our row-major (M,N). So it is asked for
 // out^T = op(b)^T . op(a)^T, with the operands swapped; bias runs along its rows.
 //
-// The same shape always gets the same algorithm: the first that the library's heuristic names, without timing any.
-// Sums are fp32 to the end: where K is split, the parts are added in fp32 in the workspace, in order, never in bf16.
-// Fused GELU differs from the separate kernel in two ways: the library applies it to the sum before that is rounded, and
-// by tanh.approx, which is right to 11 bits (seen in its kernels, CUDA 13.0). Before a rounding to bf16 that is enough; for
-// fp32 it is not, and there GELU is always a kernel of our own.
+// The same shape always gets the same algorithm: the first that the library's heuristic names, without timing any. Sums
+// are fp32 to the end: where K is split, the parts are added in fp32 in the workspace, in order, never in bf16. Fused
+// GELU differs from the separate kernel in two ways: the library applies it to the sum before that is rounded, and by
+// tanh.approx, which is right to 11 bits (seen in its kernels, CUDA 13.0). Before a rounding to bf16 that is enough;
+// for fp32 it is not, and there GELU is always a kernel of our own.
 //
 // What the library does not offer (an epilogue at this alignment, odd sizes) is computed in two steps or by
 // matmul_own: by a rule that depends on the shape alone.
@@ -18,6 +18,7 @@
 #include <array>
 #include <map>
 #include "llmc/cuda/layers.cuh"
+#include "llmc/cuda/memory.cuh"
 #ifndef CUDAHOST
 #include "llmc/base/dynamic_library.h"
 #endif

@@ -226,7 +226,7 @@ OwnPlan plan_product(int M, int N, int K) {
 
 // ---- launchers ----
 
-// One product with this tile and so many parts of K.
+// One product with this tile and so many parts of K. Workspace: their sums, where there are several.
 template <typename Tile, typename X, typename O>
 void matmul_own_with(const Matmul<X, O>& args, int splits, cudaStream_t stream) {
     constexpr int W = pack_width<X>;

@@ -2,8 +2,8 @@
 // matmul_own.cuh, which has the formula and does the same with tensor cores.
 //
 // Limit: arithmetic, ordinary multiply-adds. Each number of a and b is needed many times, so everything here is about
-// reuse: out is cut into tiles of 128x128, a block of threads makes a tile, a thread 8x8 numbers of it, and K is walked in
-// steps of 8, for each of which a slice of op(a) and of op(b) is brought to shared memory once and then read by all.
+// reuse: out is cut into tiles of 128x128, a block of threads makes a tile, a thread 8x8 numbers of it, and K is walked
+// in steps of 8, for each of which a slice of op(a) and of op(b) is brought to shared memory once and then read by all.
 #pragma once
 #include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/matmul_finish.cuh"

@@ -1,9 +1,9 @@
-// Tiles of bf16 in shared memory, and what a warp does with them on tensor cores (mma.sync m16n8k16, see ptx.cuh): products
-// of tiles, and between two products masks and dropout in registers. What attention_mma.cuh is made of.
+// Tiles of bf16 in shared memory, and what a warp does with them on tensor cores (mma.sync m16n8k16, see ptx.cuh):
+// products of tiles, and between two products masks and dropout in registers. What attention_mma.cuh is made of.
 //
-// Tiles are rows of HS elements in chunks of 16 bytes; chunk c of row r is stored at c ^ swizzle(r), so that neither copying
-// rows nor ldmatrix, which takes one chunk of each of eight rows, meets a bank twice. Copies from global memory are
-// asynchronous (cp.async): while one tile is worked on, the next ones are under way.
+// Tiles are rows of HS elements in chunks of 16 bytes; chunk c of row r is stored at c ^ swizzle(r), so that neither
+// copying rows nor ldmatrix, which takes one chunk of each of eight rows, meets a bank twice. Copies from global memory
+// are asynchronous (cp.async): while one tile is worked on, the next ones are under way.
 //
 // The result of a product, 16 rows of fp32 sums spread over a warp, has the layout that the next product wants for its
 // left operand: what a warp has computed stays in its registers.
@@ -28,8 +28,8 @@ __device__ inline int row16(int i) { return (i & 6) << 1 | (i & 1) | (i & 8) >> 
 // Different for row16(0..7), and for row16(8..15): the rows that ldmatrix reads at a time.
 __device__ inline int swizzle(int row) { return (row & 1) | ((row >> 1) & 6); }
 
-// tile (ROWS,HS) = the first `count` rows of `from`, hs elements of each; zeros beyond them. By the whole block. wide: rows
-// are whole chunks of 16 bytes on 16-byte boundaries.
+// tile (ROWS,HS) = the first `count` rows of `from`, hs elements of each; zeros beyond them. By the whole block. wide:
+// rows are whole chunks of 16 bytes on 16-byte boundaries.
 template <int HS, int ROWS, int THREADS>
 __device__ inline void load_tile(bf16* tile, const bf16* from, int64_t stride, int count, int hs, bool wide) {
     constexpr int chunks = HS / 8, rows = THREADS / chunks;  // rows: at a time

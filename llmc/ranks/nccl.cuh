@@ -17,9 +17,10 @@
 #pragma once
 #include <chrono>
 #include <exception>
+#include <memory>
 #include <thread>
 #include <type_traits>
-#include "llmc/cuda/common.cuh"
+#include "llmc/base/cuda_check.h"
 #include "llmc/ranks/group.h"
 #if __has_include(<nccl.h>)
 #include <nccl.h>

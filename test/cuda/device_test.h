@@ -28,6 +28,7 @@
 #include "llmc/cpu/layers.h"
 #include "llmc/cpu/matmul.h"
 #include "llmc/cuda/layers.cuh"
+#include "llmc/cuda/memory.cuh"
 
 #ifdef CUDAHOST
 constexpr bool is_cudahost = true;  // CUDA on the CPU: for what only one of the two can show, or size
@@ -52,8 +53,8 @@ inline cudaStream_t current_stream() {
     return stream;
 }
 
-// Ends the test as skipped where a block of this GPU has less shared memory: 99 KiB on GeForce and L cards, 163 and 227 KiB
-// on A100 and H100.
+// Ends the test as skipped where a block of this GPU has less shared memory: 99 KiB on GeForce and L cards, 163 and 227
+// KiB on A100 and H100.
 #define SKIP_WITHOUT_SHARED_MEMORY(bytes)                                                \
     if ((bytes) > device().max_shared_bytes)                                             \
     GTEST_SKIP() << "needs " << (bytes) / 1024 << " KiB of shared memory, this GPU has " \

@@ -4,7 +4,7 @@
 #include <vector>
 #include "dev/bench/cuda/report.h"
 #include "llmc/base/philox.h"
-#include "llmc/cuda/common.cuh"
+#include "llmc/cuda/memory.cuh"
 #include "llmc/model/batch.h"
 #include "llmc/model/tensors.h"
 
@@ -40,8 +40,8 @@ static __global__ void read_kernel(int* sink, const uint4* from, int64_t n) {
 }
 
 // Before each timed run: the L2 cache holds nothing of use, and nothing that has yet to be written to memory, which a
-// kernel that only reads would have to wait for (50 MB are 17 us at 3 TB/s). So one buffer is written and then another one
-// read, each twice as large as the cache.
+// kernel that only reads would have to wait for (50 MB are 17 us at 3 TB/s). So one buffer is written and then another
+// one read, each twice as large as the cache.
 struct Flush {
     DeviceArena arena;
     char *written = nullptr, *read = nullptr;
