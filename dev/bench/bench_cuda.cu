@@ -56,7 +56,7 @@ static void run() {
     Gpu::configure(options, true);
     int driver = 0, runtime = 0;
     CUDA_CHECK(cudaDriverGetVersion(&driver)), CUDA_CHECK(cudaRuntimeGetVersion(&runtime));
-    const Device& d = device();
+    const CudaDevice& d = device();
     size_t free_bytes = 0, total = 0;
     CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total));
     printf("# Speed on %s (sm_%d, %d multiprocessors, %.1f GB, CUDA driver %d.%d, runtime %d.%d)\n", d.name,

@@ -12,7 +12,7 @@
 enum class MatmulLibrary { cublaslt, own };
 
 // The one global of the CUDA code: the GPU that this process works on, and how.
-struct Device {
+struct CudaDevice {
     int id = 0;
     char name[256] = "";
     int capability = 0;  // 10 * major + minor: 80, 90, ...
@@ -29,8 +29,8 @@ struct Device {
     char* workspace_data = nullptr;
     size_t workspace_bytes = 0;
 };
-inline Device& device() {
-    static Device the_device;
+inline CudaDevice& device() {
+    static CudaDevice the_device;
     return the_device;
 }
 

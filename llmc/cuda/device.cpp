@@ -5,13 +5,13 @@
 #include "llmc/base/dynamic_library.h"
 #include "llmc/cuda/matmul_cublaslt.cuh"
 
-// Whether GELU is part of the matrix products (Device::gelu_fusion) when the command line does not say: llm.c's choice,
+// Whether GELU is part of the matrix products (CudaDevice::gelu_fusion) when the command line does not say: llm.c's choice,
 // forward and backward from Hopper on, not at all before. Theirs, not measured here.
 static int default_gelu_fusion(int capability) { return capability >= 90 ? 2 : 0; }
 
 void open_device(DeviceOptions& options, int local_rank) {
     const char* cpu = "./train_gpt2 does the same on a CPU";
-    Device& d = device();
+    CudaDevice& d = device();
     int count = 0, driver = 0, runtime = 0;
     cudaError_t error = cudaGetDeviceCount(&count);
     if (error == cudaErrorInsufficientDriver) {
@@ -72,7 +72,7 @@ void open_device(DeviceOptions& options, int local_rank) {
 }
 
 void configure_device(const DeviceOptions& options, bool bf16) {
-    Device& d = device();
+    CudaDevice& d = device();
     if (bf16 && d.capability < 80)
         throw UsageError(strf("%s has compute capability %d.%d, and bf16 needs 8.0 (Ampere): use --precision fp32",
                               d.name, d.capability / 10, d.capability % 10));

@@ -12,6 +12,7 @@
 #include "llmc/cuda/device.cuh"
 #include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/memory.cuh"
+#include "llmc/model/activations.h"
 #include "llmc/model/batch.h"
 #include "llmc/model/config.h"
 #include "llmc/model/step_state.h"

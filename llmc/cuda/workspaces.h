@@ -11,7 +11,7 @@
 
 inline int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
-// ---- encoder_backward: tokens and rows, three arrays (N), each on a 256-byte boundary, and what sorting them wants ----
+// ---- encoder_backward: three arrays (N), each on a 256-byte boundary, and what sorting them wants ----
 
 inline size_t encoder_index_bytes(int64_t N) { return (static_cast<size_t>(N) * sizeof(int) + 255) / 256 * 256; }
 inline size_t encoder_backward_workspace_bytes(int64_t N, size_t sort_bytes) {

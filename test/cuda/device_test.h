@@ -167,7 +167,7 @@ class DeviceEnvironment : public ::testing::Environment {
         int count = 0;
         cudaError_t error = cudaGetDeviceCount(&count);
         ASSERT_TRUE(error == cudaSuccess && count > 0) << "no GPU: " << cudaGetErrorString(error);
-        Device& d = device();
+        CudaDevice& d = device();
         auto attribute = [&](cudaDeviceAttr which) {
             int value = 0;
             CUDA_CHECK(cudaDeviceGetAttribute(&value, which, d.id));

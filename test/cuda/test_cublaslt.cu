@@ -73,7 +73,7 @@ TEST(Cublaslt, Bf16WithFp32GradientsEqualsCpu) {
 
 // The library's tanh is right to 11 bits: GELU in fp32 is never left to it.
 TEST(Cublaslt, GeluInFp32IsOurOwn) {
-    Device before = device();
+    CudaDevice before = device();
     device().gelu_fusion = 2, device().matmul = MatmulLibrary::cublaslt;
     auto plans_of = [](bool bf16_operands, bool with_gelu) {
         return std::count_if(cublaslt().plans.begin(), cublaslt().plans.end(), [=](const auto& entry) {
@@ -190,7 +190,7 @@ TEST(Device, Bf16NeedsAmpere) {
     int capability = device().capability;
     DeviceOptions options;
     options.matmul = "own";
-    Device before = device();
+    CudaDevice before = device();
     device().capability = 75;
     EXPECT_THROW(configure_device(options, true), UsageError);
     EXPECT_NO_THROW(configure_device(options, false));
@@ -207,7 +207,7 @@ TEST(Device, Bf16NeedsAmpere) {
 }
 
 TEST(Device, Opens) {
-    Device before = device();
+    CudaDevice before = device();
     DeviceOptions options;
     open_device(options, 0);
     EXPECT_GE(options.gelu_fusion, 0);

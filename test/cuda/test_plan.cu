@@ -50,7 +50,7 @@ TYPED_TEST(CudaPlan, MemoryIsThatOfTheArenas) {
 
 TEST(CudaPlanFigures, DataSheetsAndRecordsAreThoseOfTheProgram) {
     EXPECT_EQ(sizeof(AdamWSegment), 24u);
-    Device before = device();
+    CudaDevice before = device();
     const struct {
         const char *option, *name;  // the driver's
     } gpus[] = {{"a100", "NVIDIA A100-SXM4-80GB"}, {"h100", "NVIDIA H100 80GB HBM3"},

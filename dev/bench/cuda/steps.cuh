@@ -128,7 +128,7 @@ inline StepTime bench_steps(const ModelConfig& m) {
 // What the choices that the program makes cost or gain, at the best micro-batch.
 inline void bench_variants(const ModelConfig& m, int B) {
     printf("\n## Variants of the step, bf16, T=%d\n\n%s", o.T, step_header);
-    Device before = device();
+    CudaDevice before = device();
     auto measure = [&](const std::string& name) {
         if (seconds_left() < 10) return note("variants: " + name + " was not measured, the time is up");
         Model model(m, step_options(B, 0));
