@@ -117,7 +117,7 @@ CXXFLAGS += $(EXTRA_CXXFLAGS)
 Q := $(if $(V),,@)
 
 # ---- the programs ------------------------------------------------------------------------------------------------------
-LLMC_OBJ := $(patsubst %.cpp,$(B)/%.o,$(filter-out %_cudnn.cpp,$(wildcard llmc/*/*.cpp)))
+LLMC_OBJ := $(patsubst %.cpp,$(B)/%.o,$(filter-out llmc/cuda/%,$(wildcard llmc/*/*.cpp)))
 LIB := $(B)/libllmc.a
 TEST_OBJ := $(patsubst %.cpp,$(B)/%.o,$(wildcard test/*.cpp))
 PROGRAMS := $(BIN)train_gpt2 $(BIN)tokenize
@@ -166,7 +166,10 @@ $(B)/flags: ;
 
 # ---- the CUDA program ----------------------------------------------------------------------------------------------------
 # Looked for only when a goal needs it. A root has include/ and lib64/ or lib/: a toolkit, or one of pip's packages.
-CUDA_GOALS := train_gpt2cu test_cuda check_cuda bench_cuda build_gpu_check $(B)/bench_cuda
+CUDA_GOALS := train_gpt2cu test_cuda check_cuda bench_cuda build_gpu_check compile_cuda $(B)/bench_cuda
+# compile_cuda: without optimisation, beside the real objects
+CUDA_QUICK := $(filter compile_cuda,$(MAKECMDGOALS))
+CU := $(B)$(if $(CUDA_QUICK),/quick)
 ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_tests $(B)/dev/cuda/%,$(MAKECMDGOALS)),)
   PIP := $(shell python3 -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")))' 2>/dev/null)
   CUDA_ROOTS := $(CUDA_HOME) $(wildcard .deps/python/nvidia/*) $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc))) \
@@ -222,7 +225,7 @@ ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_
     $(error nvcc $(NVCC_VERSION) does not know the architecture $(ARCHES) ($(ARCHES_FROM)); it knows $(NVCC_ARCHES))
   endif
   NEWEST := $(lastword $(ARCHES))
-  NVCCFLAGS := -std=c++20 -O3 -lineinfo --expt-relaxed-constexpr --threads 0 -ccbin $(or $(CUDA_CXX),$(CXX)) \
+  NVCCFLAGS := -std=c++20 $(if $(CUDA_QUICK),-O0 -Xcicc -O0 -Xptxas -O0,-O3) -lineinfo --expt-relaxed-constexpr --threads 0 -ccbin $(or $(CUDA_CXX),$(CXX)) \
     $(foreach a,$(ARCHES),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_$(NEWEST),code=compute_$(NEWEST) \
     -Werror all-warnings -Xcompiler -Wall,-Wextra,-Wno-restrict$(if $(USE_OPENMP),$(comma)-fopenmp,$(comma)-Wno-unknown-pragmas) \
     -I. $(CUDA_INCLUDE) $(if $(USE_CUDNN),-DUSE_CUDNN)
@@ -234,42 +237,54 @@ ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_
     $(if $(call first,include/nccl.h),,$(info missing: nccl.h: the program is for one GPU (package libnccl-dev or pip's nvidia-nccl-cu13)))
     $(if $(CUBLASLT),,$(info missing: cuBLASLt (CUDA Toolkit or pip's nvidia-cublas): without it only --matmul own will run))
   endif
-  ifneq ($(shell mkdir -p $(B); echo '$(NVCC) $(NVCC_VERSION) $(NVCCFLAGS)' | cmp -s - $(B)/cuda_flags || echo differs),)
-    $(shell echo '$(NVCC) $(NVCC_VERSION) $(NVCCFLAGS)' >$(B)/cuda_flags)
+  ifneq ($(shell mkdir -p $(CU); echo '$(NVCC) $(NVCC_VERSION) $(NVCCFLAGS)' | cmp -s - $(CU)/cuda_flags || echo differs),)
+    $(shell echo '$(NVCC) $(NVCC_VERSION) $(NVCCFLAGS)' >$(CU)/cuda_flags)
   endif
 endif
-$(B)/cuda_flags: ;
+$(CU)/cuda_flags: ;
 
-CUDA_TEST_OBJ := $(patsubst %,$(B)/%.o,$(wildcard test/cuda/*.cu)) $(patsubst %.cpp,$(B)/%.o,$(wildcard test/cuda/*.cpp))
-CUDNN_OBJ := $(if $(USE_CUDNN),$(B)/llmc/cuda/attention_cudnn.o)
+# The layers, the slowest to compile first, so that two at a time end together.
+CUDA_SLOW := $(addprefix llmc/cuda/,attention_mma.cu matmul_own.cu attention_fp32.cu)
+CUDA_SOURCES := $(CUDA_SLOW) $(filter-out $(CUDA_SLOW),$(wildcard llmc/cuda/*.cu))
+CUDA_HOST_SOURCES := $(filter-out %_cudnn.cpp,$(wildcard llmc/cuda/*.cpp))
+CUDA_HOST_OBJ := $(CUDA_HOST_SOURCES:%=$(CU)/%.o) $(if $(USE_CUDNN),$(CU)/llmc/cuda/attention_cudnn.cpp.o)
+CUDA_OBJ := $(CUDA_SOURCES:%=$(CU)/%.o) $(CUDA_HOST_OBJ)
+CUDA_TEST_OBJ := $(patsubst %,$(CU)/%.o,$(wildcard test/cuda/*.cu))
+NO_CPU_OBJ := $(filter-out $(B)/llmc/cpu/%,$(LLMC_OBJ))  # the CUDA program needs no CPU layers
+ZOO := $(patsubst dev/cuda/%.cu,%,$(wildcard dev/cuda/*.cu))
+ZOO_PAGES := $(ZOO:%=$(CU)/dev/cuda/%)
 CUDA_LIBS := $(CUDART) -ldl -lrt
+CUDA_PROGRAM_FILE := $(if $(CUDA_QUICK),$(CU)/,$(BIN))train_gpt2cu
 train_gpt2cu:  ## the CUDA program (CUDA_ARCH="80 90": for these GPUs)
-$(BIN)train_gpt2cu: $(B)/train_gpt2.cu.o $(CUDNN_OBJ) $(LIB)
-$(B)/test/cuda/run_tests: LDLIBS += -lgtest -lgtest_main
-$(B)/test/cuda/run_tests: $(CUDA_TEST_OBJ) $(CUDNN_OBJ) $(LIB)
-$(B)/bench_cuda: $(B)/dev/bench/bench_cuda.cu.o $(CUDNN_OBJ) $(LIB)
-$(BIN)train_gpt2cu $(B)/test/cuda/run_tests $(B)/bench_cuda:
+$(CUDA_PROGRAM_FILE): $(CU)/train_gpt2.cu.o $(CUDA_OBJ) $(NO_CPU_OBJ)
+$(CU)/test/cuda/run_tests: LDLIBS += -lgtest -lgtest_main
+$(CU)/test/cuda/run_tests: $(CUDA_TEST_OBJ) $(CUDA_OBJ) $(LIB)
+$(CU)/bench_cuda: $(CU)/dev/bench/bench_cuda.cu.o $(CUDA_OBJ) $(NO_CPU_OBJ)
+$(ZOO_PAGES): $(CU)/dev/cuda/%: $(CU)/dev/cuda/%.cu.o $(CUDA_OBJ) $(LIB)
+$(CUDA_PROGRAM_FILE) $(CU)/test/cuda/run_tests $(CU)/bench_cuda $(ZOO_PAGES):
 	@mkdir -p $(@D)
 	@echo "  link     $@"
 	$(Q)$(CXX) $(CXXFLAGS) $(LDFLAGS) $(CUDA_RPATH:%=-Wl,-rpath,%) -Wl,--disable-new-dtags -o $@ $^ $(CUDA_LIBS) $(LDLIBS)
 
-$(B)/test/%.cu.o $(B)/dev/bench/%.cu.o: NVCCFLAGS += -DTESTING
-$(B)/%.cu.o: %.cu $(B)/cuda_flags
+$(CU)/%.cu.o: %.cu $(CU)/cuda_flags
 	@mkdir -p $(@D)
 	@echo "  nvcc     $<"
 	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MP -c -o $@ $<
-$(CUDNN_OBJ): CPPFLAGS += $(CUDNN_INCLUDE) $(CUDA_INCLUDE) -isystem $(NVCC_ROOT)/include
+# what has no kernels, the program itself among it, needs no nvcc
+$(CU)/train_gpt2.cu.o $(CUDA_HOST_OBJ): $(CU)/%.o: % $(B)/flags $(CU)/cuda_flags
+	@mkdir -p $(@D)
+	@echo "  compile  $<"
+	$(Q)$(CXX) -x c++ $(CPPFLAGS) $(if $(USE_CUDNN),-DUSE_CUDNN $(CUDNN_INCLUDE)) $(CUDA_INCLUDE) -isystem $(NVCC_ROOT)/include \
+	  $(CXXFLAGS) -MMD -MP -c -o $@ $<
+
+compile_cuda: $(CUDA_PROGRAM_FILE) $(CU)/test/cuda/run_tests $(CU)/bench_cuda $(ZOO_PAGES)  ## that everything in CUDA compiles and links, quickly: nothing is optimised
 
 # ---- the kernel zoo ------------------------------------------------------------------------------------------------------
-ZOO := $(patsubst dev/cuda/%.cu,%,$(wildcard dev/cuda/*.cu))
-.PHONY: zoo
+.PHONY: zoo compile_cuda
 zoo:  ## one page of dev/cuda, checked and timed on this machine's GPU (P=layernorm_forward ARGS="-b 128 4096 768")
 	@[ -n "$(filter $(P),$(ZOO))" ] || { echo "make zoo P=PAGE, where PAGE is one of: $(ZOO)" >&2; exit 2; }
 	@$(MAKE) --no-print-directory $(B)/dev/cuda/$(P)
 	@$(B)/dev/cuda/$(P) $(ARGS)
-$(ZOO:%=$(B)/dev/cuda/%): $(B)/dev/cuda/%: $(B)/dev/cuda/%.cu.o $(B)/test/cuda/reference.o $(LIB)
-	@echo "  link     $@"
-	$(Q)$(CXX) $(CXXFLAGS) $(LDFLAGS) $(CUDA_RPATH:%=-Wl,-rpath,%) -Wl,--disable-new-dtags -o $@ $^ $(CUDA_LIBS) $(LDLIBS)
 
 # ---- CUDA on the CPU ---------------------------------------------------------------------------------------------------
 # The real CUDA sources, compiled by $(CXX) and run on the CPU: test/cudahost/cudahost.h. Needs CUDA's headers (a toolkit, or
@@ -296,9 +311,10 @@ endif
 uniq = $(if $(1),$(firstword $(1)) $(call uniq,$(filter-out $(firstword $(1)),$(1))))
 
 # .cuh and .cu files go through a filter into $(H)/src, where the compiler finds them before the originals.
-HOST_SOURCES := $(addprefix $(H)/src/,$(filter-out llmc/cuda/ptx.cuh,$(wildcard llmc/*/*.cuh dev/cuda/*.cu dev/cuda/*.cuh test/cuda/*.cu test/cuda/*.cuh)))
+HOST_SOURCES := $(addprefix $(H)/src/,$(filter-out llmc/cuda/ptx.cuh,$(wildcard llmc/*/*.cuh llmc/cuda/*.cu dev/cuda/*.cu dev/cuda/*.cuh dev/bench/cuda/*.cuh test/cuda/*.cu test/cuda/*.cuh)))
 HOST_LIB := $(patsubst %.cpp,$(B)/%.o,$(filter-out %/missing.cpp,$(wildcard test/cudahost/*.cpp)))
-HOST_OBJ := $(patsubst %,$(H)/%.o,$(wildcard test/cuda/*.cu)) $(B)/test/cuda/reference.o
+HOST_OBJ := $(patsubst %,$(H)/%.o,$(wildcard test/cuda/*.cu))
+HOST_LAYERS := $(CUDA_SOURCES:%=$(H)/%.o) $(CUDA_HOST_SOURCES:%=$(H)/%.o)
 HOST_FLAGS = -DCUDAHOST -Itest/cudahost/include -I$(H)/src $(HOST_INCLUDE)
 # -fno-strict-aliasing: kernels load four floats as one uint4; -fsanitize=alignment: from a wrong address a GPU refuses to
 HOST_CXXFLAGS = $(if $(DEBUG_CUDA),$(filter-out -O%,$(CXXFLAGS)) -O0 -g,$(CXXFLAGS:-O3=-O2)) -fno-strict-aliasing \
@@ -309,21 +325,24 @@ $(H)/src/%: % test/cudahost/filter.awk
 	@mkdir -p $(@D)
 	$(Q)awk -v path=$< -f test/cudahost/filter.awk $< >$@
 $(H)/%.cu.o: $(H)/src/%.cu $(B)/flags | $(HOST_SOURCES)
+	$(compile_for_cpu)
+$(H)/%.cpp.o: %.cpp $(B)/flags | $(HOST_SOURCES)
+	$(compile_for_cpu)
+define compile_for_cpu =
 	@mkdir -p $(@D)
 	@echo "  compile  $* for the CPU"
 	$(Q)$(CXX) -x c++ -include test/cudahost/cudahost.h $(HOST_FLAGS) $(CPPFLAGS) $(HOST_CXXFLAGS) -MMD -MP -c -o $@ $<
-$(H)/test/%.o $(H)/dev/%.o: CPPFLAGS += -DTESTING
+endef
 $(HOST_LIB): CPPFLAGS += -DCUDAHOST $(HOST_INCLUDE)
 $(B)/test/cudahost/nccl.o: CPPFLAGS += $(if $(MPICC),-DUSE_MPI $(MPI_CFLAGS))
 $(B)/test/cudahost/missing.o: CPPFLAGS += -DCUDAHOST_MISSING='"$(HOST_MISSING)"'
 
 $(CUDA_TESTS): LDLIBS += -lgtest -lgtest_main
-$(CUDA_TESTS): $(if $(HOST_MISSING),$(B)/test/cudahost/missing.o,$(HOST_OBJ) $(HOST_LIB) $(LIB))
-$(B)/train_gpt2cu_cpu: $(H)/train_gpt2.cu.o $(HOST_LIB) $(LIB)
-$(H)/dev/bench/bench_cuda.cu.o: | $(H)/src/train_gpt2.cu
-$(B)/bench_cuda_cpu: $(H)/dev/bench/bench_cuda.cu.o $(HOST_LIB) $(LIB)  # for dev/gpu_check.sh --dry
+$(CUDA_TESTS): $(if $(HOST_MISSING),$(B)/test/cudahost/missing.o,$(HOST_OBJ) $(HOST_LAYERS) $(HOST_LIB) $(LIB))
+$(B)/train_gpt2cu_cpu: $(H)/train_gpt2.cu.o $(HOST_LAYERS) $(HOST_LIB) $(NO_CPU_OBJ)
+$(B)/bench_cuda_cpu: $(H)/dev/bench/bench_cuda.cu.o $(HOST_LAYERS) $(HOST_LIB) $(NO_CPU_OBJ)  # for dev/gpu_check.sh --dry
 $(H)/test_%: LDLIBS += -lgtest -lgtest_main
-$(H)/test_%: $(H)/test/cuda/test_%.cu.o $(B)/test/cuda/reference.o $(HOST_LIB) $(LIB)  # one file alone
+$(H)/test_%: $(H)/test/cuda/test_%.cu.o $(HOST_LAYERS) $(HOST_LIB) $(LIB)  # one file alone
 	@echo "  link     $@"
 	$(Q)$(CXX) $(CXXFLAGS) -fsanitize=alignment $(LDFLAGS) -o $@ $^ $(BOOST_CONTEXT) $(LDLIBS)
 $(CUDA_TESTS) $(B)/train_gpt2cu_cpu $(B)/bench_cuda_cpu:
@@ -379,7 +398,7 @@ bench_cuda: $(B)/bench_cuda  ## speed of training steps and kernels on this mach
 
 gpu_pack:  ## what a GPU machine without a network needs for dev/gpu_check.sh, into .gpu_pack/
 	@CXX="$(CXX)" bash dev/gpu_check/pack.sh
-gpu_check:  ## everything that only a GPU can show, in eight minutes: build, tests, training, sanitizer, speed, PyTorch
+gpu_check:  ## everything that only a GPU can show, in eight minutes and the time to build: tests, training, sanitizer, speed, PyTorch
 	@bash dev/gpu_check.sh
 build_gpu_check: train_gpt2cu train_gpt2 $(B)/test/cuda/run_tests $(B)/bench_cuda
 gpu_check_losses: train_gpt2  ## dev/gpu_check/cpu_losses.json: the losses that a GPU run is compared with

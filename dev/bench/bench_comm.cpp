@@ -35,11 +35,11 @@ struct Times {
     }
 };
 
-void bench(Group& group, Communicator& comm, int stage, int steps) {
+void bench(Group& group, int stage, int steps) {
     StepOptions o;
     o.B = kMicroBatch, o.T = config.T;
     o.rank = group.rank(), o.world = group.world(), o.zero_stage = stage;
-    GPT2<float, Cpu> model(config, o, &comm);
+    GPT2<float, Cpu> model(config, o, std::make_unique<Communicator>(group));
     model.init_weights(1);
     Batch batch;
     batch.sequences = kMicroBatch * kMicroSteps, batch.T = config.T;
@@ -75,8 +75,7 @@ int main(int argc, char** argv) {
     int steps = argc > 1 ? atoi(argv[1]) : 30;
     try {
         Group group(find_ranks({}), 60);
-        Communicator comm(group);
-        for (int stage = 0; stage <= (group.world() > 1 ? 3 : 0); stage++) bench(group, comm, stage, steps);
+        for (int stage = 0; stage <= (group.world() > 1 ? 3 : 0); stage++) bench(group, stage, steps);
         return 0;
     } catch (const std::exception& e) {
         fprintf(stderr, "bench_comm: error: %s\n", e.what());

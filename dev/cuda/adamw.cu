@@ -12,7 +12,6 @@
 // A model is many tensors: here those of `layers` transformer blocks of width C, twelve each: of 4C^2 elements as well
 // as of C, some with weight decay and some without. They lie in one arena, each on a boundary of 64 elements.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/cuda/adamw.cuh"
 
 namespace adamw_page {
 
@@ -139,20 +138,16 @@ zoo::Page page(const zoo::Setup& setup) {
     page.bytes = (is_bf16 ? 30.0 : 28.0) * static_cast<double>(parameters);
     std::vector<float> new_master = master, new_m = m, new_v = v;
     std::vector<X> new_p = p;
+    int count = static_cast<int>(segments.size());
     if (setup.reference)
-        for (const AdamWSegment& s : segments) {
-            options.weight_decay = s.weight_decay;
-            int64_t at = s.begin;
-            cpu::adamw_update(new_p.data() + at, is_bf16 ? new_master.data() + at : nullptr, new_m.data() + at,
-                              new_v.data() + at, grad.data() + at, s.n, at, options, &state);
-        }
+        adamw_update(new_p.data(), is_bf16 ? new_master.data() : nullptr, new_m.data(), new_v.data(), grad.data(),
+                     segments.data(), count, 0, n, options, &state);
     X* dp = page.output("p", new_p, p);
     float *dmaster = is_bf16 ? page.output("master", new_master, master) : nullptr, *dm = page.output("m", new_m, m),
           *dv = page.output("v", new_v, v);
     const float* dgrad = page.input(grad);
     const AdamWSegment* dsegments = page.input(segments);
     const StepState* dstate = page.input(std::vector<StepState>{state});
-    int count = static_cast<int>(segments.size());
 
     Arena<X> arena{nullptr, dmaster, dm, dv, dgrad};
     if constexpr (is_bf16) arena.p = dp;
@@ -179,7 +174,7 @@ zoo::Page page(const zoo::Setup& setup) {
 
 }  // namespace adamw_page
 
-#ifndef TESTING
+#ifndef ZOO_PAGES
 int main(int argc, char** argv) {
     return zoo::run(argc, argv, "adamw", adamw_page::sizes, adamw_page::page<float>, adamw_page::page<bf16>);
 }

@@ -7,7 +7,7 @@
 // element, enough to keep the arithmetic units busy, if only s and p, which are T times T, never go to memory. That is
 // the whole story of this page. The limit is the rate of a large matrix product.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/cuda/attention.cuh"
+#include "llmc/cuda/ptx.cuh"
 
 namespace attention_forward_page {
 
@@ -261,8 +261,8 @@ zoo::Page page(const zoo::Setup& setup) {
     std::vector<X> qkv = zoo::random<X>(3 * n, 1), out(n);
     std::vector<float> lse(rows);
     if (setup.reference)
-        cpu::attention_forward(out.data(), lse.data(), qkv.data(), qkv.data() + C, qkv.data() + 2 * C, shape, nullptr,
-                               Dropout());
+        attention_forward(out.data(), lse.data(), qkv.data(), qkv.data() + C, qkv.data() + 2 * C, shape, nullptr,
+                          Dropout());
     zoo::Page p;
     p.bytes = 4.0 * n * sizeof(X);
     p.flops = 2.0 * n * T;
@@ -302,7 +302,7 @@ zoo::Page page(const zoo::Setup& setup) {
 
 }  // namespace attention_forward_page
 
-#ifndef TESTING
+#ifndef ZOO_PAGES
 int main(int argc, char** argv) {
     namespace layer = attention_forward_page;
     return zoo::run(argc, argv, "attention_forward", layer::sizes, layer::page<float>, layer::page<bf16>);

@@ -12,7 +12,6 @@
 // (The versions overwrite their logits. When one is timed, it gets from its second launch on what the launch before has
 // left, which takes just as long.)
 #include "dev/cuda/zoo.cuh"
-#include "llmc/cuda/classifier.cuh"
 
 namespace classifier_page {
 
@@ -232,8 +231,7 @@ zoo::Page page(const zoo::Setup& setup) {
     StepState state;
     state.loss_normaliser = 1.0f / N;
     if (setup.reference)
-        cpu::fused_classifier(dlogits.data(), losses.data(), targets.data(), weights.data(), state.loss_normaliser, N,
-                              V, Vp, true);
+        fused_classifier(dlogits.data(), losses.data(), targets.data(), weights.data(), &state, N, V, Vp, true);
     zoo::Page p;
     p.bytes = 2.0 * n * sizeof(X);
     const int* dtargets = p.input(targets);
@@ -273,7 +271,7 @@ zoo::Page page(const zoo::Setup& setup) {
 
 }  // namespace classifier_page
 
-#ifndef TESTING
+#ifndef ZOO_PAGES
 int main(int argc, char** argv) {
     namespace layer = classifier_page;
     return zoo::run(argc, argv, "classifier", layer::sizes, layer::page<float>, layer::page<bf16>);

@@ -9,7 +9,6 @@
 // lanes each cycle) can issue some 30 instructions for it, and all of the address, load, arithmetic, rounding, store
 // must fit in them.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/cuda/gelu.cuh"
 
 namespace gelu_page {
 
@@ -104,7 +103,7 @@ template <typename X>
 zoo::Page page(const zoo::Setup& setup) {
     int n = setup.size[0], block = setup.block;
     std::vector<X> x = zoo::random<X>(n, 1, 2.0f), y(n);
-    if (setup.reference) cpu::gelu_forward(y.data(), x.data(), n);
+    if (setup.reference) gelu_forward(y.data(), x.data(), n);
     zoo::Page p;
     p.bytes = 2.0 * n * sizeof(X);
     const X* dx = p.input(x);
@@ -135,7 +134,7 @@ zoo::Page page(const zoo::Setup& setup) {
 
 }  // namespace gelu_page
 
-#ifndef TESTING
+#ifndef ZOO_PAGES
 int main(int argc, char** argv) {
     return zoo::run(argc, argv, "gelu", gelu_page::sizes, gelu_page::page<float>, gelu_page::page<bf16>);
 }

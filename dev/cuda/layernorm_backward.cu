@@ -11,7 +11,6 @@
 //
 // The limit is memory: dy, x and dx read, dx written, 4 N C sizeof(X) bytes.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/cuda/layernorm.cuh"
 
 namespace layernorm_backward_page {
 
@@ -186,11 +185,11 @@ zoo::Page page(const zoo::Setup& setup) {
     std::vector<float> mean = zoo::random<float>(N, 7, 0.1f), rstd = zoo::random<float>(N, 8, 0.1f);
     for (float& r : rstd) r += 1;
     if (setup.reference)
-        cpu::layernorm_backward(new_dx.data(), new_dw.data(), new_db.data(), dy.data(), x.data(), w.data(), mean.data(),
-                                rstd.data(), N, C);
+        layernorm_backward(new_dx.data(), new_dw.data(), new_db.data(), dy.data(), x.data(), w.data(), mean.data(),
+                           rstd.data(), N, C);
     zoo::Page p;
     p.bytes = 4.0 * n * sizeof(X);
-    p.workspace_bytes = layernorm_backward_workspace_bytes(N, C);
+    p.workspace_bytes = layernorm_backward_workspace_bytes(N, C, device().multiprocessors);
     const X *d_dy = p.input(dy), *d_x = p.input(x), *d_w = p.input(w);
     const float *d_mean = p.input(mean), *d_rstd = p.input(rstd);
     X* d_dx = p.output("dx", new_dx, dx);
@@ -232,7 +231,7 @@ zoo::Page page(const zoo::Setup& setup) {
 
 }  // namespace layernorm_backward_page
 
-#ifndef TESTING
+#ifndef ZOO_PAGES
 int main(int argc, char** argv) {
     namespace layer = layernorm_backward_page;
     return zoo::run(argc, argv, "layernorm_backward", layer::sizes, layer::page<float>, layer::page<bf16>);

@@ -13,7 +13,6 @@
 // comes from memory. So its limit is memory: a and b have to be read, r and y to be written, 4 N C sizeof(X) bytes, and
 // every version below is a way to get nearer to these bytes, or to keep more of them under way.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/cuda/layernorm.cuh"
 
 namespace layernorm_forward_page {
 
@@ -257,8 +256,8 @@ zoo::Page page(const zoo::Setup& setup) {
                    bias = zoo::random<X>(C, 4), r(n), y(n);
     std::vector<float> mean(N), rstd(N);
     if (setup.reference)
-        cpu::residual_layernorm_forward(r.data(), y.data(), mean.data(), rstd.data(), a.data(), b.data(), w.data(),
-                                        bias.data(), N, C, N, Dropout{});
+        residual_layernorm_forward(r.data(), y.data(), mean.data(), rstd.data(), a.data(), b.data(), w.data(),
+                                   bias.data(), N, C, N, Dropout{});
     zoo::Page p;
     p.bytes = 4.0 * n * sizeof(X);
     const X *da = p.input(a), *db = p.input(b), *dw = p.input(w), *dbias = p.input(bias);
@@ -315,7 +314,7 @@ zoo::Page page(const zoo::Setup& setup) {
 
 }  // namespace layernorm_forward_page
 
-#ifndef TESTING
+#ifndef ZOO_PAGES
 int main(int argc, char** argv) {
     namespace layer = layernorm_forward_page;
     return zoo::run(argc, argv, "layernorm_forward", layer::sizes, layer::page<float>, layer::page<bf16>);

@@ -12,7 +12,7 @@
 // used as often as possible, at each level. Versions 1 to 4 use ordinary multiply-adds in fp32, 5 to 7 tensor cores, in
 // bf16 only.
 #include "dev/cuda/zoo.cuh"
-#include "llmc/cuda/matmul_own.cuh"
+#include "llmc/cuda/ptx.cuh"
 
 namespace matmul_forward_page {
 
@@ -222,11 +222,11 @@ zoo::Page page(const zoo::Setup& setup) {
     size_t rows = static_cast<size_t>(N), width = static_cast<size_t>(C), outputs = static_cast<size_t>(OC);
     std::vector<X> x = zoo::random<X>(rows * width, 1), w = zoo::random<X>(outputs * width, 2, 1 / std::sqrt(float(C))),
                    bias = zoo::random<X>(outputs, 3), y(rows * outputs);
-    if (setup.reference) cpu::matmul_forward<X>(y.data(), nullptr, x.data(), w.data(), bias.data(), N, C, OC);
+    if (setup.reference) matmul_forward<X>(y.data(), nullptr, x.data(), w.data(), bias.data(), N, C, OC);
     zoo::Page p;
     p.bytes = static_cast<double>(x.size() + w.size() + bias.size() + y.size()) * sizeof(X);
     p.flops = 2.0 * N * C * OC;
-    p.workspace_bytes = matmul_own_workspace_bytes();
+    p.workspace_bytes = matmul_own_workspace_bytes(device().multiprocessors);
     const X *dx = p.input(x), *dw = p.input(w), *dbias = p.input(bias);
     X* dy = p.output("y", y);
 
@@ -258,7 +258,7 @@ zoo::Page page(const zoo::Setup& setup) {
 
 }  // namespace matmul_forward_page
 
-#ifndef TESTING
+#ifndef ZOO_PAGES
 int main(int argc, char** argv) {
     return zoo::run(argc, argv, "matmul_forward", matmul_forward_page::sizes, matmul_forward_page::page<float>,
                     matmul_forward_page::page<bf16>);

@@ -12,7 +12,7 @@
 //   zoo::Page page(const zoo::Setup& setup) {
 //       int N = setup.size[0], block = setup.block;
 //       std::vector<X> x = zoo::random<X>(N, 1), y(N);
-//       if (setup.reference) cpu::f(y.data(), x.data(), N);                        // the CPU layer's answer
+//       if (setup.reference) ::f(y.data(), x.data(), N);                           // the CPU layer's answer
 //       zoo::Page p;
 //       p.bytes = 2.0 * N * sizeof(X);                                             // what has to be moved at least
 //       const X* dx = p.input(x);
@@ -23,14 +23,15 @@
 //       return p;
 //   }
 //   }  // namespace f_page
-//   #ifndef TESTING
+//   #ifndef ZOO_PAGES
 //   int main(int argc, char** argv) {
 //       return zoo::run(argc, argv, "f", f_page::sizes, f_page::page<float>, f_page::page<bf16>);
 //   }
 //   #endif
 //
 // Alone it is a program for a GPU (make zoo P=f): each version is checked against the CPU layer, then timed against the
-// machine's limit. test/cuda/test_zoo.cu includes the page too and runs every version, on the CPU as well.
+// machine's limit. test/cuda/test_zoo.cu includes the page too (ZOO_PAGES: without its main) and runs every version, on the
+// CPU as well.
 #pragma once
 #include <cmath>
 #include <functional>
@@ -38,10 +39,11 @@
 #include <memory>
 #include <string>
 #include <vector>
-#include "llmc/cuda/common.cuh"
-#include "llmc/cuda/pack.cuh"
 #include "llmc/base/philox.h"
-#include "test/cuda/reference.h"
+#include "llmc/cpu/layers.h"
+#include "llmc/cuda/layers.cuh"
+#include "llmc/cuda/memory.cuh"
+#include "llmc/cuda/pack.cuh"
 
 namespace zoo {
 
@@ -155,6 +157,6 @@ inline Check check(const Page& page, const Version& version, cudaStream_t stream
 
 }  // namespace zoo
 
-#ifndef TESTING
+#ifndef ZOO_PAGES
 #include "dev/cuda/zoo_run.cuh"
 #endif

@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <cstring>
 #include "llmc/cuda/device.cuh"
-#include "llmc/cuda/matmul_cublaslt.cuh"
 
 namespace zoo {
 
@@ -33,7 +32,7 @@ inline void open_device() {
         throw Error(
             "this machine has no NVIDIA driver, and so no GPU to run on; dev/cuda/README.md says how to run the "
             "kernels on a CPU");
-    Options options;
+    DeviceOptions options;
     ::open_device(options, 0);
     device().tf32 = false;
 }

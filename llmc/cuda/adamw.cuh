@@ -12,7 +12,7 @@
 // arena, 16 bytes of each fp32 array, and asks for them all before it looks up the tensor they belong to.
 #pragma once
 #include <algorithm>
-#include "llmc/cuda/common.cuh"
+#include "llmc/cuda/layers.cuh"
 #include "llmc/model/arguments.h"
 #include "llmc/cuda/pack.cuh"
 #include "llmc/base/philox.h"
@@ -122,8 +122,7 @@ __global__ void __launch_bounds__(256)
 // weight decay counts, not that of `options`. Does nothing if state->skip.
 template <typename X>
 void adamw_update(X* p, float* master, float* m, float* v, const float* grad, const AdamWSegment* segments, int count,
-                  int64_t begin, int64_t end, const AdamWOptions& options, const StepState* state,
-                  cudaStream_t stream) {
+                  int64_t begin, int64_t end, AdamWOptions options, const StepState* state, cudaStream_t stream) {
     if (begin >= end) return;
     auto aligned = [begin](const auto* q) {  // are elements i % 4 == 0 of the arena on boundaries of four elements?
         return (reinterpret_cast<uintptr_t>(q) / sizeof(*q) - static_cast<uintptr_t>(begin)) % 4 == 0;

@@ -14,64 +14,43 @@
 //   Head h reads keys and values h * NKV / NH; their gradients are summed over the heads of the group in order.
 //   Dropout's element of a probability is (h * Tk + position) * Tk + key, see Dropout in step_state.h.
 //
-// Two versions: bf16 on tensor cores (attention_mma.cuh), float without (attention_fp32.cuh); and cuDNN's for bf16
-// where the program is built with USE_CUDNN=1. Few queries with a cache of keys have a kernel of their own in
-// attention_decode.cuh. All results are the same from run to run: each sum has one order, nothing is added atomically.
+// Two versions: float without tensor cores (attention_fp32.cuh, read it first), bf16 with them (attention_mma.cuh); and
+// cuDNN's for bf16 where the program is built with USE_CUDNN=1. Few queries with a cache of keys have a kernel of their
+// own in attention_decode.cuh. All results are the same from run to run: each sum has one order, nothing is added
+// atomically.
 #pragma once
-#include <algorithm>
-#include "llmc/cuda/attention_fp32.cuh"
-#include "llmc/cuda/attention_mma.cuh"
+#include "llmc/cuda/layers.cuh"
 #ifdef USE_CUDNN
 #include "llmc/cuda/attention_cudnn.h"
 #endif
 
-inline size_t attention_forward_workspace_bytes([[maybe_unused]] const AttentionShape& s) {
-#ifdef USE_CUDNN
-    if (attention_cudnn_supports(s, false)) return attention_cudnn_workspace_bytes(s, false);
-#endif
-    return 0;
-}
-inline size_t attention_backward_workspace_bytes(const AttentionShape& s) {
-    size_t bytes = std::max(attention_mma_backward_workspace_bytes(s), attention_fp32_backward_workspace_bytes(s));
-#ifdef USE_CUDNN
-    if (attention_cudnn_supports(s, true)) bytes = std::max(bytes, attention_cudnn_workspace_bytes(s, true));
-#endif
-    return bytes;
-}
-
-// lse may be null (inference).
+// lse may be null (inference). Workspace: cuDNN's.
 template <typename X>
 void attention_forward(X* out, float* lse, const X* q, const X* k, const X* v, const AttentionShape& s,
                        const int* doc_start, Dropout dropout, cudaStream_t stream) {
     CHECK(s.Tq <= s.Tk && s.NH % s.NKV == 0 && s.HS <= 256, "Tq=%d Tk=%d NH=%d NKV=%d HS=%d", s.Tq, s.Tk, s.NH, s.NKV,
           s.HS);
-    if constexpr (std::is_same_v<X, bf16>) {
 #ifdef USE_CUDNN
+    if constexpr (std::is_same_v<X, bf16>)
         if (!doc_start && !dropout.active() && lse && attention_cudnn_supports(s, false))
             return attention_forward_cudnn(out, lse, q, k, v, s, workspace<char>(attention_forward_workspace_bytes(s)),
                                            stream);
 #endif
-        attention_mma_forward(out, lse, q, k, v, s, doc_start, dropout, stream);
-    } else {
-        attention_fp32_forward(out, lse, q, k, v, s, doc_start, dropout, stream);
-    }
+    attention_own_forward(out, lse, q, k, v, s, doc_start, dropout, stream);
 }
 
-// dq, dk, dv are overwritten. Needs Tq == Tk.
+// dq, dk, dv are overwritten. Needs Tq == Tk. Workspace: of whichever computes it.
 template <typename X>
 void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
                         const float* lse, const AttentionShape& s, const int* doc_start, Dropout dropout,
                         cudaStream_t stream) {
     CHECK(s.Tq == s.Tk && s.NH % s.NKV == 0 && s.HS <= 256, "Tq=%d Tk=%d NH=%d NKV=%d HS=%d", s.Tq, s.Tk, s.NH, s.NKV,
           s.HS);
-    if constexpr (std::is_same_v<X, bf16>) {
 #ifdef USE_CUDNN
+    if constexpr (std::is_same_v<X, bf16>)
         if (!doc_start && !dropout.active() && attention_cudnn_supports(s, true))
             return attention_backward_cudnn(dq, dk, dv, dout, q, k, v, out, lse, s,
                                             workspace<char>(attention_cudnn_workspace_bytes(s, true)), stream);
 #endif
-        attention_mma_backward(dq, dk, dv, dout, q, k, v, out, lse, s, doc_start, dropout, stream);
-    } else {
-        attention_fp32_backward(dq, dk, dv, dout, q, k, v, out, lse, s, doc_start, dropout, stream);
-    }
+    attention_own_backward(dq, dk, dv, dout, q, k, v, out, lse, s, doc_start, dropout, stream);
 }

@@ -9,32 +9,11 @@
 // a query in the order of the keys   (Flash-Decoding, Dao et al. 2023, https://pytorch.org/blog/flash-decoding). The
 // grid is that of a full cache; blocks beyond the length end at once.
 #pragma once
-#include "llmc/cuda/common.cuh"
+#include "llmc/cuda/layers.cuh"
 #include "llmc/model/arguments.h"
 #include "llmc/cuda/pack.cuh"
 
 namespace attention_decode_detail {
-
-constexpr int kRows = 4;       // queries and heads of one key head that a block takes together
-constexpr int kThreads = 128;  // 16 groups of 8 lanes: a group reads a key or value, 8 lanes * 16 bytes at a time
-constexpr int kBatch = 4;      // keys that a group asks for at once
-constexpr int kStep = kThreads / 8 * kBatch;
-
-// How the work is split: a function of the shape alone.
-struct Split {
-    int rows, tiles, keys, count;  // a block's rows of at most kRows, blocks for all rows, keys of a block, blocks
-};
-inline Split split(const AttentionShape& s) {
-    const int all_rows = s.Tq * (s.NH / s.NKV), rows = all_rows == 1 ? 1 : kRows, tiles = ceil_div(all_rows, rows);
-    const int steps = ceil_div(s.Tk, kStep);
-    // About 1024 blocks fill any GPU; a block's scores, rows * keys, fit into 32 KiB.
-    const int want = std::clamp(1024 / (s.B * s.NKV * tiles), ceil_div(s.Tk, 2048), steps);
-    const int keys = ceil_div(steps, want) * kStep;
-    return {rows, tiles, keys, ceil_div(s.Tk, keys)};
-}
-// A query's part is HS + 2 floats: sum of exp(s - m) v, m, sum of exp(s - m); parts (B,NH,Tq,count,HS+2). Scores are in
-// units of log 2.
-inline size_t parts(const AttentionShape& s) { return size_t(s.B) * s.NH * s.Tq * split(s).count * (s.HS + 2); }
 
 template <int W, int R, typename X>
 __global__ void __launch_bounds__(kThreads)
@@ -182,14 +161,7 @@ void append_to_cache(X* k_cache, X* v_cache, const X* qkv, int T, int C, const i
            ceil_div(int64_t(T) * C, 256 * (wide ? W : 1)), 256, 0, stream, k_cache, v_cache, qkv, T, C, length);
 }
 
-// For up to shape.Tq queries at once.
-inline size_t attention_decode_workspace_bytes(AttentionShape shape) {
-    size_t most = 0;
-    for (; shape.Tq > 0; shape.Tq--) most = std::max(most, attention_decode_detail::parts(shape));
-    return most * sizeof(float);
-}
-
-// Tq <= *length <= Tk; see above.
+// Tq <= *length <= Tk; see above. Workspace: parts.
 template <typename X>
 void attention_decode(X* out, const X* q, const X* k, const X* v, const AttentionShape& s, const int* length,
                       cudaStream_t stream) {

@@ -14,7 +14,7 @@
 // one touched last.
 #pragma once
 #include <algorithm>
-#include "llmc/cuda/common.cuh"
+#include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/pack.cuh"
 #include "llmc/model/step_state.h"
 
@@ -111,19 +111,4 @@ void fused_classifier(X* logits, float* losses, const int* targets, const float*
     int threads = std::min(512, 32 * ceil_div(Vp, 32 * (wide ? W : 1)));
     launch(wide ? fused_classifier_kernel<W, X> : fused_classifier_kernel<1, X>, N, threads, 0, stream, logits, losses,
            targets, weights, state, V, Vp, write_dlogits);
-}
-
-// One block: each thread sums its losses, then the block the threads' sums.
-static __global__ void __launch_bounds__(1024) add_losses_kernel(StepState* state, const float* losses, int N) {
-    __shared__ float sums[32];
-    float sum = 0;
-#pragma unroll 8
-    for (int i = static_cast<int>(threadIdx.x); i < N; i += static_cast<int>(blockDim.x)) sum += losses[i];
-    sum = block_sum(sum, sums);
-    if (threadIdx.x == 0) state->loss_sum += sum;
-}
-
-// state->loss_sum += sum of losses (N), in a fixed order.
-inline void add_losses(StepState* state, const float* losses, int N, cudaStream_t stream) {
-    launch(add_losses_kernel, 1, 1024, 0, stream, state, losses, N);
 }

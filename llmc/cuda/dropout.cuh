@@ -10,7 +10,7 @@
 // Limit of dropout_apply: memory, 2 * sizeof(X) bytes an element. Philox's 20 multiplications for four elements hide
 // behind the loads.
 #pragma once
-#include "llmc/cuda/common.cuh"
+#include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/pack.cuh"
 #include "llmc/base/philox.h"
 #include "llmc/model/step_state.h"

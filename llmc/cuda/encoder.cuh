@@ -12,8 +12,8 @@
 // Limit: memory. Forward moves 2 to 3 times N*C*sizeof(X) bytes, N = B*T (out; wte's rows; wpe stays in the L2 cache);
 // backward twice that for dout, which is read for dwte and for dwpe, and what it touches of dwte and dwpe.
 #pragma once
-#include "llmc/cuda/common.cuh"
 #include "llmc/cuda/dropout.cuh"
+#include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/pack.cuh"
 #include "llmc/cuda/sort.cuh"
 
@@ -163,16 +163,13 @@ static __global__ void count_up_kernel(int* rows, int N) {
     if (i < N) rows[i] = i;
 }
 
-inline size_t encoder_index_bytes(int N) { return (N * sizeof(int) + 255) / 256 * 256; }
-inline size_t encoder_backward_workspace_bytes(int N) { return 3 * encoder_index_bytes(N) + sort_scratch_bytes(N); }
-
-// dw[tokens[n],:] += dout[n,:] for all rows n
+// dw[tokens[n],:] += dout[n,:] for all rows n. Workspace: rows, sorted tokens and rows, what sorting them takes.
 template <typename X>
 void add_rows_by_token(float* dw, const X* dout, const int* tokens, int B, int T, int C, Dropout dropout,
                        cudaStream_t stream) {
     constexpr int W = pack_width<X>;
     int N = B * T;
-    char* memory = workspace<char>(encoder_backward_workspace_bytes(N));
+    char* memory = workspace<char>(encoder_backward_workspace_bytes(N, sort_scratch_bytes(N)));
     auto index = [&](int i) { return reinterpret_cast<int*>(memory + i * encoder_index_bytes(N)); };
     launch(count_up_kernel, ceil_div(N, 256), 256, 0, stream, index(0), N);
     sort_rows_by_token(index(1), index(2), tokens, index(0), N, index(3), stream);
@@ -183,7 +180,7 @@ void add_rows_by_token(float* dw, const X* dout, const int* tokens, int B, int T
            T, C, dropout);
 }
 
-// dwte (V,C) += , dwpe (maxT,C) +=
+// dwte (V,C) += , dwpe (maxT,C) += . Workspace: as above.
 template <typename X>
 void encoder_backward(float* dwte, float* dwpe, const X* dout, const int* tokens, const int* positions, int B, int T,
                       int C, Dropout dropout, cudaStream_t stream) {

@@ -6,7 +6,7 @@
 //
 // Limit: memory. Forward moves 2 n sizeof(X) bytes, backward 3 n sizeof(X); each thread moves 16 bytes at a time.
 #pragma once
-#include "llmc/cuda/common.cuh"
+#include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/pack.cuh"
 
 // ---- device functions, for epilogues of matrix products too ----

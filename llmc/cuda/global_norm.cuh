@@ -1,13 +1,13 @@
-// Sum of squares of a gradient arena, in a fixed order, and what follows from it: the scale that clips the gradient and
-// the decision to skip the update.
+// Sum of squares of a gradient arena, in a fixed order. What follows from it, the scale that clips the gradient and the
+// decision to skip the update, is in llmc/model/step_state.h.
 //
-//   grad_norm = sqrt(sum_i grad[i]^2);  clip_scale = min(1, grad_clip / grad_norm)
+//   sum = sum_i grad[i]^2
 //
 // Limit: memory, 4 bytes an element. Sixteen squares are added in fp32, their sums in double: an order of magnitude
 // fewer double additions, which cost 64 times as much on GPUs that are not made for them.
 #pragma once
 #include <algorithm>
-#include "llmc/cuda/common.cuh"
+#include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/pack.cuh"
 #include "llmc/model/step_state.h"
 
@@ -53,23 +53,12 @@ static __global__ void __launch_bounds__(512) sum_kernel(double* sum, const doub
     if (threadIdx.x == 0) *sum = x;
 }
 
-inline size_t global_norm_workspace_bytes() {
-    return 4 * sizeof(double) * static_cast<size_t>(device().multiprocessors);
-}
-
-// *sum (device memory) = sum of grad[i]^2, i < n; grad on a 16-byte boundary. Same GPU, same bits.
-inline void global_norm_squared(double* sum, const float* grad, int64_t n, cudaStream_t stream) {
-    int blocks = static_cast<int>(std::clamp<int64_t>(n / (512 * 16), 1, 4 * device().multiprocessors));
+// *sum (device memory) = sum of grad[i]^2, i < n; grad on a 16-byte boundary. Same GPU, same bits. Workspace: partial.
+template <typename G>  // float
+void global_norm_squared(double* sum, const G* grad, int64_t n, cudaStream_t stream) {
+    const int most = global_norm_most_blocks(device().multiprocessors);
+    int blocks = static_cast<int>(std::clamp<int64_t>(n / (512 * 16), 1, most));
     double* partial = workspace<double>(static_cast<size_t>(blocks));
     launch(n % 4 == 0 ? square_sum_kernel<4> : square_sum_kernel<1>, blocks, 512, 0, stream, partial, grad, n);
     launch(sum_kernel, 1, 512, 0, stream, sum, partial, blocks);
-}
-
-static __global__ void finish_gradients_kernel(StepState* state, const double* norm_squared, float grad_clip) {
-    finish_gradients(*state, *norm_squared, grad_clip);
-}
-
-// From the sum of losses and the squared norm to the step's loss, norm, clip scale and skip flag. grad_clip 0: none.
-inline void finish_gradients(StepState* state, const double* norm_squared, float grad_clip, cudaStream_t stream) {
-    launch(finish_gradients_kernel, 1, 1, 0, stream, state, norm_squared, grad_clip);
 }

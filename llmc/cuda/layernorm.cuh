@@ -12,8 +12,8 @@
 // all loads of a row are given before the first is waited for.
 #pragma once
 #include <algorithm>
-#include "llmc/cuda/common.cuh"
 #include "llmc/cuda/dropout.cuh"
+#include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/pack.cuh"
 
 // ---- forward ----
@@ -229,19 +229,8 @@ static __global__ void __launch_bounds__(1024)
     (column < C ? dw[column] : db[column - C]) += sum;
 }
 
-// Elements of a row that a thread has.
-inline int layernorm_backward_columns(int C) { return C <= 512 * 8 ? 8 : 24; }
-inline int layernorm_backward_threads(int C) { return 32 * ceil_div(C, 32 * layernorm_backward_columns(C)); }
-// 512 threads a multiprocessor, all that registers allow; a block has at least 16 rows, so that partial stays small
-// beside x.
-inline int layernorm_backward_blocks(int N, int C) {
-    return std::min(device().multiprocessors * std::max(1, 512 / layernorm_backward_threads(C)), ceil_div(N, 16));
-}
-inline size_t layernorm_backward_workspace_bytes(int N, int C) {
-    return static_cast<size_t>(layernorm_backward_blocks(N, C)) * 2 * static_cast<size_t>(C) * sizeof(float);
-}
-
 // dx (N,C) already holds what came down the residual stream: all three results are added to. Deterministic.
+// Workspace: partial.
 template <typename X>
 void layernorm_backward(X* dx, float* dw, float* db, const X* dy, const X* x, const X* w, const float* mean,
                         const float* rstd, int N, int C, cudaStream_t stream) {
@@ -249,8 +238,8 @@ void layernorm_backward(X* dx, float* dw, float* db, const X* dy, const X* x, co
     constexpr int W = pack_width<X>;
     int E = layernorm_backward_columns(C), threads = layernorm_backward_threads(C);
     CHECK(threads <= 512, "C=%d", C);
-    int blocks = layernorm_backward_blocks(N, C);
-    float* partial = workspace<float>(layernorm_backward_workspace_bytes(N, C) / sizeof(float));
+    int blocks = layernorm_backward_blocks(N, C, device().multiprocessors);
+    float* partial = workspace<float>(static_cast<size_t>(blocks) * 2 * C);
     auto run = [&](auto kernel) {
         launch(kernel, blocks, threads, 0, stream, dx, partial, dy, x, w, mean, rstd, N, C);
     };

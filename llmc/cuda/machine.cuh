@@ -8,19 +8,15 @@
 #include <memory>
 #include <string>
 #include <vector>
-#include "llmc/cuda/adamw.cuh"
-#include "llmc/cuda/attention.cuh"
-#include "llmc/cuda/attention_decode.cuh"
-#include "llmc/ranks/nccl.cuh"
-#include "llmc/model/config.h"
 #include "llmc/cuda/common.cuh"
-#include "llmc/model/batch.h"
 #include "llmc/cuda/device.cuh"
-#include "llmc/cuda/encoder.cuh"
-#include "llmc/cuda/global_norm.cuh"
-#include "llmc/cuda/layernorm.cuh"
-#include "llmc/cuda/matmul.cuh"
+#include "llmc/cuda/layers.cuh"
+#include "llmc/cuda/memory.cuh"
+#include "llmc/model/activations.h"
+#include "llmc/model/batch.h"
+#include "llmc/model/config.h"
 #include "llmc/model/step_state.h"
+#include "llmc/ranks/nccl.cuh"
 
 // A piece of a step that runs again and again with the same addresses. The first time it is simply run, which loads
 // kernels and plans; the second time it is captured.
@@ -62,9 +58,13 @@ struct DestroyEvent {
 };
 using OwnStream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, DestroyStream>;
 using OwnEvent = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyEvent>;
-inline OwnStream make_stream() {
+enum class Priority { normal, highest };
+inline OwnStream make_stream(Priority priority = Priority::normal) {
+    int least = 0, greatest = 0;  // normal is the least
+    CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest));
     cudaStream_t s = nullptr;
-    CUDA_CHECK(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+    CUDA_CHECK(
+        cudaStreamCreateWithPriority(&s, cudaStreamNonBlocking, priority == Priority::normal ? least : greatest));
     return OwnStream(s);
 }
 
@@ -90,8 +90,11 @@ class Gpu {
         return static_cast<double>(free_bytes);
     }
     static size_t library_bytes() { return cublaslt_workspace_bytes(); }
+
     void start() {
-        stream_ = make_stream(), copy_stream_ = make_stream(), network_ = make_stream();
+        // NCCL's few blocks go first: behind a product they would wait until its last wave leaves a multiprocessor. The
+        // nodes of a captured graph keep the priority.
+        stream_ = make_stream(), copy_stream_ = make_stream(), network_ = make_stream(Priority::highest);
         network_handle_ = network_.get();
         staged_ready_ = make_event(), staged_taken_ = make_event(), computed_ = make_event();
         communicated_ = make_event();
@@ -102,15 +105,11 @@ class Gpu {
     // Working memory for one layer at a time: the most that any of them wants.
     void reserve_workspace(DeviceArena& arena, const ModelConfig& m, const StepOptions& o,
                            const AttentionShape& decode) {
-        int N = o.B * o.T;
         AttentionShape attention = packed_qkv_shape(o.B, o.T, m.C, m.NH);
-        workspace_bytes_ =
-            std::max({size_t(1) << 20, matmul_own_workspace_bytes(), attention_forward_workspace_bytes(attention),
-                      attention_decode_workspace_bytes(decode)});
-        if (o.training)
-            workspace_bytes_ = std::max({workspace_bytes_, layernorm_backward_workspace_bytes(N, m.C),
-                                         bias_backward_workspace_bytes(N, 4 * m.C), encoder_backward_workspace_bytes(N),
-                                         attention_backward_workspace_bytes(attention), global_norm_workspace_bytes()});
+        workspace_bytes_ = std::max(
+            gpu_workspace_bytes(m, o, decode, device().multiprocessors, o.training ? sort_scratch_bytes(o.B * o.T) : 0),
+            attention_forward_workspace_bytes(attention));
+        if (o.training) workspace_bytes_ = std::max(workspace_bytes_, attention_backward_workspace_bytes(attention));
         arena.add(&workspace_, static_cast<int64_t>(workspace_bytes_));
     }
     void use_workspace() { device().workspace_data = workspace_, device().workspace_bytes = workspace_bytes_; }

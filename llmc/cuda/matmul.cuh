@@ -1,15 +1,12 @@
 // Matrix products.
 //
-//   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue    (layer_arguments.h)
+//   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue    (arguments.h)
 //
 // matmul() chooses: few rows, as in decoding, go to the kernel below, whose limit is the memory that holds b; all else
 // to cuBLASLt (matmul_cublaslt.cuh) or to the program's own kernels (matmul_own.cuh), as the command line says.
 #pragma once
-#include "llmc/cuda/common.cuh"
-#include "llmc/cuda/gelu.cuh"
-#include "llmc/model/arguments.h"
-#include "llmc/cuda/matmul_cublaslt.cuh"
-#include "llmc/cuda/matmul_own.cuh"
+#include "llmc/cuda/layers.cuh"
+#include "llmc/cuda/matmul_finish.cuh"
 #include "llmc/cuda/pack.cuh"
 
 // ---- few rows ----
@@ -65,13 +62,20 @@ void matmul(const Matmul<X, O>& args, cudaStream_t stream) {
     else matmul_cublaslt(args, stream);
 }
 
+// Whether GELU is part of the product, at this level of --gelu-fusion or above. The library's is too coarse for fp32
+// (matmul_cublaslt.cuh).
+template <typename X>
+bool gelu_is_fused(int level) {
+    return device().matmul == MatmulLibrary::own || (sizeof(X) == 2 && device().gelu_fusion >= level);
+}
+
 // Linear layer: y (N,OC) = x (N,C) . w (OC,C)^T + bias (OC). With pre_gelu: y = GELU of that, and the value before goes
 // to pre_gelu (pass null and gelu = true if it is not wanted).
 template <typename X>
 void matmul_forward(X* y, X* pre_gelu, const X* x, const X* w, const X* bias, int N, int C, int OC, bool gelu,
                     cudaStream_t stream) {
     gelu = gelu || pre_gelu;
-    bool fused = gelu && (device().gelu_fusion >= 1 || device().matmul == MatmulLibrary::own);
+    bool fused = gelu && gelu_is_fused<X>(1);
     Matmul<X> args{.out = pre_gelu && !fused ? pre_gelu : y, .a = x, .b = w, .M = N, .N = OC, .K = C};
     args.b_transposed = true;
     args.bias = bias;
@@ -130,13 +134,7 @@ static __global__ void __launch_bounds__(256)
     dbias[c] += total;
 }
 
-// Rows that one block adds: at most 256 parts, of 32 rows or more. A function of N alone, like the order of the sums.
-inline int bias_backward_rows(int N) { return std::max(32, ceil_div(ceil_div(N, 256), 8) * 8); }
-inline size_t bias_backward_workspace_bytes(int N, int OC) {
-    return static_cast<size_t>(ceil_div(N, bias_backward_rows(N))) * OC * sizeof(float);
-}
-
-// dbias (OC) += column sums of dy (N,OC).
+// dbias (OC) += column sums of dy (N,OC). Workspace: partial.
 template <typename X>
 void bias_backward(float* dbias, const X* dy, int N, int OC, cudaStream_t stream) {
     constexpr int W = pack_width<X>;
@@ -150,12 +148,12 @@ void bias_backward(float* dbias, const X* dy, int N, int OC, cudaStream_t stream
 
 // dx (N,C) = dy . w, and if pre_gelu: dx *= gelu'(pre_gelu), the gradient through the GELU whose output x was;
 // dw (OC,C) += dy^T . x, or = where dw_accumulate is false; dbias (OC) += column sums of dy. dx, dw, dbias may each be
-// null.
+// null. Workspace: of each product, then of bias_backward.
 template <typename X>
 void matmul_backward(X* dx, float* dw, float* dbias, const X* dy, const X* x, const X* w, const X* pre_gelu, int N,
                      int C, int OC, bool dw_accumulate, cudaStream_t stream) {
     if (dx) {
-        bool fused = pre_gelu && (device().gelu_fusion >= 2 || device().matmul == MatmulLibrary::own);
+        bool fused = pre_gelu && gelu_is_fused<X>(2);
         Matmul<X> args{.out = dx, .a = dy, .b = w, .M = N, .N = C, .K = OC};
         if (fused) args.epilogue = Epilogue::gelu_backward, args.aux = const_cast<X*>(pre_gelu);
         matmul(args, stream);

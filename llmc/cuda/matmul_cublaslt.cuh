@@ -1,14 +1,15 @@
 // Matrix products by NVIDIA's library cuBLASLt, which is opened when it is first needed.
 //
-//   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue    (layer_arguments.h)
+//   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue    (arguments.h)
 //
 // cuBLASLt's matrices are column-major: what it calls an (N,M) matrix is our row-major (M,N). So it is asked for
 // out^T = op(b)^T . op(a)^T, with the operands swapped; bias runs along its rows.
 //
-// The same shape always gets the same algorithm: the first that the library's heuristic names, without timing any.
-// Sums are fp32 to the end: where K is split, the parts are added in fp32 in the workspace, in order, never in bf16.
-// Fused GELU differs from the separate kernel by one rounding: the library applies it to the sum before that is
-// rounded.
+// The same shape always gets the same algorithm: the first that the library's heuristic names, without timing any. Sums
+// are fp32 to the end: where K is split, the parts are added in fp32 in the workspace, in order, never in bf16. Fused
+// GELU differs from the separate kernel in two ways: the library applies it to the sum before that is rounded, and by
+// tanh.approx, which is right to 11 bits (seen in its kernels, CUDA 13.0). Before a rounding to bf16 that is enough;
+// for fp32 it is not, and there GELU is always a kernel of our own.
 //
 // What the library does not offer (an epilogue at this alignment, odd sizes) is computed in two steps or by
 // matmul_own: by a rule that depends on the shape alone.
@@ -16,9 +17,8 @@
 #include <cublasLt.h>
 #include <array>
 #include <map>
-#include "llmc/cuda/common.cuh"
-#include "llmc/model/arguments.h"
-#include "llmc/cuda/matmul_own.cuh"
+#include "llmc/cuda/layers.cuh"
+#include "llmc/cuda/memory.cuh"
 #ifndef CUDAHOST
 #include "llmc/base/dynamic_library.h"
 #endif
@@ -62,21 +62,13 @@ struct CublasLtPlan {
     enum { whole, product_only, none } what;  // with bias and epilogue; without; not at all
 };
 
-// 32 MiB is what NVIDIA recommends from Hopper on and 4 MiB for what came before (cuBLAS documentation,
-// cublasSetWorkspace).
-inline size_t cublaslt_recommended_bytes() { return device().capability >= 90 ? 32 << 20 : 4 << 20; }
-// Of them, what a run takes.
-inline size_t cublaslt_workspace_bytes() {
-    return device().matmul == MatmulLibrary::cublaslt ? cublaslt_recommended_bytes() : 0;
-}
-
 // The kind of a product: M, N, K; flags (below); how the addresses of a, b, out, bias, aux are aligned.
 using CublasLtKey = std::array<int, 9>;
 
 struct CublasLt : CublasLtFunctions {
     CublasLtOwner<cublasLtHandle_t> handle{nullptr, cublasLtDestroy};
     std::unique_ptr<char, CudaFree> workspace;
-    size_t workspace_bytes = cublaslt_recommended_bytes();
+    size_t workspace_bytes = cublaslt_recommended_bytes(device().capability);
     std::map<CublasLtKey, CublasLtPlan> plans;
     CublasLtKey now{};  // for messages
 
@@ -188,15 +180,6 @@ CublasLtPlan make_plan(CublasLt& lt, const Matmul<X, O>& args, bool whole) {
 
 // ---- the product ----
 
-// Bias and epilogue, on out as the product left it.
-template <typename X, typename O>
-__global__ void matmul_finish_kernel(Matmul<X, O> args) {
-    int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= int64_t(args.M) * args.N) return;
-    float sum[1] = {static_cast<float>(args.out[i])};
-    finish_outputs(args, static_cast<int>(i / args.N), static_cast<int>(i % args.N), sum);
-}
-
 template <typename X, typename O>
 void matmul_cublaslt(const Matmul<X, O>& args, cudaStream_t stream) {
     CublasLt& lt = cublaslt();
@@ -216,9 +199,10 @@ void matmul_cublaslt(const Matmul<X, O>& args, cudaStream_t stream) {
     auto at = lt.plans.find(lt.now);
     if (at == lt.plans.end()) {
         // the library's conditions: bias and aux of the type of out, rows of aux on 16-byte boundaries, no bias to
-        // DGELU
+        // DGELU; and ours: no GELU in fp32
         bool whole = plain || (std::is_same_v<X, O> && !(args.bias && args.epilogue == Epilogue::gelu_backward) &&
-                               (!args.aux || (args.N % 8 == 0 && alignment_of(args.aux) >= 16)));
+                               (!args.aux || (args.N % 8 == 0 && alignment_of(args.aux) >= 16)) &&
+                               (args.epilogue == Epilogue::none || sizeof(X) == 2));
         CublasLtPlan plan = make_plan(lt, args, whole);
         if (plan.what == CublasLtPlan::none && whole && !plain) plan = make_plan(lt, args, false);
         at = lt.plans.emplace(lt.now, std::move(plan)).first;
@@ -231,9 +215,5 @@ void matmul_cublaslt(const Matmul<X, O>& args, cudaStream_t stream) {
     CUBLASLT_CHECK(lt, cublasLtMatmul(lt.handle.get(), plan.operation.get(), &one, args.b, plan.b.get(), args.a,
                                       plan.a.get(), &beta, args.out, plan.out.get(), args.out, plan.out.get(),
                                       &plan.algorithm, lt.workspace.get(), lt.workspace_bytes, stream));
-    if (plan.what == CublasLtPlan::product_only && !plain) {
-        Matmul<X, O> rest = args;
-        rest.accumulate = false;
-        launch(matmul_finish_kernel<X, O>, ceil_div(int64_t(args.M) * args.N, 256), 256, 0, stream, rest);
-    }
+    if (plan.what == CublasLtPlan::product_only && !plain) matmul_finish(args, stream);
 }

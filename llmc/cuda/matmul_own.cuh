@@ -1,136 +1,19 @@
 // Matrix products by the program's own kernels.
 //
-//   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue    (layer_arguments.h)
+//   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue    (arguments.h)
 //
 // Limit: arithmetic. Each number of a and b is needed many times, so everything here is about reuse: out is cut into
 // tiles, a block of threads makes a tile, its warps make pieces of 64x64, and K is walked in steps, for each of which
 // a slice of op(a) and of op(b) is brought to shared memory once and then read by all warps.
 //   bf16   tensor cores (mma.sync), fed by asynchronous copies, several steps ahead            sm_80 and newer
-//   fp32   ordinary multiply-adds in exact fp32, 8x8 outputs a thread; bf16 whose rows are not whole packs too
+//   fp32   ordinary multiply-adds (matmul_plain.cuh: read it first); bf16 whose rows are not whole packs too
 // Where a product has too few tiles to keep all multiprocessors busy, as weight gradients have (small out, long K), K
 // is split among several blocks. Their sums go to the workspace, and a second kernel adds them in order: no atomics,
 // the same bits every time. Which tile and how many parts is a rule of the shape and the GPU alone (plan_product).
 #pragma once
-#include "llmc/cuda/common.cuh"
-#include "llmc/cuda/gelu.cuh"
-#include "llmc/model/arguments.h"
-#include "llmc/cuda/pack.cuh"
-
-inline bool aligned_16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
-
-// ---- the end of every product: bias, accumulation, epilogue, store ----
-
-// x[0..W), of which `count` count; packs: all, and on a boundary of 16 bytes.
-template <int W, typename T>
-__device__ inline void load_some(float (&x)[W], const T* from, int count, bool packs) {
-    constexpr int P = pack_width<T>;
-    if (W % P == 0 && packs) {
-#pragma unroll
-        for (int i = 0; i + P <= W; i += P) load_pack(reinterpret_cast<float(&)[P]>(x[i]), from + i);
-    } else {
-#pragma unroll
-        for (int i = 0; i < W; i++) x[i] = i < count ? static_cast<float>(from[i]) : 0.0f;
-    }
-}
-template <int W, typename T>
-__device__ inline void store_some(T* to, const float (&x)[W], int count, bool packs) {
-    constexpr int P = pack_width<T>;
-    if (W % P == 0 && packs) {
-#pragma unroll
-        for (int i = 0; i + P <= W; i += P) store_pack(to + i, reinterpret_cast<const float(&)[P]>(x[i]));
-    } else {
-#pragma unroll
-        for (int i = 0; i < W; i++)
-            if (i < count) to[i] = T(x[i]);
-    }
-}
-
-// W neighbouring outputs of row m, from column n on: `sum` is the product alone. out_float, if there, is what args.out
-// stands for; packs: rows of out, bias and aux are whole packs of 16 bytes.
-template <int W, typename X, typename O>
-__device__ inline void finish_outputs(const Matmul<X, O>& args, int m, int n, float (&sum)[W], bool packs = false,
-                                      float* out_float = nullptr) {
-    int count = args.N - n;
-    int64_t at = int64_t(m) * args.N + n;
-    float x[W];
-    if (args.bias) {
-        load_some(x, args.bias + n, count, packs);
-#pragma unroll
-        for (int i = 0; i < W; i++) sum[i] += x[i];
-    }
-    if (args.accumulate) {
-        if (out_float) load_some(x, out_float + at, count, packs);
-        else load_some(x, args.out + at, count, packs);
-#pragma unroll
-        for (int i = 0; i < W; i++) sum[i] += x[i];
-    }
-    if (args.epilogue == Epilogue::gelu) {
-        if (args.aux) store_some(args.aux + at, sum, count, packs);
-#pragma unroll
-        for (int i = 0; i < W; i++)  // y is a function of what the backward pass will see
-            sum[i] = gelu_value(args.aux ? static_cast<float>(X(sum[i])) : sum[i]);
-    } else if (args.epilogue == Epilogue::gelu_backward) {
-        load_some(x, args.aux + at, count, packs);
-#pragma unroll
-        for (int i = 0; i < W; i++) sum[i] *= gelu_derivative(x[i]);
-    }
-    if (out_float) store_some(out_float + at, sum, count, packs);
-    else store_some(args.out + at, sum, count, packs);
-}
-
-// ---- tiles of out, and parts of K ----
-
-// What a kernel gets. An item is a tile of out and a part of K; blocks take items by number.
-template <typename X>
-struct OwnProduct {
-    Matmul<X> args;
-    float* out_float;  // the result if it is float and X is not: one kernel serves both
-    int tiles_m, tiles_n, k_tiles, splits;
-    float* partial;   // (splits,M,partial_row), if splits > 1
-    int partial_row;  // N rounded up to 8
-    bool packs;       // rows of out, bias and aux are whole packs of 16 bytes
-
-    __device__ int items() const { return tiles_m * tiles_n * splits; }
-    template <int W>
-    __device__ void finish(int m, int n, int split, float (&sum)[W]) const {  // W outputs of an item
-        if (m >= args.M || n >= args.N) return;
-        if (splits == 1) finish_outputs(args, m, n, sum, packs, out_float);
-        else store_some(partial + (int64_t(split) * args.M + m) * partial_row + n, sum, W, true);
-    }
-};
-
-// Tiles are numbered down columns of 16 tiles: those that run at the same time form a square, more or less, and need
-// the fewest different rows of op(a) and columns of op(b), which the L2 cache then serves.
-struct OwnItem {
-    int m, n, split, k, k_end;  // tile coordinates, in tiles; steps of K
-    template <typename X>
-    __device__ OwnItem(const OwnProduct<X>& p, int index) {
-        constexpr int high = 16;
-        int tiles = p.tiles_m * p.tiles_n, tile = index % tiles, first = tile / (high * p.tiles_n) * high;
-        int height = min(high, p.tiles_m - first), within = tile - first * p.tiles_n;
-        split = index / tiles, m = first + within % height, n = within / height;
-        int parts = p.k_tiles / p.splits, longer = p.k_tiles % p.splits;  // the first parts are longer by one
-        k = split * parts + min(split, longer), k_end = k + parts + (split < longer);
-    }
-};
-
-// The second kernel of a product whose K was split: a thread adds W outputs, part by part.
-template <int W, typename X>
-__global__ void __launch_bounds__(256) matmul_add_partial_kernel(OwnProduct<X> p) {
-    int packs_a_row = p.partial_row / W;
-    int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= int64_t(p.args.M) * packs_a_row) return;
-    int m = static_cast<int>(i / packs_a_row), n = static_cast<int>(i % packs_a_row) * W;
-    if (n >= p.args.N) return;
-    float sum[W] = {}, x[W];
-#pragma unroll 4
-    for (int s = 0; s < p.splits; s++) {
-        load_some(x, p.partial + (int64_t(s) * p.args.M + m) * p.partial_row + n, W, true);
-#pragma unroll
-        for (int j = 0; j < W; j++) sum[j] += x[j];
-    }
-    finish_outputs(p.args, m, n, sum, p.packs, p.out_float);
-}
+#include "llmc/cuda/layers.cuh"
+#include "llmc/cuda/matmul_plain.cuh"
+#include "llmc/cuda/ptx.cuh"
 
 // ---- bf16: tensor cores ----
 
@@ -144,6 +27,7 @@ struct MmaTile {
     static constexpr int shared_bytes = stages * stage_bytes;
     static constexpr int fma_per_clock = 1024;  // of a multiprocessor, roughly: for choose_splits
     static_assert(BM == 64 * warps_m && BN == 64 * warps_n, "a warp makes 64x64");
+    static_assert(BM * BN <= matmul_own_largest_tile, "the workspace is for tiles of this size (workspaces.h)");
     static_assert(stage_bytes >= 16 * 64 * 4 * warps_m * warps_n, "the epilogue stages 16x64 floats a warp");
 };
 // The longer a tile's sides, the fewer bytes have to come from the L2 cache for each multiply-add: wide or tall, as the
@@ -316,96 +200,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_multiprocessor
     }
 }
 
-// ---- fp32, and bf16 of any alignment ----
-
-struct PlainTile {
-    static constexpr int BM = 128, BN = 128, BK = 8, threads = 256, blocks_per_multiprocessor = 2;
-    static constexpr int fma_per_clock = 128;
-};
-
-// A thread's four elements of a slice (128,8) of an operand, on their way to shared memory, where it lies k by k:
-// to[k][e]. A warp loads neighbours along the direction in which the operand is contiguous, and stores to all banks.
-template <typename X>
-struct PlainSlice {
-    static constexpr int pitch = 128 + 4;
-    const X* from;
-    int64_t step, slice_step;  // from one of the four elements to the next; from one slice to the next
-    int e_left, e_step, k_left, k_step, place, place_step;
-    float x[4];
-    __device__ PlainSlice(const X* operand, int extent, int K, int e0, int k0, bool k_contiguous) {
-        int t = threadIdx.x, e = k_contiguous ? t / 8 : t % 128, k = k_contiguous ? t % 8 : t / 128;
-        e_step = k_contiguous ? 32 : 0, k_step = k_contiguous ? 0 : 2;
-        e_left = extent - e0 - e, k_left = K - k0 - k;
-        from = operand + (k_contiguous ? int64_t(e0 + e) * K + k0 + k : int64_t(k0 + k) * extent + e0 + e);
-        step = k_contiguous ? 32ll * K : 2ll * extent, slice_step = k_contiguous ? 8 : 8ll * extent;
-        place = k * pitch + e, place_step = k_step * pitch + e_step;
-    }
-    __device__ void load() {  // the next slice
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            x[i] = i * e_step < e_left && i * k_step < k_left ? static_cast<float>(from[i * step]) : 0.0f;
-        from += slice_step, k_left -= 8;
-    }
-    __device__ void store(float* slice) const {
-#pragma unroll
-        for (int i = 0; i < 4; i++) slice[place + i * place_step] = x[i];
-    }
-};
-
-// A block makes one item. A thread makes 8x8 outputs, in four pieces of 4x4, 64 rows or columns apart, so that the
-// lanes of a warp (4 down, 8 across) read neighbouring packs. While a slice is multiplied, the next one comes to
-// registers.
-template <typename X>
-__global__ void __launch_bounds__(PlainTile::threads, PlainTile::blocks_per_multiprocessor)
-    matmul_plain_kernel(OwnProduct<X> p) {
-    constexpr int BK = PlainTile::BK, pitch = PlainSlice<X>::pitch;
-    __shared__ __align__(16) float a_slices[2][BK * pitch];
-    __shared__ __align__(16) float b_slices[2][BK * pitch];
-    const Matmul<X>& args = p.args;
-    OwnItem item(p, blockIdx.x);
-    int m0 = item.m * 128, n0 = item.n * 128, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int down = (warp / 2 * 4 + lane / 8) * 4, across = (warp % 2 * 8 + lane % 8) * 4;
-    PlainSlice<X> a(args.a, args.M, args.K, m0, item.k * BK, !args.a_transposed);
-    PlainSlice<X> b(args.b, args.N, args.K, n0, item.k * BK, args.b_transposed);
-    a.load(), b.load();
-    float sum[8][8] = {};
-    for (int left = item.k_end - item.k; left > 0; left--) {
-        float *slice_a = a_slices[left % 2], *slice_b = b_slices[left % 2];
-        a.store(slice_a), b.store(slice_b);
-        __syncthreads();  // the slice is there; the one before it may still be read, the one before that not
-        a.load(), b.load();
-#pragma unroll
-        for (int i = 0; i < BK; i++) {
-            float x[8], y[8];
-#pragma unroll
-            for (int side = 0; side < 2; side++) {
-                load_pack(reinterpret_cast<float(&)[4]>(x[4 * side]), slice_a + i * pitch + down + 64 * side);
-                load_pack(reinterpret_cast<float(&)[4]>(y[4 * side]), slice_b + i * pitch + across + 64 * side);
-            }
-#pragma unroll
-            for (int r = 0; r < 8; r++)
-#pragma unroll
-                for (int c = 0; c < 8; c++) sum[r][c] += x[r] * y[c];
-        }
-    }
-#pragma unroll 1  // one row's code serves all: the rows move through the registers instead
-    for (int r = 0; r < 8; r++) {
-#pragma unroll
-        for (int side = 0; side < 2; side++)
-            p.finish(m0 + down + r % 4 + r / 4 * 64, n0 + across + side * 64, item.split,
-                     reinterpret_cast<float(&)[4]>(sum[0][4 * side]));
-#pragma unroll
-        for (int i = 0; i < 7 * 8; i++) sum[i / 8][i % 8] = sum[i / 8 + 1][i % 8];
-    }
-}
-
 // ---- which tile, and how many parts ----
-
-constexpr int matmul_own_most_items = 5;  // for each block that runs at once, if K is split: bounds the workspace
-inline size_t matmul_own_workspace_bytes() {
-    return static_cast<size_t>(device().multiprocessors) * matmul_own_most_items * WideMmaTile::BM * WideMmaTile::BN *
-           sizeof(float);
-}
 
 struct OwnPlan {
     int splits;
@@ -431,28 +226,30 @@ OwnPlan plan_product(int M, int N, int K) {
 
 // ---- launchers ----
 
-// Rows of both operands are whole packs of 16 bytes, as asynchronous copies need them.
-template <typename X, typename O>
-bool operands_are_packs(const Matmul<X, O>& args) {
-    constexpr int W = pack_width<X>;
-    return (args.a_transposed ? args.M : args.K) % W == 0 && (args.b_transposed ? args.K : args.N) % W == 0 &&
-           aligned_16(args.a) && aligned_16(args.b);
-}
-
-// One product with this tile and so many parts of K.
+// One product with this tile and so many parts of K. Workspace: their sums, where there are several.
 template <typename Tile, typename X, typename O>
 void matmul_own_with(const Matmul<X, O>& args, int splits, cudaStream_t stream) {
     constexpr int W = pack_width<X>;
     OwnProduct<X> p{};
-    p.args = {nullptr,           args.a,          args.b,    args.M,        args.N,  args.K, args.a_transposed,
-              args.b_transposed, args.accumulate, args.bias, args.epilogue, args.aux};
+    p.args = {.out = nullptr,
+              .a = args.a,
+              .b = args.b,
+              .M = args.M,
+              .N = args.N,
+              .K = args.K,
+              .a_transposed = args.a_transposed,
+              .b_transposed = args.b_transposed,
+              .accumulate = args.accumulate,
+              .bias = args.bias,
+              .epilogue = args.epilogue,
+              .aux = args.aux};
     if constexpr (std::is_same_v<X, O>) p.args.out = args.out;
     else p.out_float = args.out;
     p.tiles_m = ceil_div(args.M, Tile::BM), p.tiles_n = ceil_div(args.N, Tile::BN);
     p.k_tiles = std::max(1, ceil_div(args.K, Tile::BK)), p.splits = splits;
     p.partial_row = ceil_div(args.N, 8) * 8;
     if (splits > 1) p.partial = workspace<float>(static_cast<size_t>(splits) * args.M * p.partial_row);
-    p.packs = args.N % W == 0 && aligned_16(args.out) && aligned_16(args.bias) && aligned_16(args.aux);
+    p.packs = rows_are_packs(args);
     int items = p.tiles_m * p.tiles_n * splits;
     if constexpr (std::is_same_v<Tile, PlainTile>) {
         launch(matmul_plain_kernel<X>, items, Tile::threads, 0, stream, p);

@@ -1,32 +1,124 @@
-// How much working memory the CUDA layers need: plain arithmetic, so that who plans a run without a GPU can ask, too.
-//
-// The GPU comes in by its number of multiprocessors. (test/cuda/test_plan.cu holds this to the layers.)
+// How much working memory the CUDA layers need (workspace(), common.cuh), and how they divide their work, as far as
+// that decides it. Plain arithmetic, in which the GPU is its number of multiprocessors: the layers' launchers ask here,
+// and so do the model, which reserves the largest, and who plans a run without a GPU.
 #pragma once
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include "llmc/model/arguments.h"
 #include "llmc/model/config.h"
+#include "llmc/model/step_state.h"
 
-// Bytes, of a micro-batch of B sequences of T tokens: own matrix products, attention to a cache; backward passes of
-// layernorm, bias, encoder (CUB's sort counted as its second pair of buffers), attention; global norm.
-inline std::vector<size_t> gpu_workspaces(const ModelConfig& m, int64_t B, int T, int multiprocessors) {
-    auto ceil = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-    int64_t N = B * T, C = m.C, NH = m.NH, SM = multiprocessors, decode = 0;
-    for (int64_t queries = std::min(m.T, 128); queries > 0; queries--) {  // attention_decode.cuh
-        int64_t tiles = ceil(queries, queries == 1 ? 1 : 4), steps = ceil(m.T, 64);
-        int64_t want = std::clamp(1024 / (NH * tiles), ceil(m.T, 2048), steps);
-        decode = std::max(decode, NH * queries * ceil(m.T, ceil(steps, want) * 64) * (m.HS() + 2) * 4);
-    }
-    int64_t norm_threads = 32 * ceil(C, 32 * (C <= 512 * 8 ? 8 : 24));
-    int64_t norm_blocks = std::min(SM * std::max<int64_t>(1, 512 / norm_threads), ceil(N, 16));
-    int64_t bias_rows = std::max<int64_t>(32, ceil(ceil(N, 256), 8) * 8), index = ceil(4 * N, 256) * 256;
-    std::vector<size_t> all;
-    for (int64_t bytes : {SM * 5 * 128 * 256 * 4, decode, norm_blocks * 2 * C * 4, ceil(N, bias_rows) * 4 * C * 4,
-                          3 * index + 2 * 4 * N, 8 * B * NH * ceil(T, 128) * 128, 4 * 8 * SM})
-        all.push_back(static_cast<size_t>(bytes));
-    return all;
+inline int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+// ---- encoder_backward: three arrays (N), each on a 256-byte boundary, and what sorting them wants ----
+
+inline size_t encoder_index_bytes(int64_t N) { return (static_cast<size_t>(N) * sizeof(int) + 255) / 256 * 256; }
+inline size_t encoder_backward_workspace_bytes(int64_t N, size_t sort_bytes) {
+    return 3 * encoder_index_bytes(N) + sort_bytes;
 }
 
-// Of cuBLASLt, by NVIDIA's recommendation.
+// ---- layernorm_backward: the sums of each block, (blocks, 2, C) fp32 ----
+
+// Elements of a row that a thread has.
+inline int layernorm_backward_columns(int C) { return C <= 512 * 8 ? 8 : 24; }
+inline int layernorm_backward_threads(int C) { return 32 * ceil_div(C, 32 * layernorm_backward_columns(C)); }
+// 512 threads a multiprocessor, all that registers allow; a block has at least 16 rows, so that its sums stay small
+// beside them.
+inline int layernorm_backward_blocks(int64_t N, int C, int multiprocessors) {
+    return std::min(multiprocessors * std::max(1, 512 / layernorm_backward_threads(C)), ceil_div(N, 16));
+}
+inline size_t layernorm_backward_workspace_bytes(int64_t N, int C, int multiprocessors) {
+    return static_cast<size_t>(layernorm_backward_blocks(N, C, multiprocessors)) * 2 * static_cast<size_t>(C) *
+           sizeof(float);
+}
+
+// ---- matmul: the sums of parts of K, and those of bias_backward's rows ----
+
+constexpr int matmul_own_most_items = 5;  // for each block that runs at once, if K is split: bounds the workspace
+constexpr int matmul_own_largest_tile = 128 * 256;
+inline size_t matmul_own_workspace_bytes(int multiprocessors) {
+    return static_cast<size_t>(multiprocessors) * matmul_own_most_items * matmul_own_largest_tile * sizeof(float);
+}
+// 32 MiB is what NVIDIA recommends from Hopper on and 4 MiB for what came before (cuBLAS documentation,
+// cublasSetWorkspace). cuBLASLt's is memory of its own.
 inline size_t cublaslt_recommended_bytes(int capability) { return capability >= 90 ? 32 << 20 : 4 << 20; }
+
+// Rows that one block adds: at most 256 parts, of 32 rows or more. A function of N alone, like the order of the sums.
+inline int bias_backward_rows(int64_t N) { return std::max(32, ceil_div(ceil_div(N, 256), 8) * 8); }
+inline size_t bias_backward_workspace_bytes(int64_t N, int OC) {
+    return static_cast<size_t>(ceil_div(N, bias_backward_rows(N))) * static_cast<size_t>(OC) * sizeof(float);
+}
+
+// ---- attention_backward by our own kernels: statistics of each query of each head ----
+
+// bf16: two floats (B,NH,stride), padded to a multiple of the largest tile
+constexpr int attention_stats_rows = 128;
+inline int attention_stats_stride(const AttentionShape& s) {
+    return ceil_div(s.Tq, attention_stats_rows) * attention_stats_rows;
+}
+inline size_t attention_mma_backward_workspace_bytes(const AttentionShape& s) {
+    return 2 * sizeof(float) * s.B * s.NH * attention_stats_stride(s);
+}
+// float: one (B,NH,Tq)
+inline size_t attention_fp32_backward_workspace_bytes(const AttentionShape& s) {
+    return sizeof(float) * s.B * s.NH * s.Tq;
+}
+inline size_t attention_own_backward_workspace_bytes(const AttentionShape& s) {
+    return std::max(attention_mma_backward_workspace_bytes(s), attention_fp32_backward_workspace_bytes(s));
+}
+
+// ---- attention_decode: sums over parts of the keys ----
+
+namespace attention_decode_detail {
+
+constexpr int kRows = 4;       // queries and heads of one key head that a block takes together
+constexpr int kThreads = 128;  // 16 groups of 8 lanes: a group reads a key or value, 8 lanes * 16 bytes at a time
+constexpr int kBatch = 4;      // keys that a group asks for at once
+constexpr int kStep = kThreads / 8 * kBatch;
+
+struct Split {
+    int rows, tiles, keys, count;  // a block's rows of at most kRows, blocks for all rows, keys of a block, blocks
+};
+inline Split split(const AttentionShape& s) {
+    const int all_rows = s.Tq * (s.NH / s.NKV), rows = all_rows == 1 ? 1 : kRows, tiles = ceil_div(all_rows, rows);
+    const int steps = ceil_div(s.Tk, kStep);
+    // About 1024 blocks fill any GPU; a block's scores, rows * keys, fit into 32 KiB.
+    const int want = std::clamp(1024 / (s.B * s.NKV * tiles), ceil_div(s.Tk, 2048), steps);
+    const int keys = ceil_div(steps, want) * kStep;
+    return {rows, tiles, keys, ceil_div(s.Tk, keys)};
+}
+// A query's part is HS + 2 floats: sum of exp(s - m) v, m, sum of exp(s - m); parts (B,NH,Tq,count,HS+2). Scores are in
+// units of log 2.
+inline size_t parts(const AttentionShape& s) { return size_t(s.B) * s.NH * s.Tq * split(s).count * (s.HS + 2); }
+
+}  // namespace attention_decode_detail
+
+// For up to shape.Tq queries at once.
+inline size_t attention_decode_workspace_bytes(AttentionShape shape) {
+    size_t most = 0;
+    for (; shape.Tq > 0; shape.Tq--) most = std::max(most, attention_decode_detail::parts(shape));
+    return most * sizeof(float);
+}
+
+// ---- global_norm_squared: a sum for each block ----
+
+inline int global_norm_most_blocks(int multiprocessors) { return 4 * multiprocessors; }
+inline size_t global_norm_workspace_bytes(int multiprocessors) {
+    return static_cast<size_t>(global_norm_most_blocks(multiprocessors)) * sizeof(double);
+}
+
+// ---- the largest of them, in a step or in decoding with this shape ----
+
+// sort_bytes: what sorting the step's N = B*T rows by token wants (sort.cuh). cuDNN's attention is not counted.
+inline size_t gpu_workspace_bytes(const ModelConfig& m, const StepOptions& o, const AttentionShape& decode,
+                                  int multiprocessors, size_t sort_bytes) {
+    int64_t N = int64_t(o.B) * o.T;
+    size_t bytes = std::max(
+        {size_t(1) << 20, matmul_own_workspace_bytes(multiprocessors), attention_decode_workspace_bytes(decode)});
+    if (!o.training) return bytes;
+    AttentionShape attention = packed_qkv_shape(o.B, o.T, m.C, m.NH);
+    return std::max({bytes, layernorm_backward_workspace_bytes(N, m.C, multiprocessors),
+                     bias_backward_workspace_bytes(N, 4 * m.C), encoder_backward_workspace_bytes(N, sort_bytes),
+                     attention_own_backward_workspace_bytes(attention), global_norm_workspace_bytes(multiprocessors)});
+}

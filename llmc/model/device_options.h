@@ -5,5 +5,5 @@
 struct DeviceOptions {
     std::string matmul = "cublaslt";  // cublaslt|own: NVIDIA's library, or the kernels of matmul_own.cuh
     bool tf32 = true;                 // fp32 products may round their operands to TF32
-    int gelu_fusion = -1;  // GELU in the products' epilogues: 0 no, 1 forward, 2 and backward; -1: the machine says
+    int gelu_fusion = -1;  // GELU in bf16 products' epilogues: 0 no, 1 forward, 2 and backward; -1: the machine says
 };

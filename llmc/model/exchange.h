@@ -7,6 +7,7 @@
 #pragma once
 #include <algorithm>
 #include <iterator>
+#include <memory>
 #include <vector>
 #include "llmc/model/memory.h"
 
@@ -21,13 +22,13 @@ class Exchange {
         : machine_(machine), memory_(memory) {}
 
     // comm: null with one rank.
-    void start(Communicator* comm) {
-        comm_ = comm;
+    void start(std::unique_ptr<Communicator> comm) {
+        comm_ = std::move(comm);
         for (int slot = 0; slot < Sharding::kSlots; slot++)
             weights_here_[slot] = machine_.make_event(), gradients_sent_[slot] = machine_.make_event();
     }
     // Waits for everything. Ranks that wait for others are watched (group.h).
-    void finish() { machine_.finish(comm_); }
+    void finish() { machine_.finish(comm_.get()); }
 
     // ---- weights (stage 3) ----
 
@@ -174,7 +175,7 @@ class Exchange {
 
     Machine& machine_;
     const ModelMemory<X, typename Machine::Arena>& memory_;
-    Communicator* comm_ = nullptr;
+    std::unique_ptr<Communicator> comm_;
     bool first_micro_step_ = true, last_micro_step_ = true;
     // Of each slot (zero.h): the bucket whose weights it holds, and whether the layers have yet to wait for an event
     int resident_[Sharding::kSlots] = {-1, -1, -1, -1};

@@ -1,6 +1,6 @@
 // Collective operations between the ranks of a run, on host memory: MPI behind a small interface.
 //
-// communicator_nccl.cuh has the same interface for device memory. `stream` is in both an order of work that goes on
+// nccl.cuh has the same interface for device memory. `stream` is in both an order of work that goes on
 // beside the caller: here a thread that makes all MPI calls, one after the other, there a CUDA stream. An operation is
 // put into a stream and begins when those before it have ended; wait() returns when all have.
 //

@@ -11,14 +11,16 @@
 // and ends all ranks within --comm-timeout; that also limits the time to connect. What NCCL itself finds (a cable, a
 // switch), wait() throws.
 //
-// Objects are destroyed in the opposite order to this: memory that takes part, communicator, captured graphs. NCCL
-// waits for the graphs, and cudaFree() for operations that only the communicator's end aborts.
+// Objects are destroyed in the opposite order to this: memory that takes part, communicator, captured graphs. (gpt2.h:
+// the model owns all three.) NCCL waits for the graphs, and cudaFree() for operations that only the communicator's end
+// aborts. A communicator's first operation should not be captured: NCCL makes its connections then.
 #pragma once
 #include <chrono>
 #include <exception>
+#include <memory>
 #include <thread>
 #include <type_traits>
-#include "llmc/cuda/common.cuh"
+#include "llmc/base/cuda_check.h"
 #include "llmc/ranks/group.h"
 #if __has_include(<nccl.h>)
 #include <nccl.h>

@@ -3,6 +3,7 @@
 #include <concepts>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include "llmc/model/activations.h"
 #include "llmc/model/batch.h"
@@ -27,7 +28,8 @@ concept Model = requires(M model, const ModelConfig& config, const StepOptions& 
     { M::memory_plan(config, options) } -> std::same_as<MemoryPlan>;   // bytes that a model would take
     requires std::constructible_from<typename M::Communicator, Group&>;
     // A model with room for micro-batches of options.B sequences of options.T tokens; without a communicator, alone.
-    requires std::constructible_from<M, const ModelConfig&, const StepOptions&, typename M::Communicator*>;
+    requires std::constructible_from<M, const ModelConfig&, const StepOptions&,
+                                     std::unique_ptr<typename M::Communicator>>;
     requires std::constructible_from<M, const ModelConfig&, const StepOptions&>;
     { model.config() } -> std::convertible_to<ModelConfig>;
     // Weights: new ones, or in and out of files; and the first tensor with a NaN or an infinity, for a message.

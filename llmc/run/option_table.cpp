@@ -220,7 +220,7 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .help = "matrix products: NVIDIA's library cuBLASLt or the program's own kernels"},
         {.name = "gelu-fusion", .flag = "ge", .value = "LEVEL", .field = &o.device.gelu_fusion, .limits = fusion,
          .commands = TRAINING, .recorded = true, .default_text = "-1: by the GPU",
-         .help = "fuse GELU into the matrix product: 0 no, 1 forward, 2 forward and backward"},
+         .help = "fuse GELU into the matrix product in bf16: 0 no, 1 forward, 2 forward and backward"},
         {.name = "gpu-log-every", .flag = "lg", .value = "N", .field = &o.gpu_log_every, .limits = minus_one_up,
          .commands = TRAINING, .default_text = "-1: never",
          .help = "steps between log lines on the GPU's clock, power and temperature"},

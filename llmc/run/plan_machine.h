@@ -30,6 +30,9 @@ inline PlannedDevice& planned_device() {
     return device;
 }
 
+// What CUB's sort of N rows wants is its secret; about a second pair of tokens and rows. (test/cuda/test_plan.cu)
+inline size_t planned_sort_bytes(int64_t N) { return 2 * sizeof(int) * static_cast<size_t>(N); }
+
 // Addresses that nobody reads.
 template <size_t alignment>
 class CountingArena {
@@ -127,13 +130,13 @@ class PlanMachine {
         size_t bytes = cublaslt_recommended_bytes(planned_device().capability);
         return (bytes + alignment - 1) / alignment * alignment;
     }
-    void reserve_workspace(Arena& arena, const ModelConfig& m, const StepOptions& o, const AttentionShape&) {
+    void reserve_workspace(Arena& arena, const ModelConfig& m, const StepOptions& o, const AttentionShape& decode) {
         clock_.V = m.V;
         if (!gpu) return;
-        std::vector<size_t> layers = gpu_workspaces(m, o.B, o.T, planned_device().multiprocessors);
+        size_t sort = planned_sort_bytes(int64_t(o.B) * o.T);
         char* workspace = nullptr;
         arena.add(&workspace,
-                  static_cast<int64_t>(std::max(size_t(1) << 20, *std::max_element(layers.begin(), layers.end()))));
+                  static_cast<int64_t>(gpu_workspace_bytes(m, o, decode, planned_device().multiprocessors, sort)));
     }
 
     void start() {}

@@ -34,9 +34,8 @@ class Trainer {
         : run(std::move(run_in)),
           o(run.options),
           group(ranks),
-          comm(group),
           B(micro_batch()),
-          model(run.config, run.step_options(B), &comm),
+          model(run.config, run.step_options(B), std::make_unique<typename M::Communicator>(group)),
           train_data(run.train_shards, run.T, run.config.V, true, o.seed),
           batches(train_data, run.sequences, B, group.rank(), group.world()),
           val_data(run.val_shards.empty()
@@ -281,7 +280,6 @@ class Trainer {
     Run run;
     Options& o;
     Group& group;
-    typename M::Communicator comm;
     int B;  // sequences per micro-batch
     M model;
     const double token_flops = flops_per_token(run.config, run.T);

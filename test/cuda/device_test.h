@@ -2,7 +2,7 @@
 //
 //   TEST(Gelu, ForwardEqualsCpu) {
 //       std::vector<float> x = random_vector<float>(n, 1), want(n);
-//       cpu::gelu_forward(want.data(), x.data(), n);                         // test/cuda/reference.h
+//       gelu_forward(want.data(), x.data(), n);                              // the CPU layer, llmc/cpu/layers.h
 //       for_each_schedule([&] {
 //           DeviceVector<float> dx(x), y(n);
 //           gelu_forward(y.get(), dx.get(), n, current_stream());
@@ -24,9 +24,11 @@
 #include <vector>
 
 #include "llmc/base/bf16.h"
-#include "llmc/cuda/common.cuh"
 #include "llmc/base/philox.h"
-#include "test/cuda/reference.h"
+#include "llmc/cpu/layers.h"
+#include "llmc/cpu/matmul.h"
+#include "llmc/cuda/layers.cuh"
+#include "llmc/cuda/memory.cuh"
 
 #ifdef CUDAHOST
 constexpr bool is_cudahost = true;  // CUDA on the CPU: for what only one of the two can show, or size
@@ -51,6 +53,13 @@ inline cudaStream_t current_stream() {
     return stream;
 }
 
+// Ends the test as skipped where a block of this GPU has less shared memory: 99 KiB on GeForce and L cards, 163 and 227
+// KiB on A100 and H100.
+#define SKIP_WITHOUT_SHARED_MEMORY(bytes)                                                \
+    if ((bytes) > device().max_shared_bytes)                                             \
+    GTEST_SKIP() << "needs " << (bytes) / 1024 << " KiB of shared memory, this GPU has " \
+                 << device().max_shared_bytes / 1024
+
 // n elements of device memory, exactly: what lies behind them is guarded in the tests on the CPU.
 template <typename X>
 class DeviceVector {
@@ -69,6 +78,9 @@ class DeviceVector {
     void set(const std::vector<X>& from) {
         CHECK(from.size() == n_, "%zu elements into %zu", from.size(), n_);
         if (n_ > 0) CUDA_CHECK(cudaMemcpy(get(), from.data(), n_ * sizeof(X), cudaMemcpyHostToDevice));
+        // A copy from memory that is not page-locked returns before it has arrived, and the streams of the tests do not
+        // wait for it (CUDA Driver API, "API synchronization behavior").
+        CUDA_CHECK(cudaDeviceSynchronize());
     }
     // Waits for the device, all streams.
     std::vector<X> host() const {
@@ -155,7 +167,7 @@ class DeviceEnvironment : public ::testing::Environment {
         int count = 0;
         cudaError_t error = cudaGetDeviceCount(&count);
         ASSERT_TRUE(error == cudaSuccess && count > 0) << "no GPU: " << cudaGetErrorString(error);
-        Device& d = device();
+        CudaDevice& d = device();
         auto attribute = [&](cudaDeviceAttr which) {
             int value = 0;
             CUDA_CHECK(cudaDeviceGetAttribute(&value, which, d.id));
@@ -166,7 +178,8 @@ class DeviceEnvironment : public ::testing::Environment {
         d.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
         d.l2_bytes = attribute(cudaDevAttrL2CacheSize);
         d.max_shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-        d.tf32 = false;  // tests compare with exact fp32 unless they say otherwise
+        d.tf32 = false;               // tests compare with exact fp32 unless they say otherwise
+        matmul_use_onednn() = false;  // which may round at other places, or take another path on another machine
     }
 };
 inline ::testing::Environment* const device_environment = ::testing::AddGlobalTestEnvironment(new DeviceEnvironment);

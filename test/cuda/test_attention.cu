@@ -1,8 +1,7 @@
-// llmc/cuda/attention.cuh, both storage types, against llmc/cpu/attention.h.
+// Attention on the GPU, both storage types, against the CPU's.
 #include <array>
 #include <cstring>
 #include <utility>
-#include "llmc/cuda/attention.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {
@@ -63,10 +62,10 @@ void expect_equals_cpu(const Problem<X>& p, bool backward = true, Schedules sche
     const int* starts = p.doc_start.empty() ? nullptr : p.doc_start.data();
     Results<X> want(p), first(p);
     Dropout dropout{p.dropout, 5, &p.state};
-    cpu::attention_forward(want.out.data(), want.lse.data(), p.q.data(), p.k.data(), p.v.data(), s, starts, dropout);
+    attention_forward(want.out.data(), want.lse.data(), p.q.data(), p.k.data(), p.v.data(), s, starts, dropout);
     if (backward)
-        cpu::attention_backward(want.dq.data(), want.dk.data(), want.dv.data(), p.dout.data(), p.q.data(), p.k.data(),
-                                p.v.data(), want.out.data(), want.lse.data(), s, starts, dropout);
+        attention_backward(want.dq.data(), want.dk.data(), want.dv.data(), p.dout.data(), p.q.data(), p.k.data(),
+                           p.v.data(), want.out.data(), want.lse.data(), s, starts, dropout);
     reserve_workspace(std::max(attention_forward_workspace_bytes(s), attention_backward_workspace_bytes(s)));
     bool again = false;
     auto body = [&] {

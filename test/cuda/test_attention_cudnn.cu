@@ -1,6 +1,5 @@
 // cuDNN's attention against the program's own (which test_attention.cu checks), on a GPU: make test_cuda USE_CUDNN=1
 #ifdef USE_CUDNN
-#include "llmc/cuda/attention.cuh"
 #include "llmc/cuda/attention_cudnn.h"
 #include "test/cuda/device_test.h"
 
@@ -13,7 +12,7 @@ void compare(int B, int T, int NH, int HS) {
     if (!attention_cudnn_supports(shape, true)) GTEST_SKIP() << "cuDNN has no such attention on this GPU";
     size_t n = size_t(B) * size_t(T) * size_t(C), rows = size_t(B) * size_t(T) * size_t(NH);
     size_t bytes =
-        std::max({attention_mma_backward_workspace_bytes(shape), attention_cudnn_workspace_bytes(shape, false),
+        std::max({attention_own_backward_workspace_bytes(shape), attention_cudnn_workspace_bytes(shape, false),
                   attention_cudnn_workspace_bytes(shape, true)});
     reserve_workspace(bytes);
     DeviceVector<bf16> qkv(random_vector<bf16>(3 * n, 1)), dout(random_vector<bf16>(n, 2)), own_out(n), out(n),
@@ -21,8 +20,8 @@ void compare(int B, int T, int NH, int HS) {
     DeviceVector<float> own_lse(rows), lse(rows);
     const bf16 *q = qkv.get(), *k = q + C, *v = k + C;
     cudaStream_t stream = current_stream();
-    attention_mma_forward(own_out.get(), own_lse.get(), q, k, v, shape, nullptr, Dropout{}, stream);
-    attention_mma_backward(own_dqkv.get(), own_dqkv.get() + C, own_dqkv.get() + 2 * C, dout.get(), q, k, v,
+    attention_own_forward(own_out.get(), own_lse.get(), q, k, v, shape, nullptr, Dropout{}, stream);
+    attention_own_backward(own_dqkv.get(), own_dqkv.get() + C, own_dqkv.get() + 2 * C, dout.get(), q, k, v,
                            own_out.get(), own_lse.get(), shape, nullptr, Dropout{}, stream);
     attention_forward_cudnn(out.get(), lse.get(), q, k, v, shape, workspace<char>(bytes), stream);
     auto backward = [&](DeviceVector<bf16>& d) {

@@ -3,8 +3,6 @@
 
 #include <limits>
 
-#include "llmc/cuda/attention_decode.cuh"
-
 namespace {
 
 template <typename X>
@@ -51,8 +49,8 @@ TYPED_TEST(AttentionDecode, EqualsCpu) {
             for (int64_t e = length * kv_row; e < s.kv_batch; e++)
                 k[size_t(b * s.kv_batch + e)] = v[size_t(b * s.kv_batch + e)] = nobody_reads<X>;
         std::vector<X> want = blank;
-        cpu::attention_forward(want.data(), static_cast<float*>(nullptr), q.data(), k.data(), v.data(), s, nullptr,
-                               Dropout{});
+        attention_forward(want.data(), static_cast<float*>(nullptr), q.data(), k.data(), v.data(), s, nullptr,
+                          Dropout{});
         s.Tk = capacity;
         for_each_schedule([&] {
             reserve_workspace(attention_decode_workspace_bytes(s));
@@ -71,8 +69,8 @@ TYPED_TEST(AttentionDecode, PieceByPiece) {
         const int capacity = 100, pieces[] = {37, 1, 1, 20, 2, 1}, HS = C / NH, total = 62;
         auto qkv = random_vector<X>(size_t(total) * 3 * C, 5);
         std::vector<X> want(size_t(total) * C);  // all at once
-        cpu::attention_forward(want.data(), static_cast<float*>(nullptr), qkv.data(), qkv.data() + C,
-                               qkv.data() + 2 * C, packed_qkv_shape(1, total, C, NH), nullptr, Dropout{});
+        attention_forward(want.data(), static_cast<float*>(nullptr), qkv.data(), qkv.data() + C, qkv.data() + 2 * C,
+                          packed_qkv_shape(1, total, C, NH), nullptr, Dropout{});
         for_each_schedule([&] {
             DeviceVector<X> k(size_t(capacity) * C), v(size_t(capacity) * C);
             DeviceVector<int> d_length(1);
@@ -111,8 +109,8 @@ TYPED_TEST(AttentionDecode, OneGraphForAllLengths) {
     AttentionShape s{1, 1, capacity, NH, NH, C / NH, 3 * C, C, C, 0, 0, 0};
     auto qkv = random_vector<X>(size_t(capacity) * 3 * C, 5);
     std::vector<X> want(size_t(capacity) * C);
-    cpu::attention_forward(want.data(), static_cast<float*>(nullptr), qkv.data(), qkv.data() + C, qkv.data() + 2 * C,
-                           packed_qkv_shape(1, capacity, C, NH), nullptr, Dropout{});
+    attention_forward(want.data(), static_cast<float*>(nullptr), qkv.data(), qkv.data() + C, qkv.data() + 2 * C,
+                      packed_qkv_shape(1, capacity, C, NH), nullptr, Dropout{});
     std::vector<X> keys, values;
     for (int t = 0; t < capacity; t++) {
         auto row = qkv.begin() + t * 3 * C;

@@ -5,10 +5,6 @@
 #ifdef CUDAHOST
 #include <set>
 
-#include "llmc/cuda/attention.cuh"
-#include "llmc/cuda/layernorm.cuh"
-#include "llmc/cuda/matmul_own.cuh"
-
 namespace {
 
 // The first of the eight schedules that shows that something is wrong, by its results or by an exception; 0: none.
@@ -57,13 +53,13 @@ IsRight layernorm_backward_is_right(int N, int C) {
     auto dy = random_vector<X>(n, 1), x = random_vector<X>(n, 2), w = random_vector<X>(size_t(C), 3),
          dx = random_vector<X>(n, 4), y = x, want = dx;
     std::vector<float> mean(N), rstd(N), dw(C), db(C), zero(C);
-    cpu::layernorm_forward(y.data(), mean.data(), rstd.data(), x.data(), w.data(), w.data(), N, C);
-    cpu::layernorm_backward(want.data(), dw.data(), db.data(), dy.data(), x.data(), w.data(), mean.data(), rstd.data(),
-                            N, C);
+    layernorm_forward(y.data(), mean.data(), rstd.data(), x.data(), w.data(), w.data(), N, C);
+    layernorm_backward(want.data(), dw.data(), db.data(), dy.data(), x.data(), w.data(), mean.data(), rstd.data(), N,
+                       C);
     return [=] {
         DeviceVector<X> d_dx(dx), d_dy(dy), d_x(x), d_w(w);
         DeviceVector<float> d_dw(zero), d_db(zero), d_mean(mean), d_rstd(rstd);
-        reserve_workspace(layernorm_backward_workspace_bytes(N, C));
+        reserve_workspace(layernorm_backward_workspace_bytes(N, C, device().multiprocessors));
         layernorm_backward(d_dx.get(), d_dw.get(), d_db.get(), d_dy.get(), d_x.get(), d_w.get(), d_mean.get(),
                            d_rstd.get(), N, C, current_stream());
         return relative_error(d_dx.host(), want) < 2 * rounding<X> && relative_error(d_dw.host(), dw) < 1e-5 &&
@@ -82,10 +78,9 @@ IsRight attention_is_right(int B, int T, int NH, int HS, bool backward) {
     size_t C = size_t(NH * HS), rows = size_t(B) * size_t(T);
     auto qkv = random_vector<X>(rows * 3 * C, 1), dqkv = qkv, out = random_vector<X>(rows * C, 2), dout = out;
     std::vector<float> lse(rows * size_t(NH));
-    cpu::attention_forward(out.data(), lse.data(), qkv.data(), qkv.data() + C, qkv.data() + 2 * C, s, nullptr,
-                           Dropout{});
-    cpu::attention_backward(dqkv.data(), dqkv.data() + C, dqkv.data() + 2 * C, dout.data(), qkv.data(), qkv.data() + C,
-                            qkv.data() + 2 * C, out.data(), lse.data(), s, nullptr, Dropout{});
+    attention_forward(out.data(), lse.data(), qkv.data(), qkv.data() + C, qkv.data() + 2 * C, s, nullptr, Dropout{});
+    attention_backward(dqkv.data(), dqkv.data() + C, dqkv.data() + 2 * C, dout.data(), qkv.data(), qkv.data() + C,
+                       qkv.data() + 2 * C, out.data(), lse.data(), s, nullptr, Dropout{});
     return [=] {
         const double tolerance = sizeof(X) == 2 ? 1e-2 : 1e-5;
         DeviceVector<X> d_qkv(qkv);
@@ -125,7 +120,7 @@ IsRight matmul_is_right(int M, int N, int K, bool a_transposed, bool b_transpose
         m.a_transposed = a_transposed, m.b_transposed = b_transposed;
         return m;
     };
-    cpu::matmul(args(want.data(), a.data(), b.data()));
+    matmul(args(want.data(), a.data(), b.data()));
     return [=] {
         DeviceVector<X> d_a(a), d_b(b), out(want.size());
         reserve_workspace(4 << 20);

@@ -1,5 +1,4 @@
-// llmc/cuda/classifier.cuh against llmc/cpu/classifier.h.
-#include "llmc/cuda/classifier.cuh"
+// llmc/cuda/classifier.cuh against the CPU's.
 #include "test/cuda/device_test.h"
 
 namespace {
@@ -31,8 +30,8 @@ TYPED_TEST(CudaClassifier, EqualsCpu) {
             StepState state;
             state.loss_normaliser = 0.37f;
             std::vector<X> want = logits;
-            cpu::fused_classifier<X>(want.data(), losses.data(), targets.data(), weighted ? weights.data() : nullptr,
-                                     state.loss_normaliser, c.N, c.V, c.Vp, true);
+            fused_classifier<X>(want.data(), losses.data(), targets.data(), weighted ? weights.data() : nullptr, &state,
+                                c.N, c.V, c.Vp, true);
             for_each_schedule([&] {
                 DeviceVector<X> x(logits);
                 DeviceVector<int> t(targets);
@@ -89,15 +88,15 @@ TEST(CudaLosses, AddUpInAFixedOrder) {
         std::vector<float> losses = random_vector<float>(static_cast<size_t>(N), 1);
         double want = 0.5;
         for (float& x : losses) x += 4, want += static_cast<double>(x);
-        float first = NAN;
+        double first = NAN;
         for_each_schedule([&] {
             StepState state;
-            state.loss = 0.5f;
+            state.loss_sum = 0.5;
             DeviceVector<StepState> s({state});
             DeviceVector<float> x(losses);
             add_losses(s.get(), x.get(), N, current_stream());
-            float got = s.host()[0].loss;
-            EXPECT_NEAR(static_cast<double>(got) / want, 1, 5e-7) << "N=" << N;
+            double got = s.host()[0].loss_sum;
+            EXPECT_NEAR(got / want, 1, 5e-7) << "N=" << N;
             if (std::isnan(first)) first = got;
             EXPECT_EQ(got, first);
         });

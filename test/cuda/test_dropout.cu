@@ -56,9 +56,9 @@ TEST(CudaDropout, TheThresholdIsExact) {
     StepState state = some_state();
     DeviceVector<StepState> device_state({state});
     for (uint32_t e = 0; e < 40; e += 4) {
-        uint32_t word = philox(state.seed, e / 4, state.first_sample, state.step,
-                               (static_cast<uint32_t>(Use::dropout) << 24) | 9)
-                            .v[0];
+        uint32_t word =
+            philox(state.seed, e / 4, state.first_sample, state.step, (static_cast<uint32_t>(Use::dropout) << 24) | 9)
+                .v[0];
         for (uint32_t above : {0u, 1u}) {
             DeviceVector<float> got(1);
             float p = uniform01(word + (above << 8));
@@ -86,7 +86,7 @@ TYPED_TEST(CudaDropoutApply, EqualsCpu) {
         size_t n = static_cast<size_t>(c.B * c.per_sample);
         std::vector<X> x = random_vector<X>(n, 1), want(n);
         StepState state = some_state();
-        cpu::dropout_apply(want.data(), x.data(), c.B, c.per_sample, Dropout{c.p, 6, &state});
+        dropout_apply(want.data(), x.data(), c.B, c.per_sample, Dropout{c.p, 6, &state});
         for_each_schedule([&] {
             DeviceVector<StepState> device_state({state});
             DeviceVector<X> dx(x), y(n);

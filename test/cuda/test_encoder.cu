@@ -3,8 +3,6 @@
 
 #include <cstring>
 
-#include "llmc/cuda/encoder.cuh"
-
 namespace {
 
 template <typename X>
@@ -41,8 +39,8 @@ TYPED_TEST(Encoder, ForwardEqualsCpu) {
         auto tokens = random_integers(N, 1, V), positions = random_integers(N, 2, T);
         auto wte = random_vector<X>(size_t(V) * C, 3), wpe = random_vector<X>(size_t(T) * C, 4);
         std::vector<X> want(size_t(N) * C);
-        cpu::encoder_forward(want.data(), tokens.data(), with_positions ? positions.data() : nullptr, wte.data(),
-                             wpe.data(), B, T, C, Dropout{p, 12, &state});
+        encoder_forward(want.data(), tokens.data(), with_positions ? positions.data() : nullptr, wte.data(), wpe.data(),
+                        B, T, C, Dropout{p, 12, &state});
         for_each_schedule([&] {
             DeviceVector<StepState> d_state(std::vector<StepState>{state});
             DeviceVector<int> d_tokens(tokens), d_positions(positions);
@@ -63,11 +61,11 @@ TYPED_TEST(Encoder, BackwardEqualsCpuAndItself) {
         auto dout = random_vector<X>(size_t(N) * C, 5);
         auto dwte0 = random_vector<float>(size_t(V) * C, 6), dwpe0 = random_vector<float>(size_t(T) * C, 7);
         auto want_dwte = dwte0, want_dwpe = dwpe0;
-        cpu::encoder_backward(want_dwte.data(), want_dwpe.data(), dout.data(), tokens.data(),
-                              with_positions ? positions.data() : nullptr, B, T, C, Dropout{p, 12, &state});
+        encoder_backward(want_dwte.data(), want_dwpe.data(), dout.data(), tokens.data(),
+                         with_positions ? positions.data() : nullptr, B, T, C, Dropout{p, 12, &state});
         std::vector<float> first_dwte, first_dwpe;
         for_each_schedule([&] {
-            reserve_workspace(encoder_backward_workspace_bytes(N));
+            reserve_workspace(encoder_backward_workspace_bytes(N, sort_scratch_bytes(N)));
             DeviceVector<StepState> d_state(std::vector<StepState>{state});
             DeviceVector<int> d_tokens(tokens), d_positions(positions);
             DeviceVector<X> d_dout(dout);
@@ -92,9 +90,9 @@ TEST(EncoderRuns, OfEveryLength) {
     const int N = static_cast<int>(tokens.size());
     auto dout = random_vector<float>(size_t(N) * C, 5);
     std::vector<float> want_dwte(V * C), want_dwpe(size_t(N) * C);
-    cpu::encoder_backward(want_dwte.data(), want_dwpe.data(), dout.data(), tokens.data(), nullptr, 1, N, C, Dropout{});
+    encoder_backward(want_dwte.data(), want_dwpe.data(), dout.data(), tokens.data(), nullptr, 1, N, C, Dropout{});
     for_each_schedule([&] {
-        reserve_workspace(encoder_backward_workspace_bytes(N));
+        reserve_workspace(encoder_backward_workspace_bytes(N, sort_scratch_bytes(N)));
         DeviceVector<int> d_tokens(tokens);
         DeviceVector<float> d_dout(dout), dwte(std::vector<float>(V * C)), dwpe(std::vector<float>(size_t(N) * C));
         encoder_backward(dwte.get(), dwpe.get(), d_dout.get(), d_tokens.get(), nullptr, 1, N, C, Dropout{},

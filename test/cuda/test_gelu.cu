@@ -1,5 +1,4 @@
 // GELU on the GPU against the CPU's.
-#include "llmc/cuda/gelu.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {
@@ -17,8 +16,8 @@ TYPED_TEST(Gelu, EqualsCpu) {
             auto x = random_vector<X>(n + shift, 1, 3), dy = random_vector<X>(n + shift, 2);
             for (size_t i = 3; i < n; i += 7) x[i] = X(i % 2 ? 60.0f : -60.0f);  // where exp(-2u) overflows
             auto y = x, dx = dy;
-            cpu::gelu_forward(y.data() + shift, x.data() + shift, int64_t(n));
-            cpu::gelu_backward(dx.data() + shift, x.data() + shift, dy.data() + shift, int64_t(n));
+            gelu_forward(y.data() + shift, x.data() + shift, int64_t(n));
+            gelu_backward(dx.data() + shift, x.data() + shift, dy.data() + shift, int64_t(n));
             for_each_schedule([&] {
                 DeviceVector<X> device_x(x), device_y(x), device_dx(dy);
                 gelu_forward(device_y.get() + shift, device_x.get() + shift, int64_t(n), current_stream());

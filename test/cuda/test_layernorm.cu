@@ -1,5 +1,4 @@
 // llmc/cuda/layernorm.cuh against llmc/cpu/layernorm.h.
-#include "llmc/cuda/layernorm.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {
@@ -34,7 +33,7 @@ TYPED_TEST(CudaLayerNorm, ForwardEqualsCpu) {
         Inputs<X> in(N, C);
         std::vector<X> want(in.a.size());
         std::vector<float> mean(in.rows), rstd(in.rows);
-        cpu::layernorm_forward(want.data(), mean.data(), rstd.data(), in.a.data(), in.w.data(), in.bias.data(), N, C);
+        layernorm_forward(want.data(), mean.data(), rstd.data(), in.a.data(), in.w.data(), in.bias.data(), N, C);
         for_each_schedule([&, N = N, C = C] {
             DeviceVector<X> x(in.a), w(in.w), bias(in.bias), y(in.a.size());
             DeviceVector<float> m(in.rows), s(in.rows);
@@ -57,8 +56,8 @@ TYPED_TEST(CudaLayerNorm, ResidualForwardEqualsCpu) {
             Inputs<X> in(N, C);
             std::vector<X> r(in.a.size()), y(in.a.size());
             std::vector<float> mean(in.rows), rstd(in.rows);
-            cpu::residual_layernorm_forward(r.data(), y.data(), mean.data(), rstd.data(), in.a.data(), in.b.data(),
-                                            in.w.data(), in.bias.data(), N, C, T, Dropout{p, 5, &state});
+            residual_layernorm_forward(r.data(), y.data(), mean.data(), rstd.data(), in.a.data(), in.b.data(),
+                                       in.w.data(), in.bias.data(), N, C, T, Dropout{p, 5, &state});
             for_each_schedule([&, N = N, C = C] {
                 DeviceVector<StepState> device_state({state});
                 Dropout d{p, 5, device_state.get()};
@@ -95,12 +94,12 @@ TYPED_TEST(CudaLayerNorm, BackwardEqualsCpuAndIsDeterministic) {
         std::vector<X> dy = random_vector<X>(in.a.size(), 5), dx = random_vector<X>(in.a.size(), 6), y(in.a.size());
         std::vector<float> dw = random_vector<float>(in.channels, 7), db = random_vector<float>(in.channels, 8),
                            mean(in.rows), rstd(in.rows);
-        cpu::layernorm_forward(y.data(), mean.data(), rstd.data(), in.a.data(), in.w.data(), in.bias.data(), N, C);
+        layernorm_forward(y.data(), mean.data(), rstd.data(), in.a.data(), in.w.data(), in.bias.data(), N, C);
         std::vector<X> want = dx;
         std::vector<float> want_dw = dw, want_db = db, first_dw, first_db;
-        cpu::layernorm_backward(want.data(), want_dw.data(), want_db.data(), dy.data(), in.a.data(), in.w.data(),
-                                mean.data(), rstd.data(), N, C);
-        reserve_workspace(layernorm_backward_workspace_bytes(N, C));
+        layernorm_backward(want.data(), want_dw.data(), want_db.data(), dy.data(), in.a.data(), in.w.data(),
+                           mean.data(), rstd.data(), N, C);
+        reserve_workspace(layernorm_backward_workspace_bytes(N, C, device().multiprocessors));
         for_each_schedule([&, N = N, C = C] {
             DeviceVector<X> gdx(dx), gdy(dy), x(in.a), w(in.w);
             DeviceVector<float> gdw(dw), gdb(db), m(mean), s(rstd);

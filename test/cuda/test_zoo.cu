@@ -1,5 +1,6 @@
 // Every version of every page of the kernel zoo (dev/cuda) against the CPU layer, at odd sizes, in fp32 and bf16.
 // A new page is an #include and a TEST here.
+#define ZOO_PAGES  // without their main()
 #include "test/cuda/device_test.h"
 #include "dev/cuda/adamw.cu"
 #include "dev/cuda/attention_forward.cu"

@@ -1,0 +1,1 @@
+#include "llmc/cuda/attention_fp32.cuh"

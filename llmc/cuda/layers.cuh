@@ -1,0 +1,131 @@
+// The layers of the model on a GPU: what gpt2.h calls. Each is a page of its own in this directory, encoder.cuh to
+// adamw.cuh, with its maths, its limit, its kernels and their launcher. A small file beside it, .cu (.cpp where there
+// are no kernels), compiles it for X = float and bf16; so a change of one layer compiles that file alone, and who
+// includes this page needs no nvcc.
+//
+// Same names and arguments as llmc/cpu/layers.h and llmc/plain/layers.h. The last argument is the CUDA stream that the
+// kernels are put into; all pointers are to device memory. Layers marked W use the workspace (common.cuh), as much as
+// workspaces.h says.
+//
+// Shapes: B sequences of T tokens, N = B*T rows of C channels, V words padded to Vp. A backward pass adds to gradients
+// of weights (+=) and overwrites gradients of activations, unless a comment says otherwise.
+#pragma once
+#include "llmc/base/bf16.h"
+#include "llmc/cuda/common.cuh"
+#include "llmc/cuda/workspaces.h"
+#include "llmc/model/arguments.h"
+#include "llmc/model/step_state.h"
+
+// encoder.cuh: out (B,T,C) = dropout(wte[tokens] + wpe[positions]); wte (V,C), wpe (maxT,C); positions null: 0 .. T-1
+template <typename X>
+void encoder_forward(X* out, const int* tokens, const int* positions, const X* wte, const X* wpe, int B, int T, int C,
+                     Dropout dropout, cudaStream_t stream);
+template <typename X>  // W
+void encoder_backward(float* dwte, float* dwpe, const X* dout, const int* tokens, const int* positions, int B, int T,
+                      int C, Dropout dropout, cudaStream_t stream);
+size_t sort_scratch_bytes(int N);  // sort.cuh; the rest of its workspace is in workspaces.h
+
+// dropout.cuh: y = dropout(x) or, in the backward pass, dx = dropout(dy); x, y (B, per_sample), y may be x
+template <typename X>
+void dropout_apply(X* y, const X* x, int B, int64_t per_sample, Dropout d, cudaStream_t stream);
+
+// layernorm.cuh: x, y, r (N,C); w, bias (C); mean, rstd (N). r = a + dropout(b), r may be a; rows_per_sample = T.
+// Backward: dx += (it holds what came down the residual stream).
+template <typename X>
+void layernorm_forward(X* y, float* mean, float* rstd, const X* x, const X* w, const X* bias, int N, int C,
+                       cudaStream_t stream);
+template <typename X>
+void residual_layernorm_forward(X* r, X* y, float* mean, float* rstd, const X* a, const X* b, const X* w, const X* bias,
+                                int N, int C, int rows_per_sample, Dropout dropout, cudaStream_t stream);
+template <typename X>  // W
+void layernorm_backward(X* dx, float* dw, float* dbias, const X* dy, const X* x, const X* w, const float* mean,
+                        const float* rstd, int N, int C, cudaStream_t stream);
+
+// gelu.cuh: x, y (n); dx may be dy
+template <typename X>
+void gelu_forward(X* y, const X* x, int64_t n, cudaStream_t stream);
+template <typename X>
+void gelu_backward(X* dx, const X* x, const X* dy, int64_t n, cudaStream_t stream);
+
+// matmul.cuh: y (N,OC) = x (N,C) w (OC,C)^T + bias (OC), then GELU where pre_gelu, which keeps what went into it, is
+// given or gelu is true. Backward: dx, dw, dbias may each be null; pre_gelu: dx goes through the GELU whose output x
+// was; dw = instead of += where dw_accumulate is false. W: all of them.
+template <typename X, typename O>
+void matmul(const Matmul<X, O>& args, cudaStream_t stream);
+template <typename X>
+void matmul_forward(X* y, X* pre_gelu, const X* x, const X* w, const X* bias, int N, int C, int OC, bool gelu,
+                    cudaStream_t stream);
+template <typename X>
+void matmul_backward(X* dx, float* dw, float* dbias, const X* dy, const X* x, const X* w, const X* pre_gelu, int N,
+                     int C, int OC, bool dw_accumulate, cudaStream_t stream);
+template <typename X>
+void bias_backward(float* dbias, const X* dy, int N, int OC, cudaStream_t stream);
+// The two that matmul() chooses from: our own kernels (matmul_plain.cuh, matmul_own.cuh), NVIDIA's library
+// (matmul_cublaslt.cuh); and bias and epilogue alone, on out as such a product left it (matmul_finish.cuh)
+template <typename X, typename O>
+void matmul_own(const Matmul<X, O>& args, cudaStream_t stream);
+template <typename X, typename O>
+void matmul_cublaslt(const Matmul<X, O>& args, cudaStream_t stream);
+template <typename X, typename O>
+void matmul_finish(Matmul<X, O> args, cudaStream_t stream);
+
+// attention.cuh: out (B,Tq,NH*HS), lse (B,NH,Tq) or null (inference). doc_start (B,Tk) or null: first position that
+// position i may see, at most i. dq, dk, dv have the strides of q, k, v; dout those of out.
+template <typename X>  // W, where it is cuDNN's
+void attention_forward(X* out, float* lse, const X* q, const X* k, const X* v, const AttentionShape& shape,
+                       const int* doc_start, Dropout dropout, cudaStream_t stream);
+template <typename X>  // W
+void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
+                        const float* lse, const AttentionShape& shape, const int* doc_start, Dropout dropout,
+                        cudaStream_t stream);
+size_t attention_forward_workspace_bytes(const AttentionShape& shape);
+size_t attention_backward_workspace_bytes(const AttentionShape& shape);
+// Our own kernels, which they take unless cuDNN is there: in fp32 without tensor cores (attention_fp32.cuh), in bf16
+// with them (attention_mma.cuh); backward W
+void attention_own_forward(float* out, float* lse, const float* q, const float* k, const float* v,
+                           const AttentionShape& shape, const int* doc_start, Dropout dropout, cudaStream_t stream);
+void attention_own_forward(bf16* out, float* lse, const bf16* q, const bf16* k, const bf16* v,
+                           const AttentionShape& shape, const int* doc_start, Dropout dropout, cudaStream_t stream);
+void attention_own_backward(float* dq, float* dk, float* dv, const float* dout, const float* q, const float* k,
+                            const float* v, const float* out, const float* lse, const AttentionShape& shape,
+                            const int* doc_start, Dropout dropout, cudaStream_t stream);
+void attention_own_backward(bf16* dq, bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k, const bf16* v,
+                            const bf16* out, const float* lse, const AttentionShape& shape, const int* doc_start,
+                            Dropout dropout, cudaStream_t stream);
+// attention_decode.cuh, sampling: shape.Tq new queries to the first *length keys of a cache of shape.Tk  (W)
+template <typename X>
+void attention_decode(X* out, const X* q, const X* k, const X* v, const AttentionShape& shape, const int* length,
+                      cudaStream_t stream);
+
+// classifier.cuh: losses (N) from logits (N,Vp), whose place their gradient takes where write_dlogits; weights (N) or
+// null; targets -1: not counted
+template <typename X>
+void fused_classifier(X* logits, float* losses, const int* targets, const float* weights, const StepState* state, int N,
+                      int V, int Vp, bool write_dlogits, cudaStream_t stream);
+
+// global_norm.cuh: sum = sum of grad[i]^2, i < n  (W, G = float). adamw.cuh: AdamW for elements [begin, end) of the
+// arena, which start at p, master (may be null), m, v and grad; nothing where state->skip
+template <typename G>
+void global_norm_squared(double* sum, const G* grad, int64_t n, cudaStream_t stream);
+template <typename X>
+void adamw_update(X* p, float* master, float* m, float* v, const float* grad, const AdamWSegment* segments, int count,
+                  int64_t begin, int64_t end, AdamWOptions options, const StepState* state, cudaStream_t stream);
+
+// ---- between the layers of a step: step.cu, as llmc/plain/step.h ----
+
+// The micro-batch at hand, N rows of this rank's part of the step's tokens from first_sample on, to where the layers
+// read it: a captured graph has fixed addresses.
+void load_micro_batch(int* inputs, int* targets, const int* step_inputs, const int* step_targets,
+                      const StepState* state, int N, int T, cudaStream_t stream);
+void next_micro_batch(StepState* state, int B, cudaStream_t stream);
+// state->loss_sum += sum of losses (N), in a fixed order
+void add_losses(StepState* state, const float* losses, int N, cudaStream_t stream);
+// sum (n) += x: gradients that other ranks have sent join those of earlier micro-steps.
+void add_to(float* sum, const float* x, int64_t n, cudaStream_t stream);
+// From the sum of losses and the squared norm to the step's loss, norm, clip scale and skip flag. grad_clip 0: none.
+void finish_gradients(StepState* state, const double* norm_squared, float grad_clip, cudaStream_t stream);
+// Sampling: n more tokens; positions (n) are those after the ones seen so far.
+void next_positions(int* positions, int* length, int n, cudaStream_t stream);
+// Keys and values of the T newest of *length positions, from qkv (T,3C) into the caches (capacity,C).
+template <typename X>
+void append_to_cache(X* k_cache, X* v_cache, const X* qkv, int T, int C, const int* length, cudaStream_t stream);

@@ -1,0 +1,87 @@
+// The small kernels of a step, between its layers; what each does, layers.cuh says.
+#include "llmc/cuda/device.cuh"
+#include "llmc/cuda/layers.cuh"
+#include "llmc/cuda/pack.cuh"
+
+static __global__ void load_micro_batch_kernel(int* inputs, int* targets, const int* step_inputs,
+                                               const int* step_targets, const StepState* state, int N, int T) {
+    int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+    if (i >= N) return;
+    int64_t from = int64_t(state->first_sample - state->rank_first_sample) * T + i;
+    inputs[i] = step_inputs[from], targets[i] = step_targets[from];
+}
+void load_micro_batch(int* inputs, int* targets, const int* step_inputs, const int* step_targets,
+                      const StepState* state, int N, int T, cudaStream_t stream) {
+    launch(load_micro_batch_kernel, ceil_div(N, 256), 256, 0, stream, inputs, targets, step_inputs, step_targets, state,
+           N, T);
+}
+
+static __global__ void next_micro_batch_kernel(StepState* state, int B) {
+    state->first_sample += static_cast<uint32_t>(B);
+}
+void next_micro_batch(StepState* state, int B, cudaStream_t stream) {
+    launch(next_micro_batch_kernel, 1, 1, 0, stream, state, B);
+}
+
+// One block: each thread sums its losses, then the block the threads' sums.
+static __global__ void __launch_bounds__(1024) add_losses_kernel(StepState* state, const float* losses, int N) {
+    __shared__ float sums[32];
+    float sum = 0;
+#pragma unroll 8
+    for (int i = static_cast<int>(threadIdx.x); i < N; i += static_cast<int>(blockDim.x)) sum += losses[i];
+    sum = block_sum(sum, sums);
+    if (threadIdx.x == 0) state->loss_sum += sum;
+}
+
+void add_losses(StepState* state, const float* losses, int N, cudaStream_t stream) {
+    launch(add_losses_kernel, 1, 1024, 0, stream, state, losses, N);
+}
+
+static __global__ void finish_gradients_kernel(StepState* state, const double* norm_squared, float grad_clip) {
+    finish_gradients(*state, *norm_squared, grad_clip);
+}
+
+void finish_gradients(StepState* state, const double* norm_squared, float grad_clip, cudaStream_t stream) {
+    launch(finish_gradients_kernel, 1, 1, 0, stream, state, norm_squared, grad_clip);
+}
+
+static __global__ void add_kernel(float* sum, const float* x, int64_t n) {
+    int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i < n) sum[i] += x[i];
+}
+void add_to(float* sum, const float* x, int64_t n, cudaStream_t stream) {
+    launch(add_kernel, ceil_div(n, 256), 256, 0, stream, sum, x, n);
+}
+
+static __global__ void next_positions_kernel(int* positions, int* length, int n) {
+    int seen = *length;
+    __syncthreads();  // all have read it before it changes
+    for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) positions[i] = seen + i;
+    if (threadIdx.x == 0) *length = seen + n;
+}
+void next_positions(int* positions, int* length, int n, cudaStream_t stream) {
+    launch(next_positions_kernel, 1, 128, 0, stream, positions, length, n);
+}
+
+// ---- for open_device() ----
+
+const void* any_kernel() { return reinterpret_cast<const void*>(next_micro_batch_kernel); }
+
+#define LLMC_QUOTE_(...) #__VA_ARGS__
+#define LLMC_QUOTE(...) LLMC_QUOTE_(__VA_ARGS__)
+const char* machine_code_for() {
+#ifdef __CUDA_ARCH_LIST__  // nvcc's: "800,900"
+    static const std::string text = [] {
+        std::string list = LLMC_QUOTE(__CUDA_ARCH_LIST__), out;
+        for (size_t at = 0, end; at < list.size(); at = end + 1) {
+            end = std::min(list.find(',', at), list.size());
+            int arch = atoi(list.substr(at, end - at).c_str()) / 10;
+            out += strf("%s%d.%d", out.empty() ? "" : " ", arch / 10, arch % 10);
+        }
+        return out;
+    }();
+    return text.c_str();
+#else
+    return "the CPU";
+#endif
+}
