@@ -1,7 +1,5 @@
-// A model that is nothing but its buffers, and a directory that goes away again: for the tests of the file code.
+// A model that is nothing but its buffers, for the tests of the file code.
 #pragma once
-#include <stdlib.h>
-
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -12,23 +10,9 @@
 #include "llmc/base/error.h"
 #include "llmc/base/files.h"
 #include "llmc/files/model_files.h"
+#include "test/command.h"
 
 namespace {
-
-struct TemporaryDirectory {
-    std::string path;
-    TemporaryDirectory() {
-        std::string name = (std::filesystem::temp_directory_path() / "llmc_test_XXXXXX").string();
-        if (!mkdtemp(name.data())) throw Error("mkdtemp failed");
-        path = name;
-    }
-    ~TemporaryDirectory() {
-        std::error_code ignored;
-        std::filesystem::remove_all(path, ignored);
-    }
-    TemporaryDirectory(const TemporaryDirectory&) = delete;
-    std::string operator/(const std::string& name) const { return path + "/" + name; }
-};
 
 struct FakeModel {
     ModelConfig config;

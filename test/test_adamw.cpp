@@ -80,15 +80,15 @@ TEST(AdamW, Bf16WithoutMasterIsRoundedFromThePlainStep) {
 
 // One step in double on one number: by the paper's formula, written out.
 TEST(PlainAdamW, OneStepByHand) {
-    double p = 2, m = 0.5, v = 0.25, grad = 8;
+    double p = 2, m = 0.5, v = 0.25, grad = 16;
     StepState state;
     state.clip_scale = 0.125f, state.learning_rate = 0.5f, state.beta1_correction = 0.75f,
     state.beta2_correction = 0.5f;
     AdamWSegment all{0, 1, 0.25f};
     adamw_update<double>(&p, nullptr, &m, &v, &grad, &all, 1, 0, 1, {0.5f, 0.75f, 0.5f, 9.0f, false}, &state, Plain{});
-    EXPECT_EQ(m, 0.5 * 0.5 + 0.5 * 1);     // the gradient is 8 / 8 = 1
-    EXPECT_EQ(v, 0.75 * 0.25 + 0.25 * 1);  // 0.4375
-    EXPECT_NEAR(p, 2 - 0.5 * (0.75 / 0.75 / (std::sqrt(0.4375 / 0.5) + 0.5) + 0.25 * 2), 1e-15);
+    EXPECT_EQ(m, 0.5 * 0.5 + 0.5 * 2);  // the gradient is 16 / 8 = 2
+    EXPECT_EQ(v, 0.75 * 0.25 + 0.25 * 2 * 2);
+    EXPECT_NEAR(p, 2 - 0.5 * (1.25 / 0.75 / (std::sqrt(1.1875 / 0.5) + 0.5) + 0.25 * 2), 1e-15);
 }
 
 template <class On>

@@ -1,0 +1,115 @@
+// Training of a vocabulary.
+#include <algorithm>
+#include <array>
+#include <map>
+#include <nlohmann/json.hpp>
+#include "llmc/text/bpe_trainer.h"
+#include "test/tokenizer_test.h"
+
+TEST(BpeTrainer, MergesTheMostFrequentPairs) {
+    BpeTrainer trainer;
+    PieceCounts counts;
+    count_pieces("low low low low low lower lower newest newest newest newest newest newest widest widest widest",
+                 counts);
+    trainer.add(counts);
+    EXPECT_EQ(counts.find(" low")->second, 4);
+    EXPECT_EQ(counts.find("low")->second, 1);
+    const Tokenizer tokenizer = trainer.train(264);
+    EXPECT_EQ(tokenizer.vocab_size(), 264);
+    EXPECT_EQ(tokenizer.end_of_text(), 263);
+    Pieces made;
+    for (int id = 256; id < 263; ++id) made.emplace_back(tokenizer.bytes(id));
+    // "e s" and "s t" occur 9 times each, as do later pairs in other numbers: the smaller ids go first ("e w" before "n
+    // e")
+    EXPECT_EQ(made, (Pieces{"es", "est", "lo", "low", "ew", "new", " low"}));
+}
+
+TEST(BpeTrainer, MergesOfHuggingFaceOnTinyShakespeare) {
+    if (!fs::exists(kShakespeare)) GTEST_SKIP() << kShakespeare << " is not here";
+    TemporaryDirectory dir;
+    BpeTrainer trainer;
+    PieceCounts counts;
+    count_pieces(read_text(kShakespeare), counts);
+    trainer.add(counts);
+    const Tokenizer tokenizer = trainer.train(2048);
+    tokenizer.save(dir.path);
+    const string merges = read_text(dir / "merges.txt");
+    const auto fixture = nlohmann::json::parse(read_text(kFixture))["trained_2048"];
+    const size_t first = merges.find('\n') + 1;
+    EXPECT_EQ(static_cast<size_t>(std::count(merges.begin(), merges.end(), '\n')) - 1, fixture["merges"].get<size_t>());
+    std::vector<uint8_t> lines(merges.begin() + static_cast<ptrdiff_t>(first), merges.end() - 1);
+    EXPECT_EQ(fnv1a(lines), fixture["fnv1a"].get<string>());
+    EXPECT_EQ(Tokenizer::load(dir.path).vocab_size(), 2048);
+}
+
+TEST(BpeTrainer, OrderAndPartsOfTheTextDoNotMatter) {
+    std::mt19937 random(7);
+    std::vector<string> texts;
+    for (int i = 0; i < 50; ++i) texts.push_back(random_text(random, 100, true));
+    const auto train = [&] {
+        BpeTrainer trainer;
+        for (const string& text : texts) {
+            PieceCounts counts;
+            const size_t cut = last_safe_cut(text);
+            count_pieces(std::string_view(text).substr(0, cut), counts);
+            count_pieces(std::string_view(text).substr(cut), counts);
+            trainer.add(counts);
+        }
+        return trainer.train(400);
+    };
+    const Tokenizer first = train();
+    std::shuffle(texts.begin(), texts.end(), random);
+    const Tokenizer second = train();
+    ASSERT_EQ(first.vocab_size(), second.vocab_size());
+    for (int id = 0; id < first.vocab_size(); ++id) EXPECT_EQ(first.bytes(id), second.bytes(id));
+}
+
+// Each merge must be a pair that is the most frequent at that point, by counting everything anew.
+TEST(BpeTrainer, EveryMergeIsTheMostFrequentPair) {
+    std::mt19937 random(8);
+    string text;
+    for (int i = 0; i < 3000; ++i) text += std::array{"a", "b", "aa", "c", " ", "ab"}[random() % 6];
+    PieceCounts counts;
+    count_pieces(text, counts);
+    BpeTrainer trainer;
+    trainer.add(counts);
+    const Tokenizer trained = trainer.train(300);
+    ASSERT_GT(trained.vocab_size(), 270);
+    std::vector<std::pair<int, int>> merges;
+    for (int id = 256; id < trained.end_of_text(); ++id) {
+        const Tokenizer so_far = Tokenizer::from_merges(merges);
+        std::map<std::pair<int, int>, int64_t> pairs;
+        for (const auto& [piece, count] : counts) {
+            const std::vector<int> ids = encode_by_definition(so_far, merges, piece);
+            for (size_t i = 0; i + 1 < ids.size(); ++i) pairs[{ids[i], ids[i + 1]}] += count;
+        }
+        auto best = pairs.begin();
+        for (auto it = pairs.begin(); it != pairs.end(); ++it)
+            if (it->second > best->second) best = it;  // ties: the first in order of ids
+        const auto [left, right] = best->first;
+        ASSERT_EQ(string(so_far.bytes(left)) + string(so_far.bytes(right)), trained.bytes(id)) << id;
+        merges.push_back(best->first);
+    }
+}
+
+TEST(BpeTrainer, SmallTextsGiveSmallVocabularies) {
+    BpeTrainer trainer;
+    PieceCounts counts;
+    count_pieces("abc abd", counts);
+    trainer.add(counts);
+    const Tokenizer tokenizer = trainer.train(2048);
+    EXPECT_EQ(tokenizer.vocab_size(), 258);  // "ab", the only pair that occurs twice
+    EXPECT_EQ(tokenizer.bytes(256), "ab");
+    EXPECT_EQ(BpeTrainer().train(300).vocab_size(), 257);
+    EXPECT_EQ(trainer.train(257).vocab_size(), 257);
+    EXPECT_THROW(trainer.train(256), UsageError);
+}
+
+TEST(BpeTrainer, MemoryIsBounded) {
+    BpeTrainer trainer(1000);
+    PieceCounts counts;
+    for (int i = 0; i < 5000; ++i) counts["word" + std::to_string(i)] = i < 100 ? 50 : 1;
+    trainer.add(counts);
+    EXPECT_EQ(trainer.pieces(), 100);
+    EXPECT_EQ(trainer.dropped(), 4900);
+}
