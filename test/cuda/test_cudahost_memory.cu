@@ -1,6 +1,8 @@
 // CUDA on the CPU: who touches memory that is not his is found: guards, host and device, ends of allocations.
 #include "test/cuda/cudahost_test.h"
 
+#include <filesystem>
+
 #ifdef CUDAHOST
 
 namespace {
@@ -8,6 +10,10 @@ namespace {
 __global__ void write_kernel(float* p, int64_t i, float x) { p[i] = x; }
 __global__ void read_kernel(float* p, int64_t i) { p[0] = p[i]; }
 __global__ void misaligned_kernel(float* p) { *reinterpret_cast<float4*>(p + 1) = float4{1, 2, 3, 4}; }
+__global__ void crossing_barriers_kernel() {
+    if (threadIdx.x % 2) __syncthreads();
+    else __syncthreads();
+}
 struct WithPointer {
     int n;
     float* p;
@@ -56,9 +62,45 @@ TEST(CudaHost, GuardsTensorsOfAnArenaAndTheWorkspace) {
     reserve_workspace(1);
 }
 
-TEST(CudaHost, HostAndDeviceMemoryAreApart) {
+// ---- host and device ----
+
+constexpr char kHostTouched[] = "the host touched device memory|SEGV";  // AddressSanitizer's words are the second
+
+TEST(CudaHost, DeviceMemoryIsClosedToTheHost) {
+    cudahost::set_seed(2);  // on CPUs without protection keys, the seed under which it is always closed
+    DeviceVector<float> p(std::vector<float>{1, 2});
+    auto closed_after = [&](auto call) {
+        call();
+        EXPECT_TRUE(cudahost::device_memory_is_closed());
+        EXPECT_DEATH(*p.get() = 1, kHostTouched);
+        EXPECT_DEATH(exit(*p.get() == 1), kHostTouched);
+    };
+    closed_after([] {});
+    closed_after([&] { launch(write_kernel, 1, 1, 0, current_stream(), p.get(), 0, 5.0f); });  // which waits
+    closed_after([&] { CUDA_CHECK(cudaDeviceSynchronize()); });
+    closed_after([&] { EXPECT_EQ(p.host()[0], 5); });
+    closed_after([&] { CUDA_CHECK(cudaMemset(p.get(), 0, 4)); });
+    closed_after([] { DeviceVector<float>(100); });
+    closed_after([] { EXPECT_BUG("__syncthreads()", launch(crossing_barriers_kernel, 1, 64, 0, current_stream())); });
+}
+
+// Without protection keys memory is open after most calls under other seeds, but what a program does again and again is
+// found, and so is what it does at first.
+TEST(CudaHost, WhatTheHostDoesInEachStepIsFound) {
+    cudahost::set_seed(1);
+    DeviceVector<float> p(1);
+    auto step = [&] { launch(write_kernel, 1, 1, 0, current_stream(), p.get(), 0, 5.0f); };
+    for (int i = 0; i < 200; i++) step();
+    EXPECT_DEATH(
+        for (int i = 0; i < 200; i++) {
+            step();
+            if (*p.get() != 5) return;
+        },
+        kHostTouched);
+}
+
+TEST(CudaHost, HostMemoryIsClosedToTheDevice) {
     DeviceVector<float> p(5);
-    if (cudahost::device_memory_is_closed()) EXPECT_DEATH(*p.get() = 1, "");
     auto host = std::make_unique<float[]>(5);
     EXPECT_BUG("argument 1 of (anonymous namespace)::write_kernel points to host memory",
                launch(write_kernel, 1, 1, 0, nullptr, host.get(), 0, 1.0f));
@@ -95,6 +137,12 @@ TEST(CudaHost, MemoryRunsOut) {
     CUDA_CHECK(cudaMemGetInfo(&available, &total));
     EXPECT_EQ(total, size_t{1} << 20);
     cudahost::set_device_memory(size_t{4} << 30);
+}
+
+TEST(CudaHost, AllOfThisIsFoundWithoutProtectionKeys) {
+    std::string command = "CUDAHOST_NO_PKEYS=1 " + std::filesystem::read_symlink("/proc/self/exe").string() +
+                          " --gtest_filter='CudaHost.*-*AllOfThis*' >" + testing::TempDir() + "/no_pkeys 2>&1";
+    EXPECT_EQ(system(command.c_str()), 0) << command;
 }
 
 }  // namespace

@@ -1,5 +1,3 @@
-// Closing is done by a memory protection key (pkeys(7): opening is one instruction) where the CPU has them, else by
-// mprotect as long as the heap is small.
 #include "test/cudahost/closing.h"
 
 #include <signal.h>
@@ -12,20 +10,40 @@ namespace cudahost {
 
 namespace {
 
-constexpr size_t kSmall = 64 << 20;
+// without keys
+constexpr uint64_t kClosingSeed = 2;
+constexpr int kFirstCalls = 100, kOneIn = 16;
 
 struct Door {
-    int key = pkey_alloc(0, 0);
+    int key = getenv("CUDAHOST_NO_PKEYS") ? -1 : pkey_alloc(0, 0);
     bool closed = false;
     int open = 0;  // how many Access objects live
+    char* base = nullptr;
+    size_t bytes = 0;  // of memory, from base on
+    int calls = 0;
+    uint64_t seed = 0;
+    Random random;  // of its own: the schedule is the same with keys and without
 };
-Door door;
+Door& door() {
+    static Door* the_door = new Door;  // outlives all other objects
+    return *the_door;
+}
 
 void set_closed(bool closed) {
-    Heap& h = heap();
-    if (door.key >= 0) pkey_set(door.key, closed ? PKEY_DISABLE_ACCESS : 0);
-    else if (door.closed || h.used <= kSmall) mprotect(h.base, h.mapped, closed ? PROT_NONE : PROT_READ | PROT_WRITE);
-    door.closed = closed && (door.key >= 0 || h.used <= kSmall);
+    Door& d = door();
+    if (d.key >= 0) pkey_set(d.key, closed ? PKEY_DISABLE_ACCESS : 0);
+    else if (closed != d.closed && d.bytes > 0 &&
+             mprotect(d.base, d.bytes, closed ? PROT_NONE : PROT_READ | PROT_WRITE) != 0)
+        perror("cudahost: device memory is not closed to the host: mprotect"), abort();
+    d.closed = closed;
+}
+
+// Whether the call that ends closes device memory.
+bool closes() {
+    Door& d = door();
+    if (d.key >= 0 || schedule.seed == kClosingSeed || d.calls++ < kFirstCalls) return true;
+    if (d.random.state == 0 || d.seed != schedule.seed) d.seed = schedule.seed, d.random.state = d.seed * 2 + 1;
+    return d.random.chance(kOneIn);
 }
 
 // Says what a SIGSEGV was, and lets it end the process.
@@ -47,17 +65,28 @@ void on_segv(int signal, siginfo_t* info, void*) {
 }  // namespace
 
 Access::Access() {
-    if (door.open++ == 0) set_closed(false);
+    if (door().open++ == 0) set_closed(false);
 }
 Access::~Access() {
-    if (--door.open == 0) set_closed(true);
+    if (--door().open == 0 && closes()) set_closed(true);
 }
 
-void add_device_memory(char* p, size_t bytes) {
-    if (pkey_mprotect(p, bytes, PROT_READ | PROT_WRITE, door.key) != 0) throw Bug("no memory for device memory");
+char* reserve_device_memory(size_t bytes) {
+    constexpr uintptr_t kHuge = 2 << 20;
+    void* p = mmap(nullptr, bytes + kHuge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) throw Bug("no address space for device memory");
+    char* base = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(p) + kHuge - 1) / kHuge * kHuge);
+    madvise(base, bytes, MADV_HUGEPAGE);  // where the system has them: a page costs a fault, and more at each closing
+    return door().base = base;
+}
+void add_device_memory(size_t bytes) {
+    Door& d = door();
+    if (pkey_mprotect(d.base + d.bytes, bytes, PROT_READ | PROT_WRITE, d.key) != 0)
+        throw Bug("no memory for device memory");
+    d.bytes += bytes;
 }
 
-bool device_memory_is_closed() { return door.closed; }
+bool device_memory_is_closed() { return door().closed; }
 
 void explain_segv() {
     static char stack[64 << 10];

@@ -5,7 +5,7 @@
 //               before everything else (-include), supplies the rest of the language. NVIDIA's own headers supply types
 //               and declarations; the .cpp files here define the functions. include/llmc/cuda/ptx.cuh takes the place of
 //               llmc/cuda/ptx.cuh.
-//   Threads     Each thread of a block is a fibre: a stack of its own, switched by hand (scheduler.cpp). One runs at a
+//   Threads     Each thread of a block is a fibre: a stack of its own, switched by hand (fibres.h). One runs at a
 //               time, until it comes to a barrier or to a collective of its warp (shuffle, ballot, mma), where it waits
 //               for the others. Which one runs next is drawn from a seed, and so is the order of the blocks. A kernel
 //               that lacks a barrier then reads what is not yet written, or overwrites what is not yet read, under some
@@ -13,7 +13,8 @@
 //   Memory      New device and shared memory is full of NaN. What lies between two allocations, two shared arrays and
 //               two tensors of an arena is guarded: by AddressSanitizer where the build has it (the very access is
 //               reported, with a stack trace), else by bytes that are looked at after each kernel. Device memory is
-//               closed to the host (SIGSEGV) while no kernel runs, and kernels may not be given host pointers.
+//               closed to the host (SIGSEGV) while no kernel runs: on CPUs with protection keys always, on others under
+//               one of the seeds and at times (closing.h). Kernels may not be given host pointers.
 //   Time        Work in a stream is done at once, or as late as somebody waits for it, by seed: a missing wait shows.
 //               Asynchronous copies to shared memory (cp.async) too land at their beginning or at their wait.
 //
@@ -25,11 +26,13 @@
 //                                             `print threadIdx`, `next`, `info locals` work. FILTER='*Forward*' chooses
 //                                             tests, SEED=n the schedule (default 0: threads in order)
 //   CUDAHOST_SEED=n                           in the environment: the one schedule of tests, or of a whole program
+//   CUDAHOST_NO_PKEYS=1                       in the environment: as on a CPU without protection keys (closing.h)
 //
 // Where what is
 //   the language      language.h (__global__, threadIdx, barriers), warps.h (shuffles), intrinsics.h (atomics, bits);
 //                     kernels.h is what they are made of
-//   a block           block.h: scheduler.cpp (fibres), collectives.cpp (who waits for whom), shared.cpp (shared memory)
+//   a block           block.h: scheduler.cpp (its threads), collectives.cpp (who waits for whom), tensor_cores.cpp,
+//                     shared.cpp (shared memory); fibres.h and jump.h switch between threads
 //   the runtime       streams.h: streams.cpp, events.cpp, graphs.cpp; memory.cpp (cudaMalloc, copies), device.cpp
 //   device memory     heap.h (allocations, guards), closing.h (closed to the host), arguments.cpp (pointers of kernels)
 //   libraries         cublaslt.cpp, nccl.cpp

@@ -1,14 +1,12 @@
 #include "test/cudahost/heap.h"
 
-#include <sys/mman.h>
-
 #include "test/cudahost/closing.h"
 
 namespace cudahost {
 
 namespace {
 
-constexpr size_t kHeapBytes = size_t{1} << 40, kRedzone = 256, kQuarantineBytes = 64 << 20, kStep = 64 << 20;
+constexpr size_t kHeapBytes = size_t{1} << 40, kRedzone = 256, kQuarantineBytes = 16 << 20, kStep = 64 << 20;
 constexpr size_t kCheckedGuard = 1024;  // so much of a guard is looked at
 
 void forget_guards(char* begin, size_t bytes) {
@@ -31,11 +29,7 @@ void set_device_memory(size_t bytes) { heap().limit = bytes; }
 
 char* allocate(size_t bytes) {
     Heap& h = heap();
-    if (!h.base) {
-        void* p = mmap(nullptr, kHeapBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (p == MAP_FAILED) throw Bug("no address space for device memory");
-        h.base = static_cast<char*>(p);
-    }
+    if (!h.base) h.base = reserve_device_memory(kHeapBytes);
     if (h.allocated + bytes > h.limit) return nullptr;
     Access access;
     size_t capacity = (bytes + 255) / 256 * 256;
@@ -48,7 +42,7 @@ char* allocate(size_t bytes) {
         p = h.base + h.used + kRedzone;
         h.used += kRedzone + capacity + kRedzone;
         size_t more = h.used > h.mapped ? (h.used - h.mapped + kStep - 1) / kStep * kStep : 0;
-        if (more) add_device_memory(h.base + h.mapped, more);
+        if (more) add_device_memory(more);
         h.mapped += more;
     }
     unpoison(p - kRedzone, capacity + 2 * kRedzone);
@@ -70,8 +64,6 @@ void release(char* p) {
 #else
     std::memset(p, 0xff, a.bytes);
 #endif
-    char *page = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(p) + 4095) / 4096 * 4096), *end = p + a.capacity;
-    if (end - page > (1 << 20)) madvise(page, static_cast<size_t>(end - page) / 4096 * 4096, MADV_DONTNEED);
     h.live.erase(p);
     h.allocated -= a.bytes;
     h.quarantine.emplace_back(p, a.capacity);
@@ -133,9 +125,7 @@ void unpoison(void* p, size_t bytes) {
 }
 bool all_ones(const void* p, size_t bytes) {
     const char* byte = static_cast<const char*>(p);
-    for (size_t i = 0; i < bytes; i++)
-        if (byte[i] != '\xff') return false;
-    return true;
+    return bytes == 0 || (*byte == '\xff' && std::memcmp(byte, byte + 1, bytes - 1) == 0);
 }
 
 void guard(void* begin, size_t bytes) {
@@ -149,19 +139,22 @@ void remove_guard(void* begin) { heap().guards.erase(static_cast<char*>(begin));
 void look_at_guards() {
 #ifndef CUDAHOST_ASAN
     Access access;
-    auto complain = [](const char* begin, size_t bytes, const std::string& what) {
-        if (all_ones(begin, std::min(bytes, kCheckedGuard))) return;
-        poison(const_cast<char*>(begin), bytes);  // reported once
+    auto untouched = [](const char* begin, size_t bytes) { return all_ones(begin, std::min(bytes, kCheckedGuard)); };
+    auto complain = [](char* begin, size_t bytes, const std::string& what) {
+        poison(begin, bytes);  // reported once
         throw Bug(format("device memory written %s, by %s or a copy before it", what.c_str(),
                          last_kernel ? kernel_name(last_kernel).c_str() : "a copy"));
     };
     for (const auto& [p, a] : heap().live) {
-        complain(p - kRedzone, kRedzone, format("before the beginning of an allocation of %zu bytes", a.bytes));
-        complain(p + a.bytes, a.capacity - a.bytes + kRedzone,
-                 format("behind the end of an allocation of %zu bytes", a.bytes));
+        char* end = p + a.bytes;
+        size_t behind = a.capacity - a.bytes + kRedzone;
+        if (!untouched(p - kRedzone, kRedzone))
+            complain(p - kRedzone, kRedzone, format("before the beginning of an allocation of %zu bytes", a.bytes));
+        if (!untouched(end, behind))
+            complain(end, behind, format("behind the end of an allocation of %zu bytes", a.bytes));
     }
     for (const auto& [p, bytes] : heap().guards)
-        complain(p, bytes, "behind the end of a tensor of an arena, or of the workspace");
+        if (!untouched(p, bytes)) complain(p, bytes, "behind the end of a tensor of an arena, or of the workspace");
 #endif
 }
 

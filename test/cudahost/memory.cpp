@@ -36,6 +36,7 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
 cudaError_t cudaFree(void* p) {
     // It may stand in a destructor: what goes wrong is thrown by the next call.
     if (breaks_capture()) return result(cudaErrorStreamCaptureUnsupported);
+    Access access;
     keep_bug([] {
         if (the().pending_bug) drop_all_work();
         else run_everything();

@@ -7,9 +7,9 @@ namespace cudahost {
 
 // ---- the state of the runtime ----
 
-Context& the() {
-    static Context* context = new Context;  // outlives all other objects
-    return *context;
+Runtime& the() {
+    static Runtime* runtime = new Runtime;  // outlives all other objects
+    return *runtime;
 }
 
 cudaError_t result(cudaError_t error) {
@@ -67,13 +67,14 @@ void drop_all_work() {
 }
 
 void run_until(cudaStream_t stream, uint64_t number) {
+    if (stream->queue.empty() || stream->queue.front().number > number) return;
+    Access access;
     while (!stream->queue.empty() && stream->queue.front().number <= number) {
         CUstream_st::Work work = std::move(stream->queue.front());
         stream->queue.pop_front();
         for (auto [other, n] : work.after) run_until(other, n);
         bool outer = std::exchange(the().working, true);
         try {
-            Access access;
             work.run();
             look_at_guards();
         } catch (...) {
@@ -103,6 +104,7 @@ bool run_some() {
 
 void run_everything() {
     throw_pending_bug();
+    Access access;
     while (run_some()) {
     }
 }

@@ -53,7 +53,7 @@ struct CUevent_st {
 
 namespace cudahost {
 
-struct Context {
+struct Runtime {
     std::vector<std::unique_ptr<CUstream_st>> streams;
     CUstream_st legacy, per_thread;
     uint64_t next_number = 1;
@@ -63,7 +63,7 @@ struct Context {
     bool working = false;
     std::exception_ptr pending_bug;  // found where no exception could leave
 };
-Context& the();
+Runtime& the();
 
 cudaError_t result(cudaError_t error);  // also for cudaGetLastError()
 // The stream that is meant. The first call of all starts the schedule.

@@ -35,7 +35,7 @@ void clear_barriers_seen();
 
 // The fake device's memory from now on, to see what happens where it runs out.
 void set_device_memory(size_t bytes);
-// Whether the host cannot touch device memory; false only for large heaps on CPUs without protection keys.
+// Whether the host cannot touch device memory now (closing.h says when, on CPUs without protection keys).
 bool device_memory_is_closed();
 
 // ---- for llmc/cuda/common.cuh ----
