@@ -27,6 +27,10 @@ void warp_collective(const char* what, uint32_t mask, void* data, Complete compl
 // The same for instructions that need all 32 lanes.
 void full_warp_collective(const char* what, void* data, Complete complete, Site where);
 void sync_warp(uint32_t mask, Site where);
+// The tensor cores' (tensor_cores.cpp).
+void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site where);
+void ldmatrix_x4(uint32_t (&r)[4], const void* row, bool transposed, Site where);
+
 enum class Vote { none, any, all, count };
 int block_barrier(const char* what, Vote vote, int predicate, Site where);
 

@@ -24,7 +24,7 @@ std::string format(const char* text, ...) {
 
 std::string at(const Site& s) { return format("%s:%u", s.file_name(), s.line()); }
 std::string thread_name(int number) {
-    uint3 t = fibres[static_cast<size_t>(number)].index;
+    uint3 t = fibres[number].index;
     return format("thread (%u,%u,%u)", t.x, t.y, t.z);
 }
 

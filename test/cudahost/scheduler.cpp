@@ -7,7 +7,7 @@
 
 #include <exception>
 
-#include "test/cudahost/block.h"
+#include "test/cudahost/fibres.h"
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -17,13 +17,13 @@ namespace cudahost {
 int current_lane = 0;
 Schedule schedule;
 const Launch* running = nullptr;
-std::vector<Fibre> fibres;
+alignas(64) Fibre fibres[kMaxThreads + 1];
+FibreMemory fibre_memory[kMaxThreads + 1];
 Fibre* current = nullptr;
 Block block;
+uint32_t change_one_in = 0;
 
 namespace {
-
-namespace context = boost::context::detail;
 
 #if defined(CUDAHOST_ASAN) || !defined(__OPTIMIZE__)
 constexpr size_t kStackBytes = 1 << 20;  // address space; pages that are never touched cost nothing
@@ -31,85 +31,42 @@ constexpr size_t kStackBytes = 1 << 20;  // address space; pages that are never 
 constexpr size_t kStackBytes = 256 << 10;
 #endif
 
-Fibre host;  // the thread that called
-int warp_order[kMaxThreads / 32];
-uint32_t change_one_in = 0;  // chance of new priorities between two barriers, at each switch; 0: none
 std::exception_ptr failure;
-
-// ---- switching ----
-
-// Jumps into `next`; comes back when somebody jumps here. `last`: never comes back.
-void switch_to(Fibre* next, bool last = false) {
-    Fibre* self = current;
-    current = next;
-    if (next != &host) threadIdx = next->index, current_lane = next->number % 32;
-#ifdef CUDAHOST_ASAN
-    __sanitizer_start_switch_fiber(last ? nullptr : &self->fake_stack, next->stack, next->stack_bytes);
-#else
-    (void)last;
-#endif
-    context::transfer_t from = context::jump_fcontext(next->context, self);
-#ifdef CUDAHOST_ASAN
-    __sanitizer_finish_switch_fiber(self->fake_stack, nullptr, nullptr);
-#endif
-    static_cast<Fibre*>(from.data)->context = from.fctx;
-}
-
-// The next thread to run; null: none can.
-Fibre* pick() {
-    if (change_one_in && schedule.random.chance(change_one_in)) shuffle_warps();
-    for (int i = 0; i < block.warp_count; i++) {
-        Warp& warp = block.warps[warp_order[i]];
-        if (!warp.ready) continue;
-        int lane;
-        if (schedule.shuffle) {
-            uint32_t start = schedule.random() >> 27;
-            lane = static_cast<int>(
-                (start + static_cast<uint32_t>(std::countr_zero(std::rotr(warp.ready, int(start))))) % 32);
-        } else {
-            lane = std::countr_zero(warp.ready);
-        }
-        warp.ready &= ~(1u << lane);
-        return &fibres[static_cast<size_t>(warp_order[i] * 32 + lane)];
-    }
-    return nullptr;
-}
 
 // ---- a thread's life ----
 
-void thread_main(context::transfer_t from) {
+void thread_main() {
 #ifdef CUDAHOST_ASAN
     const void* bottom = nullptr;
     size_t bytes = 0;
     __sanitizer_finish_switch_fiber(nullptr, &bottom, &bytes);
-    if (from.data == &host) host.stack = static_cast<char*>(const_cast<void*>(bottom)), host.stack_bytes = bytes;
+    if (!memory_of(host).stack)
+        memory_of(host).stack = static_cast<char*>(const_cast<void*>(bottom)), memory_of(host).stack_bytes = bytes;
 #endif
-    static_cast<Fibre*>(from.data)->context = from.fctx;
     bool failed = false;
     try {
         running->thread();
-        land_all_copies(*current);
+        land_all_copies();
         current->done = true;
         complete_without(current->number);
     } catch (...) {
         failure = std::current_exception();
         failed = true;
     }
-    if (failed) switch_to(&host, true);
+    if (failed) switch_to(host, true);
     else run_others(true);
     __builtin_unreachable();
 }
 
 void make_stacks() {
-    fibres.resize(kMaxThreads);
     for (size_t i = 0; i < kMaxThreads; i++) {
         void* p = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
         if (p == MAP_FAILED) throw Bug("no memory for the stacks of 1024 threads");
         mprotect(p, 4096, PROT_NONE);  // an overflow is a SIGSEGV
-        fibres[i].stack = static_cast<char*>(p) + 4096;
+        fibre_memory[i].stack = static_cast<char*>(p) + 4096;
         // Tops at different offsets of a page: else all threads' locals would compete for the same lines of the cache.
-        fibres[i].stack_bytes = kStackBytes - 4096 - i * 704 % 4096 / 64 * 64;
+        fibre_memory[i].stack_bytes = kStackBytes - 4096 - i * 704 % 4096 / 64 * 64;
     }
 }
 
@@ -117,32 +74,36 @@ void run_block() {
     start_shared_memory(running->shared_bytes);
     block.alive = block.thread_count;
     block.barrier = BlockBarrier{};
+    block.ready = 0;
     failure = nullptr;
     for (int w = 0; w < block.warp_count; w++) {
         int lanes = std::min(32, block.thread_count - w * 32);
         Warp& warp = block.warps[w];
-        warp.alive = warp.ready = lanes == 32 ? ~0u : (1u << lanes) - 1;
-        warp.gatherings.clear();
-        warp_order[w] = w;
+        warp.alive = lanes == 32 ? ~0u : (1u << lanes) - 1;
+        warp.ready = 0;
+        warp.gathering_count = 0;
+        block.by_rank[warp.rank = w] = &warp;
+        block.make_ready(warp, warp.alive);
     }
     // In half of the blocks a warp runs as far ahead of the others as barriers let it.
     constexpr uint32_t chances[] = {0, 0, 64, 1024};
     change_one_in = schedule.shuffle && block.warp_count > 1 ? chances[schedule.random.below(4)] : 0;
     shuffle_warps();
     for (int i = 0; i < block.thread_count; i++) {
-        Fibre& f = fibres[static_cast<size_t>(i)];
+        Fibre& f = fibres[i];
+        FibreMemory& m = fibre_memory[i];
 #ifdef CUDAHOST_ASAN
         // Frames that never returned left their guards: those of thread_main's last calls, or a whole unfinished
         // thread's.
-        size_t stale = f.done ? 16 << 10 : f.stack_bytes;
-        __asan_unpoison_memory_region(f.stack + f.stack_bytes - stale, stale);
+        size_t stale = f.done ? 16 << 10 : m.stack_bytes;
+        __asan_unpoison_memory_region(m.stack + m.stack_bytes - stale, stale);
 #endif
         f.done = false;
-        f.groups.clear();
-        f.open.copies.clear();
-        f.context = context::make_fcontext(f.stack + f.stack_bytes, f.stack_bytes, thread_main);
+        m.groups.clear();
+        m.open.copies.clear();
+        f.context = nullptr;
     }
-    current = &host;
+    current = host;
     switch_to(pick());
     current = nullptr;
     if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
@@ -153,15 +114,15 @@ void run_block() {
 
 void run(const Launch& launch) {
     if (current) throw Bug("a kernel launches a kernel");
-    if (fibres.empty()) make_stacks();
+    if (!fibre_memory[0].stack) make_stacks();
     running = &launch;
     gridDim = launch.grid, blockDim = launch.block;
     block.thread_count = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
     block.warp_count = (block.thread_count + 31) / 32;
     for (int i = 0; i < block.thread_count; i++) {
         unsigned n = static_cast<unsigned>(i), x = launch.block.x, y = launch.block.y;
-        fibres[static_cast<size_t>(i)].index = {n % x, n / x % y, n / x / y};
-        fibres[static_cast<size_t>(i)].number = i;
+        fibres[i].index = {n % x, n / x % y, n / x / y};
+        fibres[i].number = i;
     }
     size_t blocks = size_t{launch.grid.x} * launch.grid.y * launch.grid.z;
     std::vector<uint32_t> order(blocks);
@@ -178,23 +139,29 @@ void run(const Launch& launch) {
 
 void shuffle_warps() {
     if (!schedule.shuffle) return;
+    Warp** order = block.by_rank;
     for (int i = block.warp_count - 1; i > 0; i--)
-        std::swap(warp_order[i], warp_order[schedule.random.below(static_cast<uint32_t>(i) + 1)]);
+        std::swap(order[i], order[schedule.random.below(static_cast<uint32_t>(i) + 1)]);
+    block.ready = 0;
+    for (int i = 0; i < block.warp_count; i++) {
+        order[i]->rank = i;
+        block.make_ready(*order[i], 0);
+    }
 }
 
-void run_others(bool ended) {
-    Fibre* next = pick();
-    if (!next && block.alive > 0) {
-        failure = std::make_exception_ptr(Bug(kernel_name(running->kernel) +
-                                              format(", block (%u,%u,%u): ", blockIdx.x, blockIdx.y, blockIdx.z) +
-                                              describe_deadlock()));
-    }
-    if (!next) next = &host;
-    if (next != current) switch_to(next, ended);
+void start_thread(Fibre* self, Fibre* next) {
+    const FibreMemory& m = memory_of(next);
+    start(&self->context, m.stack + m.stack_bytes, m.stack_bytes, thread_main);
+}
+
+void fail_for_deadlock() {
+    failure = std::make_exception_ptr(Bug(kernel_name(running->kernel) +
+                                          format(", block (%u,%u,%u): ", blockIdx.x, blockIdx.y, blockIdx.z) +
+                                          describe_deadlock()));
 }
 
 std::string position() {
-    if (!current || current == &host || !running) return "";
+    if (!current || current == host || !running) return "";
     return kernel_name(running->kernel) + format(", block (%u,%u,%u), thread (%u,%u,%u)", blockIdx.x, blockIdx.y,
                                                  blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
 }

@@ -69,11 +69,12 @@ struct Shared {
     }
 } shared;
 
+void land(const CopyGroup::Copy& copy) {
+    if (copy.from) std::memcpy(copy.to, copy.from, copy.bytes);
+    else std::memset(copy.to, 0, copy.bytes);
+}
 void land(CopyGroup& group) {
-    for (auto& copy : group.copies) {
-        if (copy.from) std::memcpy(copy.to, copy.from, copy.bytes);
-        else std::memset(copy.to, 0, copy.bytes);
-    }
+    for (const auto& copy : group.copies) land(copy);
     group.copies.clear();
 }
 
@@ -123,29 +124,29 @@ void cp_async(void* to, const void* from, size_t bytes, bool valid, Site where) 
             fail(format("cp.async from global memory not on a boundary of %zu bytes at %s", bytes, at(where).c_str()));
         check_device_range(from, bytes, "cp.async");
     }
-    Fibre& f = *current;
-    CopyGroup one{{{to, valid ? from : nullptr, bytes}}};
+    CopyGroup::Copy copy{to, valid ? from : nullptr, bytes};
     bool late = schedule.copies == Landing::random ? schedule.random.chance(2) : schedule.copies == Landing::late;
-    if (late) f.open.copies.push_back(one.copies[0]);
-    else land(one);
+    if (late) memory_of(current).open.copies.push_back(copy);
+    else land(copy);
 }
 void cp_async_commit() {
-    Fibre& f = *current;
-    f.groups.push_back(std::move(f.open));
-    f.open.copies.clear();
+    FibreMemory& m = memory_of(current);
+    m.groups.push_back(std::move(m.open));
+    m.open.copies.clear();
 }
 void cp_async_wait(int pending) {
-    auto& groups = current->groups;
+    auto& groups = memory_of(current).groups;
     while (groups.size() > static_cast<size_t>(pending)) {
         land(groups.front());
         groups.erase(groups.begin());
     }
 }
 
-void land_all_copies(Fibre& f) {
-    for (auto& group : f.groups) land(group);
-    f.groups.clear();
-    land(f.open);
+void land_all_copies() {
+    FibreMemory& m = memory_of(current);
+    for (auto& group : m.groups) land(group);
+    m.groups.clear();
+    land(m.open);
 }
 
 }  // namespace cudahost
