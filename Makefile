@@ -366,7 +366,7 @@ test:  ## everything that runs without a GPU (T=layernorm: that suite alone); la
 	@$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) $(or $(ONE_SUITE),check_programs)
 	@TRAIN_GPT2=$(CURDIR)/$(BIN)train_gpt2 TRAIN_GPT2_PLAIN=$(CURDIR)/$(PLAIN) TOKENIZE=$(CURDIR)/$(BIN)tokenize \
 	    $(patsubst %,TRAIN_GPT2CU=$(CURDIR)/%,$(if $(ONE_SUITE),$(filter $(CUDA_PROGRAM),$(ONE_SUITE)),$(CUDA_PROGRAM))) \
-	    TEST_TIMEOUT=$(or $(TEST_TIMEOUT),1800) bash dev/run_tests.sh $(or $(firstword $(ONE_SUITE)),$(B)/test/run_tests $(B)/test/run_cuda_tests)
+	    bash dev/run_tests.sh $(or $(firstword $(ONE_SUITE)),$(B)/test/run_tests $(B)/test/run_cuda_tests)
 # train_gpt2.cu compiled for the CPU, where CUDA's headers are there; under the sanitizers its kernels alone are tested: whole
 # runs would take too long
 CUDA_PROGRAM := $(if $(HOST_MISSING)$(SANITIZE),,$(B)/train_gpt2cu_cpu)

@@ -9,7 +9,8 @@
 #include <cublasLt.h>
 
 #include "llmc/base/bf16.h"
-#include "test/cudahost/internal.h"
+#include "test/cudahost/heap.h"
+#include "test/cudahost/streams.h"
 
 namespace {
 
@@ -345,7 +346,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
         if (reinterpret_cast<uintptr_t>(p.op.aux) % 16) return CUBLAS_STATUS_INVALID_VALUE;
     }
     if (workspace_bytes) cudahost::check_device_range(workspace, workspace_bytes, "cublasLtMatmul's workspace");
-    cudaError_t error = cudahost::enqueue_work(stream, [=] {
+    cudaError_t error = cudahost::enqueue(stream, [=] {
         if (workspace_bytes)
             std::memset(workspace, 0xff, std::min<size_t>(workspace_bytes, 4096));  // anything may be there
         compute(p, alpha_value, a, b, beta_value, c, d);

@@ -1,4 +1,4 @@
-// What scheduler.cpp and runtime.cpp share.
+// What all parts of CUDA on the CPU use: which sanitizer is there, the schedule, messages.
 #pragma once
 #include "test/cudahost/cudahost.h"
 
@@ -16,7 +16,7 @@
 
 namespace cudahost {
 
-// ---- random numbers of the schedule ----
+// ---- the schedule ----
 
 struct Random {
     uint64_t state = 0;
@@ -37,41 +37,16 @@ struct Schedule {
 };
 extern Schedule schedule;
 
-// ---- scheduler.cpp ----
+// ---- messages ----
 
-constexpr size_t kMaxShared = 227 << 10, kMaxThreads = 1024;
-
-struct Launch {
-    dim3 grid, block;
-    size_t shared_bytes = 0;
-    const void* kernel = nullptr;
-    std::function<void()> thread;
-};
-// All blocks, one after the other. Throws Bug.
-void run(const Launch& launch);
+[[gnu::format(printf, 1, 2)]] std::string format(const char* text, ...);
 // "layernorm_forward_kernel<float, 4>", of a kernel's address.
 std::string kernel_name(const void* kernel);
 // Where the thread that runs is: kernel, block, thread; empty outside of kernels.
 std::string position();
 
-// ---- runtime.cpp ----
+// ---- limits ----
 
-// NaN bytes that nobody may touch.
-void poison(void* p, size_t bytes);
-void unpoison(void* p, size_t bytes);
-bool all_ones(const void* p, size_t bytes);
-void check_device_range(const void* p, size_t bytes, const char* what);
-
-// Work of a stream, or of the graph that it captures.
-cudaError_t enqueue_work(cudaStream_t stream, std::function<void()> work);
-// A collective operation: transfer(), which waits for other processes, then land(). The first is done at once with all
-// that it comes after, or at once where a graph that has it is launched: processes then wait for each other in the
-// order of their calls, whatever their schedules are. The second is work of the stream, done as late as any.
-cudaError_t enqueue_collective(cudaStream_t stream, std::function<void()> transfer, std::function<void()> land);
-// They step over guards.
-void copy_memory(void* to, const void* from, size_t bytes);
-void fill_memory(void* to, int value, size_t bytes);
-
-[[gnu::format(printf, 1, 2)]] std::string format(const char* text, ...);
+constexpr size_t kMaxShared = 227 << 10, kMaxThreads = 1024;  // of a block
 
 }  // namespace cudahost

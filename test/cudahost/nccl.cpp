@@ -1,6 +1,6 @@
 // NCCL on the CPU, over MPI: ranks are the processes that mpirun started.
 //
-// The data of an operation are taken when it is issued, and land when the stream's work is done (internal.h,
+// The data of an operation are taken when it is issued, and land when the stream's work is done (streams.h,
 // enqueue_collective). In between the output is all NaN, and input and output are watched: who reads the output too
 // early, or writes either while the operation is in the stream, shows under every schedule that is not in order.
 //
@@ -8,7 +8,8 @@
 //
 //   CUDAHOST_NCCL_ERROR=duplicate   connecting fails as it does for two ranks on one GPU
 //   CUDAHOST_NCCL_ERROR=async       operations are well, but ncclCommGetAsyncError() reports an error
-#include "test/cudahost/internal.h"
+#include "test/cudahost/heap.h"
+#include "test/cudahost/streams.h"
 
 #if __has_include(<nccl.h>)
 #include <nccl.h>

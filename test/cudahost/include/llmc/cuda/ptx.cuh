@@ -30,80 +30,15 @@ inline float tanh_approx(float x) {
 
 // ---- tensor cores ----
 
-namespace detail {
-
-struct Mma {
-    float* d;
-    const uint32_t* a;
-    uint32_t b[2];
-};
-inline void mma_all(void* const (&data)[32], uint32_t) {
-    typedef float Row __attribute__((vector_size(32)));  // 8 columns
-    float a[16][16];
-    Row b[16];
-    for (int lane = 0; lane < 32; lane++) {
-        const Mma& m = *static_cast<const Mma*>(data[lane]);
-        int group = lane / 4, quad = lane % 4;
-        for (int i = 0; i < 4; i++) {
-            float* to = &a[group + i % 2 * 8][2 * quad + i / 2 * 8];
-            to[0] = low_bf16(m.a[i]), to[1] = high_bf16(m.a[i]);
-        }
-        for (int i = 0; i < 2; i++) {
-            int k = 2 * quad + i * 8;
-            b[k][group] = low_bf16(m.b[i]), b[k + 1][group] = high_bf16(m.b[i]);
-        }
-    }
-    Row d[16];
-    for (int row = 0; row < 16; row++) {
-        Row sum = {};
-        for (int k = 0; k < 16; k++) sum += a[row][k] * b[k];
-        d[row] = sum;
-    }
-    for (int lane = 0; lane < 32; lane++) {
-        const Mma& m = *static_cast<const Mma*>(data[lane]);
-        int group = lane / 4, quad = lane % 4;
-        for (int i = 0; i < 4; i++) m.d[i] += d[group + i / 2 * 8][2 * quad + i % 2];
-    }
-}
-
-struct Ldmatrix {
-    uint32_t* r;
-    const uint16_t* row;
-};
-template <bool transposed>
-void ldmatrix_all(void* const (&data)[32], uint32_t) {
-    uint16_t matrix[4][8][8];
-    for (int lane = 0; lane < 32; lane++) {
-        const uint16_t* row = static_cast<const Ldmatrix*>(data[lane])->row;
-        for (int c = 0; c < 8; c++) matrix[lane / 8][lane % 8][c] = row[c];
-    }
-    for (int lane = 0; lane < 32; lane++) {
-        uint32_t* r = static_cast<const Ldmatrix*>(data[lane])->r;
-        int group = lane / 4, quad = lane % 4;
-        for (int j = 0; j < 4; j++) {
-            auto& m = matrix[j];
-            r[j] = transposed ? m[2 * quad][group] | static_cast<uint32_t>(m[2 * quad + 1][group]) << 16
-                              : m[group][2 * quad] | static_cast<uint32_t>(m[group][2 * quad + 1]) << 16;
-        }
-    }
-}
-
-}  // namespace detail
-
 inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                          cudahost::Site where = cudahost::Site::current()) {
-    detail::Mma mine{d, a, {b0, b1}};
-    cudahost::full_warp_collective("mma", &mine, detail::mma_all, where);
+    cudahost::mma_m16n8k16(d, a, b0, b1, where);
 }
 inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, cudahost::Site where = cudahost::Site::current()) {
-    cudahost::check_shared(row, 16, where);
-    detail::Ldmatrix mine{r, static_cast<const uint16_t*>(row)};
-    cudahost::full_warp_collective("ldmatrix", &mine, detail::ldmatrix_all<false>, where);
+    cudahost::ldmatrix_x4(r, row, false, where);
 }
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, cudahost::Site where = cudahost::Site::current()) {
-    cudahost::check_shared(row, 16, where);
-    detail::Ldmatrix mine{r, static_cast<const uint16_t*>(row)};
-    cudahost::full_warp_collective("ldmatrix.trans", &mine, detail::ldmatrix_all<true>, where);
+    cudahost::ldmatrix_x4(r, row, true, where);
 }
 
 // ---- asynchronous copies ----

@@ -1,0 +1,232 @@
+// The device that is not there: its properties, errors, and launches on it.
+#include "test/cudahost/block.h"
+#include "test/cudahost/heap.h"
+#include "test/cudahost/streams.h"
+
+namespace cudahost {
+
+cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> thread) {
+    dim3 g = config.gridDim, b = config.blockDim;
+    uint64_t threads = uint64_t{b.x} * b.y * b.z;
+    if (threads == 0 || threads > kMaxThreads || b.z > 64 || !g.x || !g.y || !g.z || g.x > 0x7fffffff || g.y > 65535 ||
+        g.z > 65535)
+        return result(cudaErrorInvalidConfiguration);
+    auto consent = the().dynamic_shared.find(kernel);
+    size_t most = consent == the().dynamic_shared.end() ? 48 << 10 : static_cast<size_t>(consent->second);
+    if (config.dynamicSmemBytes > most) return result(cudaErrorInvalidValue);
+    Launch launch{g, b, config.dynamicSmemBytes, kernel, std::move(thread)};
+    return enqueue(config.stream, [launch = std::move(launch)] {
+        last_kernel = launch.kernel;
+        run(launch);
+    });
+}
+
+}  // namespace cudahost
+
+using namespace cudahost;
+
+extern "C" {
+
+// ---- errors ----
+
+cudaError_t cudaGetLastError() { return std::exchange(the().last_error, cudaSuccess); }
+cudaError_t cudaPeekAtLastError() { return the().last_error; }
+const char* cudaGetErrorName(cudaError_t error) {
+    switch (error) {
+#define NAME(e) \
+    case e:     \
+        return #e
+        NAME(cudaSuccess);
+        NAME(cudaErrorInvalidValue);
+        NAME(cudaErrorMemoryAllocation);
+        NAME(cudaErrorInvalidConfiguration);
+        NAME(cudaErrorInvalidResourceHandle);
+        NAME(cudaErrorInvalidDevice);
+        NAME(cudaErrorNotReady);
+        NAME(cudaErrorNotSupported);
+        NAME(cudaErrorStreamCaptureUnsupported);
+        NAME(cudaErrorStreamCaptureInvalidated);
+        NAME(cudaErrorStreamCaptureImplicit);
+        NAME(cudaErrorStreamCaptureUnjoined);
+        NAME(cudaErrorStreamCaptureUnmatched);
+        NAME(cudaErrorCapturedEvent);
+        NAME(cudaErrorIllegalState);
+        NAME(cudaErrorLaunchFailure);
+#undef NAME
+        default:
+            return "cudaError";
+    }
+}
+const char* cudaGetErrorString(cudaError_t error) {
+    switch (error) {
+        case cudaSuccess:
+            return "no error";
+        case cudaErrorInvalidValue:
+            return "invalid argument";
+        case cudaErrorMemoryAllocation:
+            return "out of memory";
+        case cudaErrorInvalidConfiguration:
+            return "invalid configuration argument";
+        case cudaErrorNotReady:
+            return "device not ready";
+        case cudaErrorNotSupported:
+            return "operation not supported";
+        case cudaErrorLaunchFailure:
+            return "unspecified launch failure";
+        case cudaErrorStreamCaptureUnsupported:
+            return "operation not permitted when stream is capturing";
+        case cudaErrorStreamCaptureInvalidated:
+            return "operation failed due to a previous error during capture";
+        default:
+            return cudaGetErrorName(error);
+    }
+}
+
+// ---- device ----
+
+// Eight alike, so that each of several ranks has one; a process uses one of them.
+constexpr int kDevices = 8;
+cudaError_t cudaGetDeviceCount(int* count) { return *count = kDevices, cudaSuccess; }
+cudaError_t cudaSetDevice(int device) {
+    return result(device >= 0 && device < kDevices ? cudaSuccess : cudaErrorInvalidDevice);
+}
+cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+cudaError_t cudaSetDeviceFlags(unsigned) { return cudaSuccess; }
+cudaError_t cudaInitDevice(int, unsigned, unsigned) { return cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
+cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
+    if (device < 0 || device >= kDevices) return result(cudaErrorInvalidDevice);
+    std::memset(static_cast<void*>(p), 0, sizeof *p);
+    std::strcpy(p->name, "CUDA on the CPU");
+    p->major = 9, p->minor = 0;
+    p->multiProcessorCount = 3;  // few and odd: what divides work among them meets remainders
+    p->totalGlobalMem = heap().limit;
+    p->sharedMemPerBlock = 48 << 10, p->sharedMemPerBlockOptin = kMaxShared,
+    p->sharedMemPerMultiprocessor = kMaxShared + 1024;
+    p->regsPerBlock = p->regsPerMultiprocessor = 65536;
+    p->warpSize = 32;
+    p->maxThreadsPerBlock = kMaxThreads, p->maxThreadsPerMultiProcessor = 2048;
+    p->maxThreadsDim[0] = p->maxThreadsDim[1] = 1024, p->maxThreadsDim[2] = 64;
+    p->maxGridSize[0] = 0x7fffffff, p->maxGridSize[1] = p->maxGridSize[2] = 65535;
+    p->l2CacheSize = 1 << 20;
+    p->memoryBusWidth = 64;
+    p->unifiedAddressing = p->concurrentKernels = p->asyncEngineCount = p->managedMemory = 1;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+    if (device < 0 || device >= kDevices) return result(cudaErrorInvalidDevice);
+    cudaDeviceProp p;
+    cudaGetDeviceProperties(&p, 0);
+    switch (attribute) {
+        case cudaDevAttrComputeCapabilityMajor:
+            *value = p.major;
+            break;
+        case cudaDevAttrComputeCapabilityMinor:
+            *value = p.minor;
+            break;
+        case cudaDevAttrMultiProcessorCount:
+            *value = p.multiProcessorCount;
+            break;
+        case cudaDevAttrMaxSharedMemoryPerBlock:
+            *value = static_cast<int>(p.sharedMemPerBlock);
+            break;
+        case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+            *value = static_cast<int>(p.sharedMemPerBlockOptin);
+            break;
+        case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+            *value = static_cast<int>(p.sharedMemPerMultiprocessor);
+            break;
+        case cudaDevAttrReservedSharedMemoryPerBlock:
+            *value = 1024;
+            break;
+        case cudaDevAttrMaxThreadsPerBlock:
+            *value = p.maxThreadsPerBlock;
+            break;
+        case cudaDevAttrMaxThreadsPerMultiProcessor:
+            *value = p.maxThreadsPerMultiProcessor;
+            break;
+        case cudaDevAttrMaxRegistersPerBlock:
+        case cudaDevAttrMaxRegistersPerMultiprocessor:
+            *value = 65536;
+            break;
+        case cudaDevAttrWarpSize:
+            *value = 32;
+            break;
+        case cudaDevAttrL2CacheSize:
+            *value = p.l2CacheSize;
+            break;
+        case cudaDevAttrClockRate:
+            *value = 1000000;
+            break;  // kHz
+        case cudaDevAttrMemoryClockRate:
+            *value = 1000000;
+            break;  // kHz
+        case cudaDevAttrGlobalMemoryBusWidth:
+            *value = p.memoryBusWidth;
+            break;
+        case cudaDevAttrMemoryPoolsSupported:
+        case cudaDevAttrUnifiedAddressing:
+        case cudaDevAttrConcurrentKernels:
+        case cudaDevAttrAsyncEngineCount:
+            *value = 1;
+            break;
+        default:
+            *value = 0;
+    }
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceGetPCIBusId(char* id, int length, int) {
+    snprintf(id, static_cast<size_t>(length), "0000:00:00.0");
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) { return *can = 0, cudaSuccess; }
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+    return *least = 0, *greatest = -5, cudaSuccess;
+}
+cudaError_t cudaDeviceSetLimit(cudaLimit, size_t) { return cudaSuccess; }
+cudaError_t cudaDeviceGetLimit(size_t* value, cudaLimit) { return *value = 0, cudaSuccess; }
+cudaError_t cudaDeviceSetCacheConfig(cudaFuncCache) { return cudaSuccess; }
+cudaError_t cudaCtxResetPersistingL2Cache() { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() {
+    NOT_WHILE_CAPTURING;
+    run_everything();
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceReset() { return cudaDeviceSynchronize(); }
+cudaError_t cudaProfilerStart() { return cudaSuccess; }
+cudaError_t cudaProfilerStop() { return cudaSuccess; }
+
+// ---- kernels ----
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+    if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
+        if (value < 0 || static_cast<size_t>(value) > kMaxShared) return result(cudaErrorInvalidValue);
+        the().dynamic_shared[kernel] = value;
+    }
+    return cudaSuccess;
+}
+cudaError_t cudaFuncSetCacheConfig(const void*, cudaFuncCache) { return cudaSuccess; }
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+    *attributes = {};
+    attributes->maxThreadsPerBlock = kMaxThreads;
+    attributes->maxDynamicSharedSizeBytes = 48 << 10;
+    attributes->numRegs = 64;
+    return cudaSuccess;
+}
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*, int threads,
+                                                                   size_t shared_bytes, unsigned) {
+    if (threads < 1 || threads > static_cast<int>(kMaxThreads)) return result(cudaErrorInvalidValue);
+    *blocks =
+        std::min(2048 / ((threads + 31) / 32 * 32), static_cast<int>((kMaxShared + 1024) / (shared_bytes + 1024)));
+    return cudaSuccess;
+}
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* kernel, int threads,
+                                                          size_t shared_bytes) {
+    return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, kernel, threads, shared_bytes, 0);
+}
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t*, const void*, void**) {
+    throw Bug("cudaLaunchKernelExC has no types: launch kernels with launch() (llmc/cuda/common.cuh)");
+}
+
+}  // extern "C"

@@ -1,0 +1,178 @@
+// Memory as the runtime's functions have it: device memory and pinned memory, copies and fills.
+#include "test/cudahost/closing.h"
+#include "test/cudahost/heap.h"
+#include "test/cudahost/streams.h"
+
+namespace cudahost {
+
+void fresh_workspace(void* data, size_t bytes, size_t reserved) {
+    static char* guarded = nullptr;
+    auto* begin = static_cast<char*>(data);
+    the().before_next = [=] {
+        unpoison(begin, reserved);
+        if (guarded) remove_guard(guarded);
+        guarded = nullptr;
+        std::memset(begin, 0xff, bytes);
+        if (bytes < reserved) guard(guarded = begin + bytes, reserved - bytes);
+    };
+}
+
+}  // namespace cudahost
+
+using namespace cudahost;
+
+extern "C" {
+
+// ---- memory ----
+
+cudaError_t cudaMalloc(void** p, size_t bytes) {
+    resolve(nullptr);
+    NOT_WHILE_CAPTURING;
+    *p = nullptr;
+    if (bytes == 0) return cudaSuccess;
+    *p = allocate(bytes);
+    return result(*p ? cudaSuccess : cudaErrorMemoryAllocation);
+}
+cudaError_t cudaFree(void* p) {
+    // It may stand in a destructor: what goes wrong is thrown by the next call.
+    if (breaks_capture()) return result(cudaErrorStreamCaptureUnsupported);
+    Access access;
+    keep_bug([] {
+        if (the().pending_bug) drop_all_work();
+        else run_everything();
+        look_at_guards();
+    });
+    if (!p) return cudaSuccess;
+    if (!heap().live.count(static_cast<char*>(p))) return result(cudaErrorInvalidValue);
+    release(static_cast<char*>(p));
+    return cudaSuccess;
+}
+cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t stream) {
+    resolve(stream);
+    *p = bytes ? allocate(bytes) : nullptr;
+    return result(*p || bytes == 0 ? cudaSuccess : cudaErrorMemoryAllocation);
+}
+cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
+    return enqueue(stream, [=] {
+        if (p) release(static_cast<char*>(p));
+    });
+}
+cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
+    resolve(nullptr);
+    NOT_WHILE_CAPTURING;
+    *p = nullptr;
+    if (bytes == 0) return cudaSuccess;
+    if (posix_memalign(p, 256, bytes) != 0) return result(cudaErrorMemoryAllocation);
+    std::memset(*p, 0xff, bytes);
+    heap().pinned[static_cast<char*>(*p)] = bytes;
+    return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void** p, size_t bytes) { return cudaHostAlloc(p, bytes, 0); }
+cudaError_t cudaMallocManaged(void** p, size_t bytes, unsigned) { return cudaHostAlloc(p, bytes, 0); }
+cudaError_t cudaFreeHost(void* p) {
+    keep_bug([] {
+        if (!the().pending_bug) run_everything();
+    });
+    if (!p) return cudaSuccess;
+    if (!heap().pinned.erase(static_cast<char*>(p))) return result(cudaErrorInvalidValue);
+    free(p);
+    return cudaSuccess;
+}
+cudaError_t cudaHostRegister(void* p, size_t bytes, unsigned) {
+    heap().pinned[static_cast<char*>(p)] = bytes;
+    return cudaSuccess;
+}
+cudaError_t cudaHostUnregister(void* p) {
+    run_everything();
+    return result(heap().pinned.erase(static_cast<char*>(p)) ? cudaSuccess : cudaErrorInvalidValue);
+}
+cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) { return *device = host, cudaSuccess; }
+cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
+    *total = heap().limit;
+    *available = heap().limit - std::min(heap().limit, heap().allocated);
+    return cudaSuccess;
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* p) {
+    *attributes = {};
+    attributes->type = in_heap(p)     ? cudaMemoryTypeDevice
+                       : is_pinned(p) ? cudaMemoryTypeHost
+                                      : cudaMemoryTypeUnregistered;
+    attributes->devicePointer = attributes->hostPointer = const_cast<void*>(p);
+    return cudaSuccess;
+}
+
+}  // extern "C"
+
+// ---- copies and fills ----
+
+namespace {
+
+cudaMemcpyKind real_kind(const void* to, const void* from, cudaMemcpyKind kind) {
+    if (kind != cudaMemcpyDefault) return kind;
+    return in_heap(to) ? (in_heap(from) ? cudaMemcpyDeviceToDevice : cudaMemcpyHostToDevice)
+                       : (in_heap(from) ? cudaMemcpyDeviceToHost : cudaMemcpyHostToHost);
+}
+void check_copy(const void* to, const void* from, size_t bytes, cudaMemcpyKind kind, const char* what) {
+    bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+    bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+    if (to_device) check_device_range(to, bytes, what);
+    else check_host_range(to, bytes, what);
+    if (from_device) check_device_range(from, bytes, what);
+    else check_host_range(from, bytes, what);
+}
+
+}  // namespace
+
+extern "C" {
+
+cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {
+    if (bytes == 0) return cudaSuccess;
+    check_device_range(p, bytes, "cudaMemset");
+    return enqueue(stream, [=] { fill_memory(p, value, bytes); });
+}
+cudaError_t cudaMemset(void* p, int value, size_t bytes) { return cudaMemsetAsync(p, value, bytes, nullptr); }
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+    if (bytes == 0) return cudaSuccess;
+    kind = real_kind(to, from, kind);
+    check_copy(to, from, bytes, kind, "cudaMemcpy");
+    stream = resolve(stream);
+    bool from_pageable = (kind == cudaMemcpyHostToDevice || kind == cudaMemcpyHostToHost) && !is_pinned(from);
+    bool to_pageable = (kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyHostToHost) && !is_pinned(to);
+    if (from_pageable && !stream->capture) {  // it is staged before the call returns
+        std::vector<char> staged(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
+        cudaError_t error = enqueue(stream, [=, staged = std::move(staged)] { copy_memory(to, staged.data(), bytes); });
+        if (to_pageable) run_all(stream);
+        return error;
+    }
+    // Until it lands, the host sees NaN there, not what was there before.
+    if (kind == cudaMemcpyDeviceToHost && !to_pageable && !stream->capture && stream->queue.empty() && schedule.shuffle)
+        std::memset(to, 0xff, bytes);
+    cudaError_t error = enqueue(stream, [=] { copy_memory(to, from, bytes); });
+    if (to_pageable && !stream->capture) run_all(stream);
+    return error;
+}
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+    NOT_WHILE_CAPTURING;
+    cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+    if (error == cudaSuccess) run_all(&the().legacy);
+    return error;
+}
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
+                              size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
+    if (width > to_pitch || width > from_pitch) return result(cudaErrorInvalidPitchValue);
+    for (size_t row = 0; row < height; row++) {
+        cudaError_t error = cudaMemcpyAsync(static_cast<char*>(to) + row * to_pitch,
+                                            static_cast<const char*>(from) + row * from_pitch, width, kind, stream);
+        if (error != cudaSuccess) return error;
+    }
+    return cudaSuccess;
+}
+cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
+                         cudaMemcpyKind kind) {
+    NOT_WHILE_CAPTURING;
+    cudaError_t error = cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, width, height, kind, nullptr);
+    if (error == cudaSuccess) run_all(&the().legacy);
+    return error;
+}
+
+}  // extern "C"
