@@ -44,8 +44,7 @@ int largest_micro_batch(PlanSetup s, double share) {
 // One step of rank 0, which has most sequences.
 template <typename X, class Machine>
 static PlanClock walk_step(const ModelConfig& m, const StepOptions& o, int sequences) {
-    PlanCommunicator ranks;
-    GPT2<X, Machine> model(m, o, &ranks);
+    GPT2<X, Machine> model(m, o, std::make_unique<PlanCommunicator>());
     Batch batch;
     batch.sequences = sequences, batch.T = o.T;
     StepState state;
