@@ -8,17 +8,14 @@
 #include <type_traits>
 
 #include "llmc/base/host_device.h"
-#ifdef __CUDACC__
-#include <cuda_bf16.h>
-#endif
 
 struct bf16 {
     uint16_t bits;
 
     bf16() = default;
     HOST_DEVICE bf16(float x) {
-#ifdef __CUDA_ARCH__
-        bits = __bfloat16_as_ushort(__float2bfloat16_rn(x));  // one instruction from sm_80 on
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+        asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));  // what cuda_bf16.h, a long header, does too
 #else
         uint32_t u = std::bit_cast<uint32_t>(x);
         uint32_t rounded = u + 0x7fff + ((u >> 16) & 1);

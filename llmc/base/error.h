@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <stdexcept>
 #include <string>
+#include "llmc/base/check.h"
 
 // Run-time error: a bad file, a full disk, a NaN. Exit code 1.
 struct Error : std::runtime_error {
@@ -31,11 +32,3 @@ struct UsageError : Error {
     va_end(again);
     return out;
 }
-
-// A condition that only a bug can break. CHECK(N > 0, "N=%d", N);
-#define CHECK(condition, ...)                                                                          \
-    do {                                                                                               \
-        if (!(condition))                                                                              \
-            throw std::logic_error(strf("%s:%d: check failed: %s; ", __FILE__, __LINE__, #condition) + \
-                                   strf(__VA_ARGS__));                                                 \
-    } while (0)

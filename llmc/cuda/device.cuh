@@ -14,10 +14,6 @@ void configure_device(const DeviceOptions& options, bool bf16);
 // Of the memory that cuBLASLt is recommended to have, what a run takes.
 size_t cublaslt_workspace_bytes();
 
-// What the program holds machine code for, of step.cu: the compute capabilities, "8.0 9.0", and some kernel.
-const char* machine_code_for();
-const void* any_kernel();
-
 // The most FLOP/s that this GPU's data sheet promises for matrix products in bf16, or in TF32 for fp32; 0: not known.
 double device_peak_flops(bool bf16);
 

@@ -129,3 +129,8 @@ void next_positions(int* positions, int* length, int n, cudaStream_t stream);
 // Keys and values of the T newest of *length positions, from qkv (T,3C) into the caches (capacity,C).
 template <typename X>
 void append_to_cache(X* k_cache, X* v_cache, const X* qkv, int T, int C, const int* length, cudaStream_t stream);
+
+// ---- for open_device() (device.cuh), in step.cu too: compute capabilities that there is machine code for, "8.0 9.0" ----
+
+const char* machine_code_for();
+const void* any_kernel();

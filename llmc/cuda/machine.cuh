@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <vector>
+#include "llmc/base/error.h"
 #include "llmc/cuda/common.cuh"
 #include "llmc/cuda/device.cuh"
 #include "llmc/cuda/layers.cuh"
@@ -106,8 +107,9 @@ class Gpu {
     void reserve_workspace(DeviceArena& arena, const ModelConfig& m, const StepOptions& o,
                            const AttentionShape& decode) {
         AttentionShape attention = packed_qkv_shape(o.B, o.T, m.C, m.NH);
+        size_t sort = o.training ? sort_scratch_bytes(o.B * o.T) : 0;
         workspace_bytes_ = std::max(
-            gpu_workspace_bytes(m, o, decode, device().multiprocessors, o.training ? sort_scratch_bytes(o.B * o.T) : 0),
+            gpu_workspace_bytes(o.training, int64_t(o.B) * o.T, m.C, attention, decode, device().multiprocessors, sort),
             attention_forward_workspace_bytes(attention));
         if (o.training) workspace_bytes_ = std::max(workspace_bytes_, attention_backward_workspace_bytes(attention));
         arena.add(&workspace_, static_cast<int64_t>(workspace_bytes_));

@@ -254,11 +254,11 @@ void matmul_own_with(const Matmul<X, O>& args, int splits, cudaStream_t stream) 
     if constexpr (std::is_same_v<Tile, PlainTile>) {
         launch(matmul_plain_kernel<X>, items, Tile::threads, 0, stream, p);
     } else {
-        CHECK(operands_are_packs(args), "M %d, N %d, K %d", args.M, args.N, args.K);
-        auto kernel =
-            args.a_transposed
-                ? (args.b_transposed ? matmul_mma_kernel<Tile, true, true> : matmul_mma_kernel<Tile, true, false>)
-                : (args.b_transposed ? matmul_mma_kernel<Tile, false, true> : matmul_mma_kernel<Tile, false, false>);
+        CHECK(operands_are_packs(args) && !(args.a_transposed && args.b_transposed), "M %d, N %d, K %d", args.M, args.N,
+              args.K);
+        auto kernel = args.a_transposed   ? matmul_mma_kernel<Tile, true, false>
+                      : args.b_transposed ? matmul_mma_kernel<Tile, false, true>
+                                          : matmul_mma_kernel<Tile, false, false>;
         int blocks = std::min(items, device().multiprocessors * Tile::blocks_per_multiprocessor);
         launch(kernel, blocks, Tile::threads, Tile::shared_bytes, stream, p);
     }
@@ -271,7 +271,8 @@ void matmul_own(const Matmul<X, O>& args, cudaStream_t stream) {
     int M = args.M, N = args.N, K = args.K;
     if (M == 0 || N == 0) return;
     if constexpr (std::is_same_v<X, bf16>) {
-        if (operands_are_packs(args)) {
+        // no layer multiplies two transposed operands, so there is no fast kernel for that
+        if (operands_are_packs(args) && !(args.a_transposed && args.b_transposed)) {
             OwnPlan small = plan_product<SmallMmaTile>(M, N, K), wide = plan_product<WideMmaTile>(M, N, K),
                     tall = plan_product<TallMmaTile>(M, N, K);
             // the small tile waits for the L2 cache more than the estimate says

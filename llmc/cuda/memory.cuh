@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <vector>
+#include "llmc/base/error.h"
 #include "llmc/cuda/common.cuh"
 
 struct CudaFree {

@@ -1,4 +1,5 @@
-// The instructions that CUDA C++ has no name for, one function each. Nothing else in the program is PTX.
+// The instructions that CUDA C++ has no name for, one function each. Nothing else in the program is PTX, but the rounding
+// to bf16 in llmc/base/bf16.h.
 //
 // References are to the PTX ISA (https://docs.nvidia.com/cuda/parallel-thread-execution), by instruction, since numbers
 // of sections change. "Fragment" layouts are those of "Matrix Fragments for mma.m16n8k16 with floating point type": in
@@ -12,6 +13,7 @@
 // The tests on the CPU put test/cudahost's version of this header in its place.
 #pragma once
 #include <cstdint>
+#include "llmc/base/bf16.h"
 
 namespace ptx {
 
@@ -23,8 +25,7 @@ __device__ inline uint32_t pack_bf16x2(float low, float high) {
 #if __CUDA_ARCH__ >= 800
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
 #else
-    packed = __bfloat16_as_ushort(__float2bfloat16_rn(low)) |
-             (static_cast<uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(high))) << 16);
+    packed = bf16(low).bits | static_cast<uint32_t>(bf16(high).bits) << 16;
 #endif
     return packed;
 }

@@ -1,5 +1,5 @@
 // The small kernels of a step, between its layers; what each does, layers.cuh says.
-#include "llmc/cuda/device.cuh"
+#include <cstdio>
 #include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/pack.cuh"
 
@@ -67,20 +67,14 @@ void next_positions(int* positions, int* length, int n, cudaStream_t stream) {
 
 const void* any_kernel() { return reinterpret_cast<const void*>(next_micro_batch_kernel); }
 
-#define LLMC_QUOTE_(...) #__VA_ARGS__
-#define LLMC_QUOTE(...) LLMC_QUOTE_(__VA_ARGS__)
 const char* machine_code_for() {
-#ifdef __CUDA_ARCH_LIST__  // nvcc's: "800,900"
-    static const std::string text = [] {
-        std::string list = LLMC_QUOTE(__CUDA_ARCH_LIST__), out;
-        for (size_t at = 0, end; at < list.size(); at = end + 1) {
-            end = std::min(list.find(',', at), list.size());
-            int arch = atoi(list.substr(at, end - at).c_str()) / 10;
-            out += strf("%s%d.%d", out.empty() ? "" : " ", arch / 10, arch % 10);
-        }
-        return out;
-    }();
-    return text.c_str();
+#ifdef __CUDA_ARCH_LIST__  // nvcc's: 800,900
+    static char text[200];
+    int length = 0;
+    for (int arch : {__CUDA_ARCH_LIST__})
+        length +=
+            snprintf(text + length, sizeof text - length, "%s%d.%d", length ? " " : "", arch / 100, arch / 10 % 10);
+    return text;
 #else
     return "the CPU";
 #endif

@@ -6,8 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include "llmc/model/arguments.h"
-#include "llmc/model/config.h"
-#include "llmc/model/step_state.h"
 
 inline int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
@@ -110,15 +108,14 @@ inline size_t global_norm_workspace_bytes(int multiprocessors) {
 
 // ---- the largest of them, in a step or in decoding with this shape ----
 
-// sort_bytes: what sorting the step's N = B*T rows by token wants (sort.cuh). cuDNN's attention is not counted.
-inline size_t gpu_workspace_bytes(const ModelConfig& m, const StepOptions& o, const AttentionShape& decode,
-                                  int multiprocessors, size_t sort_bytes) {
-    int64_t N = int64_t(o.B) * o.T;
+// A training step of N rows with this attention, or (training = false) decoding alone. sort_bytes: what sorting the N
+// rows by token wants (sort.cuh). cuDNN's attention is not counted.
+inline size_t gpu_workspace_bytes(bool training, int64_t N, int C, const AttentionShape& attention,
+                                  const AttentionShape& decode, int multiprocessors, size_t sort_bytes) {
     size_t bytes = std::max(
         {size_t(1) << 20, matmul_own_workspace_bytes(multiprocessors), attention_decode_workspace_bytes(decode)});
-    if (!o.training) return bytes;
-    AttentionShape attention = packed_qkv_shape(o.B, o.T, m.C, m.NH);
-    return std::max({bytes, layernorm_backward_workspace_bytes(N, m.C, multiprocessors),
-                     bias_backward_workspace_bytes(N, 4 * m.C), encoder_backward_workspace_bytes(N, sort_bytes),
+    if (!training) return bytes;
+    return std::max({bytes, layernorm_backward_workspace_bytes(N, C, multiprocessors),
+                     bias_backward_workspace_bytes(N, 4 * C), encoder_backward_workspace_bytes(N, sort_bytes),
                      attention_own_backward_workspace_bytes(attention), global_norm_workspace_bytes(multiprocessors)});
 }

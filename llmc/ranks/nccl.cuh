@@ -21,6 +21,7 @@
 #include <thread>
 #include <type_traits>
 #include "llmc/base/cuda_check.h"
+#include "llmc/base/error.h"
 #include "llmc/ranks/group.h"
 #if __has_include(<nccl.h>)
 #include <nccl.h>

@@ -133,10 +133,11 @@ class PlanMachine {
     void reserve_workspace(Arena& arena, const ModelConfig& m, const StepOptions& o, const AttentionShape& decode) {
         clock_.V = m.V;
         if (!gpu) return;
-        size_t sort = planned_sort_bytes(int64_t(o.B) * o.T);
+        int64_t N = int64_t(o.B) * o.T;
+        size_t bytes = gpu_workspace_bytes(o.training, N, m.C, packed_qkv_shape(o.B, o.T, m.C, m.NH), decode,
+                                           planned_device().multiprocessors, planned_sort_bytes(N));
         char* workspace = nullptr;
-        arena.add(&workspace,
-                  static_cast<int64_t>(gpu_workspace_bytes(m, o, decode, planned_device().multiprocessors, sort)));
+        arena.add(&workspace, static_cast<int64_t>(bytes));
     }
 
     void start() {}

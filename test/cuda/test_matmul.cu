@@ -1,6 +1,6 @@
 // Matrix products on the GPU against the CPU's: the program's own kernels, every tile, whatever the GPU; and the
 // layers.
-#include "llmc/cuda/matmul.cuh"
+#include "llmc/cuda/matmul_own.cuh"
 #include "test/cuda/device_test.h"
 
 namespace {
@@ -88,7 +88,11 @@ struct Multiprocessors {
 
 template <typename Tile>
 auto own_with(int splits) {
-    return [splits](const auto& args, cudaStream_t stream) { matmul_own_with<Tile>(args, splits, stream); };
+    return [splits](const auto& args, cudaStream_t stream) {
+        constexpr bool plain = std::is_same_v<Tile, PlainTile>;
+        if (!plain && args.a_transposed && args.b_transposed) return matmul_own(args, stream);  // has none but that
+        matmul_own_with<Tile>(args, splits, stream);
+    };
 }
 
 // ---- own kernels ----

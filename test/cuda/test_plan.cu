@@ -3,6 +3,8 @@
 #include "llmc/cuda/device.cuh"
 #include "llmc/model/activations.h"
 #include "llmc/model/memory.h"
+#include "llmc/run/gpus.h"
+#include "llmc/run/options.h"
 #include "llmc/run/plan.h"
 #include "llmc/run/plan_machine.h"
 #include "test/cuda/device_test.h"
@@ -40,7 +42,7 @@ TYPED_TEST(CudaPlan, MemoryIsThatOfTheArenas) {
                 o.world = s.gpus, o.zero_stage = s.zero_stage;
                 ModelMemory<X, DeviceArena> model(s.model, o);
                 Activations<X, DeviceArena> acts(s.model, s.B * s.T, 1 << 20, true, s.recompute);
-                PlanMemory planned = plan_memory(s);
+                MemoryPlan planned = plan_memory(s);
                 near(planned.parameters, model.parameters.bytes(), 5);
                 near(planned.gradients, model.gradients.bytes(), 6);
                 near(planned.optimizer, model.optimizer.bytes(), 3);
