@@ -14,7 +14,8 @@ struct StepState {
     float beta1_correction = 1;  // 1 - beta1^t, t = number of updates so far + 1
     float beta2_correction = 1;  // 1 - beta2^t
     float loss_normaliser = 1;   // 1 / (sum of the token weights of the whole step, all ranks)
-    float skip_loss_above = 1e30f;  // outlier thresholds, from the history of earlier steps: the update is skipped above
+    float skip_loss_above =
+        1e30f;  // outlier thresholds, from the history of earlier steps: the update is skipped above
     float skip_norm_above = 1e30f;
     // Written by the step itself:
     double loss_sum = 0;   // of all tokens so far, of this rank and then of all

@@ -133,8 +133,9 @@ static OrderedJson plan_json(const Options& o, const PlanSetup& asked) {
     s.B = std::max(s.B, 1);
     OrderedJson j = describe(s), model, batch, training, rates;
     if (none) j["fits"] = false;
-    model["name"] = o.model, model["L"] = s.model.L, model["NH"] = s.model.NH, model["C"] = s.model.C;
-    model["T"] = s.model.T, model["V"] = s.model.V, model["parameters"] = parameter_count(s.model);
+    model["name"] = o.model, model["size"] = model_size_text(s.model);
+    for (const ConfigField& f : kConfigFields) model[std::string(1, f.letter)] = f.get(s.model);
+    model["parameters"] = parameter_count(s.model);
     double step_tokens = static_cast<double>(s.sequences) * s.T, flops = flops_per_token(s.model, s.T);
     batch["tokens"] = s.sequences * s.T, batch["sequences"] = s.sequences, batch["seq_len"] = s.T;
     batch["of_a_gpu"] = s.own_sequences(), batch["micro_steps"] = s.micro_steps();
@@ -200,7 +201,7 @@ static std::string plan_text(const OrderedJson& j) {
         timed ? "{/predicted_step/seconds g 10} s {/predicted_step/tokens_per_second n 12} {/predicted_step/mfu p 6}\n"
               : "\n";
     std::string text = fill(
-        "model: {/model/name t} (L={/model/L t}, NH={/model/NH t}, C={/model/C t}, T={/model/T t}, V={/model/V t}), "
+        "model: {/model/name t} ({/model/size t}), "
         "{/model/parameters n} parameters, {/precision t}, {/flops_per_token g} FLOPs a token\non {/gpus n} x {/gpu "
         "t}, {/gpus_per_node t} a machine; ZeRO stage {/zero_stage t}, recompute {/recompute t}\nbatch: {/batch/tokens "
         "n} tokens a step = {/batch/sequences n} sequences of {/batch/seq_len t}; a GPU has {/batch/of_a_gpu n}, in "
