@@ -26,17 +26,21 @@ cat README.md llmc/*/*.h llmc/*/*.cpp >"$work/text.txt"
 ./tokenize train --vocab-size 2048 -o "$work/data" "$work/text.txt" >/dev/null
 ./tokenize encode --vocab "$work/data" -o "$work/data" "$work/text.txt" >/dev/null
 
-# measure COMMAND SHAPE TOKENS STEPS: appends "median mean cpu" in ms a step. The first quarter of the steps warms up; CPU
-# time is that of the whole process, start included, less that of a run of one step.
+# run COMMAND SHAPE TOKENS STEPS: the run's CPU seconds, user + system
+run() {
+    rm -rf "$work/run"
+    { time $1 train -i "$work/data" -e "$2" -b 16 -d "$3" -v 0 -x "$4" -o "$work/run" >"$work/out" 2>&1; } 2>"$work/time" ||
+        { tail -n 2 "$work/out" >&2; exit 1; }
+    awk '{ print $1 + $2 }' "$work/time"
+}
+TIMEFORMAT='%U %S'
+# measure COMMAND SHAPE TOKENS STEPS: "median mean cpu" in ms a step. The first quarter of the steps warms up; CPU time is
+# that of the whole run, less that of a run of one step.
 measure() {
-    local before after once
-    TIMEFORMAT='%U %S'
-    run() { { time $1 train -i "$work/data" -e "$2" -b 16 -d "$3" -v 0 -x "$4" -o "$work/run" >"$work/out" 2>&1; } 2>"$work/time" || { tail -n 2 "$work/out" >&2; exit 1; }; }
-    rm -rf "$work/run"; run "$1" "$2" "$3" 1; once=$(awk '{ print $1 + $2 }' "$work/time")
-    rm -rf "$work/run"; run "$1" "$2" "$3" "$4"
-    after=$(awk '{ print $1 + $2 }' "$work/time")
+    local one all
+    one=$(run "$1" "$2" "$3" 1) all=$(run "$1" "$2" "$3" "$4")
     grep -o '"ms":[0-9.e+-]*' "$work/run/log.jsonl" | cut -d: -f2 | tail -n +$(($4 / 4 + 1)) | sort -g |
-        awk -v cpu="$(awk -v a="$after" -v b="$once" -v n="$4" 'BEGIN { print 1e3 * (a - b) / (n - 1) }')" \
+        awk -v cpu="$(awk -v a="$all" -v b="$one" -v n="$4" 'BEGIN { print 1e3 * (a - b) / (n - 1) }')" \
             '{ x[NR] = $1; sum += $1 } END { print x[int((NR + 1) / 2)], sum / NR, cpu }'
 }
 median() { sort -g | awk '{ x[NR] = $1 } END { print (x[int((NR + 1) / 2)] + x[int(NR / 2) + 1]) / 2 }'; }

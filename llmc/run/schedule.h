@@ -60,7 +60,7 @@ class Pace {
     // From before `step`, with its pauses, to the end of a run that ends after `end` steps. Of a pause that never was,
     // nothing is known, and 0 is taken.
     double seconds(int64_t step, int64_t end) const;
-    // Steps from `step` on whose time is the nearest to `seconds`.
+    // The most steps from `step` on that end within `seconds`, or half a step after it.
     int64_t steps_in(int64_t step, double seconds) const;
 
   private:
