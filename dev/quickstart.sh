@@ -48,7 +48,7 @@ step "4. Train"
 if ls -d "$run"/step_* >/dev/null 2>&1; then
     echo "There is a run in $run: going on where it stopped (to start afresh, first: rm -r $run)."
 fi
-# --resume starts afresh where there is nothing to resume; --time-limit sets the number of steps, once, at the start.
+# --resume starts afresh where there is nothing to resume.
 train=("./$program" train -i "$data/train_*.bin" -j "$data/val_*.bin" --model "$model" -o "$run" --resume
     -b 16 -d 2048 --time-limit "$seconds" -l 2e-3 -u 50 -v 200 -m 8 -s 400 -g 80 -n 400)
 echo "${train[*]}"

@@ -247,7 +247,6 @@ TEST(Options, ErrorsNameOptionValueAndRemedy) {
         {"-d 2147483648", {"--total-batch-size", "below 2^31", "2147483648"}},
         {"-t 100 -d 50", {"--total-batch-size 50", "--seq-len 100", "nearest: 100"}},
         {"sample -e m --prompt a --prompt-file b", {"--prompt", "--prompt-file", "one of them"}},
-        {"-x 5 --time-limit 60", {"--max-steps", "--time-limit", "one of them"}},
         // words that nobody knows
         {"--micro-bath-size 4", {"unknown option --micro-bath-size", "did you mean --micro-batch-size?", "--help"}},
         {"--micro_batch_size=4", {"unknown option --micro_batch_size", "did you mean --micro-batch-size?", ""}},

@@ -160,14 +160,6 @@ TEST_F(Program, HellaSwagPrefersWhatItWasTrainedOn) {
     expect_one_error(gpt2("eval -e run --task hellaswag --hellaswag-data none.jsonl"), 1, "make hellaswag");
 }
 
-TEST_F(Program, TimeLimitFixesTheNumberOfSteps) {
-    CommandResult r =
-        gpt2("-i data/t/train_000000.bin -j data/t/val_000000.bin -e L2:H2:C32:T32 -b 4 -v 50 -o run --time-limit 2");
-    ASSERT_EQ(r.exit_code, 0) << r.err;
-    EXPECT_NE(r.out.find("steps fit into"), std::string::npos);
-    EXPECT_GE(count(file("run/log.jsonl"), "\"loss\":"), 10);
-}
-
 TEST_F(Program, OverfitsOneBatch) {
     ASSERT_EQ(train("-o run -a 1 -x 60").exit_code, 0);
     EXPECT_LT(number_after(file("run/log.jsonl"), "\"loss\":", true), 1.0);

@@ -7,13 +7,7 @@
 #include <omp.h>
 #endif
 
-inline int thread_count() {
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
+int thread_count();
 
 // body(i) for i in [0, n), each i on one thread; which thread does not change the result.
 template <typename Body>

@@ -132,6 +132,10 @@ void write_state(const std::string& dir, const ModelConfig& config, const ModelT
                      {"precision", tensors.bf16 ? "bf16" : "fp32"},
                      {"options", parse_part(state.options_json)},
                      {"data", parse_part(state.data_json)}};
+    if (state.clock.limit > 0)
+        j["clock"] = {{"limit", number_json(state.clock.limit)},
+                      {"position", number_json(state.clock.position)},
+                      {"end", state.clock.end}};
     for (const WrittenFile& f : files) j["files"][f.name] = {{"bytes", f.bytes}, {"crc32c", f.checksum}};
     std::string text = j.dump();
     j["crc32c"] = crc32c_hex(crc32c(0, text.data(), text.size()));
@@ -204,6 +208,11 @@ TrainerState read_trainer_state(const std::string& checkpoint) {
         s.seconds = json_number(j.at("seconds"));
         s.loss_window = json_window(j.at("loss_window"));
         s.norm_window = json_window(j.at("norm_window"));
+        if (j.contains("clock")) {
+            s.clock.limit = json_number(j["clock"].at("limit"));
+            s.clock.position = json_number(j["clock"].at("position"));
+            s.clock.end = j["clock"].at("end").get<int64_t>();
+        }
         if (!j.at("options").is_null()) s.options_json = j["options"].dump();
         if (!j.at("data").is_null()) s.data_json = j["data"].dump();
         return s;

@@ -20,10 +20,14 @@ struct TrainerState {
     int64_t optimizer_updates = 0;                 // AdamW's t
     int64_t next_sample = 0;                       // position in the data (dataloader.h)
     uint64_t seed = 0;                             // with step: the whole random state (philox.h)
-    double seconds = 0;                            // trained so far
+    double seconds = 0;                            // trained so far, with validations, samples and checkpoints
     std::vector<double> loss_window, norm_window;  // of the outlier detectors
-    std::string options_json;                      // arithmetic_options_json()
-    std::string data_json;                         // {"train": [shard names and token counts], "vocabulary size": V}
+    struct {                                       // what the clock of --time-limit has decided (schedule.h)
+        double limit = 0, position = 0;            // limit 0: there was none
+        int64_t end = 0;
+    } clock;
+    std::string options_json;  // arithmetic_options_json()
+    std::string data_json;     // {"train": [shard names and token counts], "vocabulary size": V}
 };
 
 // Writes one and returns its directory; makes `output` if need be. Error (full disk, no permission): the temporary

@@ -30,6 +30,7 @@ static constexpr LogField log_fields[] = {
     {"mfu", &LogEntry::mfu},
     {"val_loss", &LogEntry::val_loss},
     {"hellaswag", &LogEntry::hellaswag},
+    {"end", &LogEntry::end},
 };
 
 static std::string to_json(const LogEntry& entry) {
@@ -61,10 +62,37 @@ static bool from_json(const std::string& line, LogEntry* entry) {
     return true;
 }
 
+// The line that a resume leaves of the steps that were cut off (log.h).
+static std::string resumed_json(int64_t step, double time_limit, const std::map<int64_t, double>& repeats) {
+    OrderedJson parts = OrderedJson::array();
+    for (auto [at, end] : repeats) {
+        const OrderedJson value = std::isfinite(end) ? OrderedJson(end) : OrderedJson();
+        if (!parts.empty() && parts.back()[1] == at - 1 && parts.back()[2] == value) parts.back()[1] = at;
+        else parts.push_back({at, at, value});
+    }
+    return OrderedJson{{"step", step}, {"time_limit", time_limit}, {"repeats", parts}}.dump();
+}
+
+// Reads such a line; false: it is none.
+static bool from_resumed_json(const std::string& line, double* time_limit, std::map<int64_t, double>* repeats) {
+    const Json json = try_json(line);
+    if (!json.is_object() || !json.contains("repeats")) return false;
+    const double limit =
+        json.contains("time_limit") && json["time_limit"].is_number() ? json["time_limit"].get<double>() : 0;
+    if (limit != *time_limit) repeats->clear();
+    *time_limit = limit;
+    for (const Json& part : json["repeats"])
+        if (part.is_array() && part.size() == 3 && part[0].is_number_integer() && part[1].is_number_integer())
+            for (int64_t at = part[0].get<int64_t>(); at <= part[1].get<int64_t>(); at++)
+                (*repeats)[at] = part[2].is_number() ? part[2].get<double>() : std::numeric_limits<double>::quiet_NaN();
+    return true;
+}
+
 // A line can be written again and again. (TERM=dumb says that it cannot: mpirun's ranks always write to a terminal.)
 static bool is_terminal() { return isatty(STDOUT_FILENO) && strcmp(getenv("TERM") ? getenv("TERM") : "", "dumb") != 0; }
 
-RunLog::RunLog(const std::string& output, int64_t resume_step) : output_(output), terminal_(is_terminal()) {
+RunLog::RunLog(const std::string& output, int64_t resume_step, double time_limit, double recorded_limit)
+    : output_(output), terminal_(is_terminal()) {
     if (output.empty()) return;
     std::error_code error;
     fs::create_directories(output, error);
@@ -77,10 +105,15 @@ RunLog::RunLog(const std::string& output, int64_t resume_step) : output_(output)
         std::string line, kept;
         LogEntry entry;
         while (resume_step > 0 && std::getline(in, line)) {
-            if (!from_json(line, &entry) || entry.step > resume_step) continue;
+            if (from_resumed_json(line, &recorded_limit, &repeats_) || !from_json(line, &entry)) continue;
+            if (entry.end) repeats_[entry.step] = *entry.end;
+            if (entry.step > resume_step) continue;
             entries_.push_back(entry);
             kept += line + "\n";
         }
+        if (recorded_limit != time_limit) repeats_.clear();
+        repeats_.erase(repeats_.begin(), repeats_.upper_bound(resume_step));
+        if (resume_step > 0 && time_limit > 0) kept += resumed_json(resume_step, time_limit, repeats_) + "\n";
         replace_file(path, kept);
     }
     file_ = fopen(path.c_str(), "ab");

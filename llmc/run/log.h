@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstdio>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 struct LogEntry {
     int64_t step = 0;  // updates done, as in a checkpoint's name: the first one gives step 1
     std::optional<double> loss, grad_norm, lr, ms, tok_s, mfu, val_loss, hellaswag;  // mfu, hellaswag: 0 to 1
+    std::optional<double> end;  // --time-limit: where the run was to end, as planned before this step (schedule.h)
     bool skipped = false;
 };
 
@@ -18,8 +20,9 @@ class RunLog {
   public:
     // output == "": nothing is written. Makes the directory, opens OUT/log.jsonl; when resuming at `resume_step` > 0
     // the lines after that step, and half-written ones, left by the run that was interrupted, are cut off first
-    // (atomically); 0: a new log. Error: cannot be written.
-    RunLog(const std::string& output, int64_t resume_step);
+    // (atomically); 0: a new log. Error: cannot be written. time_limit: of this run, and recorded_limit of the
+    // checkpoint that it resumes.
+    RunLog(const std::string& output, int64_t resume_step, double time_limit = 0, double recorded_limit = 0);
     ~RunLog();
     RunLog(const RunLog&) = delete;
     void write(const LogEntry& entry);  // appends and flushes
@@ -30,11 +33,16 @@ class RunLog {
     void clear_progress();
     void print(const std::string& line);                               // a line of its own, above the progress line
     const std::vector<LogEntry>& entries() const { return entries_; }  // earlier ones included when resuming
+    // `end` of the steps that were cut off, by step, NaN where it was not known: a run with the same --time-limit
+    // repeats them. They must still be known if it crashes again, so a resume of such a run leaves a line in the log:
+    // {"step":600,"time_limit":120,"repeats":[[601,640,345],[641,700,350]]}, of steps 601 to 640 and 641 to 700.
+    const std::map<int64_t, double>& repeats() const { return repeats_; }
     void write_plot() const;  // OUT/loss.svg: training loss (thin: raw, thick: smoothed), validation loss
   private:
     std::string output_;
     FILE* file_ = nullptr;
     bool terminal_ = false, progress_shown_ = false;
+    std::map<int64_t, double> repeats_;
     std::vector<LogEntry> entries_;
 };
 

@@ -61,8 +61,8 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "max-steps", .flag = "x", .value = "N", .field = &o.max_steps, .limits = minus_one_up,
          .commands = TRAINING, .recorded = true, .default_text = "-1: one epoch", .help = "steps to train"},
         {.name = "time-limit", .value = "SECONDS", .field = &o.time_limit, .limits = zero_up,
-         .commands = TRAINING, .default_text = "0: none",
-         .help = "fix the number of steps, after timing a few, so that training takes about this long"},
+         .commands = TRAINING, .recorded = true, .default_text = "0: none",
+         .help = "end by the clock: as many steps as it allows, and a schedule that follows it"},
     });
     add("Optimizer", {
         {.name = "learning-rate", .flag = "l", .value = "LR", .field = &o.learning_rate, .limits = positive,

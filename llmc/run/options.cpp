@@ -135,8 +135,6 @@ void check_combinations(const Options& o) {
     }
     if (o.was_given("prompt") && o.was_given("prompt-file"))
         throw UsageError("--prompt and --prompt-file exclude each other; give one of them");
-    if (o.max_steps > 0 && o.was_given("max-steps") && o.time_limit > 0)
-        throw UsageError("--max-steps and --time-limit exclude each other; give one of them");
     if (const int n = std::max(1, o.ranks.num_processes); o.ranks.process_rank >= n)
         throw UsageError(strf("--process-rank %d must be below --num-processes %d", o.ranks.process_rank, n));
 }

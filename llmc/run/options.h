@@ -53,7 +53,7 @@ struct Options {
     bool resume = false;                 // -y
     bool hellaswag = false;              // -h 1: HellaSwag accuracy at each validation
     std::string hellaswag_data = "data/hellaswag/hellaswag_val.jsonl";
-    double time_limit = 0;   // seconds; the run fixes its number of steps after timing a few. 0 = off
+    double time_limit = 0;   // seconds; schedule.h. 0 = none
     int gpu_log_every = -1;  // -lg (CUDA only)
     // ranks (llm.c's -pn -pr -pg -pm -ps -pf)
     RankOptions ranks;

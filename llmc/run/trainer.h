@@ -42,7 +42,8 @@ class Trainer {
                        ? nullptr
                        : std::make_unique<DataLoader>(run.val_shards, run.T, run.config.V, false, 0)),
           questions(read_questions()),
-          log(group.rank() == 0 ? run.output : "", run.resume_from.empty() ? 0 : run.state.step) {}
+          log(group.rank() == 0 ? run.output : "", run.resume_from.empty() ? 0 : run.state.step, o.time_limit,
+              run.state.clock.limit) {}
 
     // Returns the program's exit code.
     int train() {
@@ -50,23 +51,25 @@ class Trainer {
         for (const std::string& line : introduction(run, B, train_data, group, memory)) log.print(line);
         start();
         catch_stop_signals();
-        StepTimer timer;
         int64_t first = run.state.step;
         for (int64_t step = first;; step++) {
-            bool last = step >= o.max_steps;
+            if (limit.seconds > 0 && step < end) end = plan_end(step);
+            bool last = step >= end;
             auto due = [&](int64_t every) { return (every > 0 && step % every == 0) || last; };
             bool fresh =
                 step > first || run.resume_from.empty();  // what was done before the checkpoint is not done again
-            if (fresh && val_data && o.val_every > 0 && due(o.val_every)) validate(step);
-            if (fresh && o.sample_every > 0 && due(o.sample_every)) print_sample();
+            if (fresh && val_data && o.val_every > 0 && due(o.val_every))
+                timed(Pace::validation, [&] { validate(step); });
+            if (fresh && o.sample_every > 0 && due(o.sample_every)) timed(Pace::sample, [&] { print_sample(); });
             bool stop = any_stop_signal();  // looked at once: a signal that comes now waits for the next step
-            if (fresh && step > first && (due(o.checkpoint_every) || stop)) save(step);
+            if (fresh && step > first && (due(o.checkpoint_every) || stop))
+                timed(Pace::checkpoint, [&] { save(step); });
             if (last || stop) break;
-            train_step(step, timer);
+            train_step(step);
         }
         log.clear_progress();
         if (group.rank() == 0) log.write_plot();
-        if (stop_signal && run.state.step < o.max_steps) {
+        if (stop_signal && run.state.step < end) {
             log.print(strf("stopped by signal %d after step %lld; go on with: the same command with --resume",
                            static_cast<int>(stop_signal), static_cast<long long>(run.state.step)));
             return 128 + stop_signal;
@@ -77,12 +80,6 @@ class Trainer {
     }
 
   private:
-    // Time of recent steps, for the progress line.
-    struct StepTimer {
-        double mean = 0;
-        void add(double seconds) { mean = mean == 0 ? seconds : 0.95 * mean + 0.05 * seconds; }
-    };
-
     int micro_batch() {
         int b = choose_micro_batch(
             run, [&](int candidate) { return M::memory_plan(run.config, run.step_options(candidate)).total(); },
@@ -100,6 +97,8 @@ class Trainer {
 
     // Weights, optimizer and history, as they were or new; then the number of steps.
     void start() {
+        pace.every(Pace::validation, o.val_every), pace.every(Pace::sample, o.sample_every);
+        pace.every(Pace::checkpoint, o.checkpoint_every);
         if (!run.resume_from.empty()) {
             load_training_state(run.resume_from, run.config, model.tensors());
             loss_outliers.restore({run.state.loss_window.begin(), run.state.loss_window.end()});
@@ -110,51 +109,63 @@ class Trainer {
             initial_weights();
             run.state.seed = o.seed;
         }
-        if (o.time_limit > 0 && run.resume_from.empty()) fit_time_limit();
-        if (o.max_steps < 0) o.max_steps = std::max<int64_t>(1, train_data.samples_per_epoch() / run.sequences);
+        if (o.time_limit > 0) start_clock();
+        else run.state.clock = {}, end = o.max_steps = o.max_steps > 0 ? o.max_steps : one_epoch();
         run.state.options_json = arithmetic_options_json(o);
-        log.print(strf("training: step %lld to %lld, output in %s", static_cast<long long>(run.state.step),
-                       static_cast<long long>(o.max_steps), run.output.c_str()));
+        std::string until = o.time_limit > 0 ? " until " + human_seconds(o.time_limit) + " are over" : "";
+        if (!of_end().empty())
+            until = strf(" to %lld", static_cast<long long>(end)) + (until.empty() ? "" : ", or" + until);
+        log.print(strf("training: step %lld%s, output in %s", static_cast<long long>(run.state.step), until.c_str(),
+                       run.output.c_str()));
     }
+    int64_t one_epoch() const { return std::max<int64_t>(1, train_data.samples_per_epoch() / run.sequences); }
+
+    // ---- --time-limit (schedule.h) ----
+
+    void start_clock() {
+        limit.seconds = o.time_limit, limit.max_steps = o.max_steps;
+        auto& clock = run.state.clock;
+        bool same = clock.limit == o.time_limit;  // the recorded end is that of another limit otherwise
+        // A run that has followed its steps so far goes on where they have brought its schedule.
+        if (clock.limit == 0 && o.max_steps > 0)
+            clock.position = static_cast<double>(run.state.step) / static_cast<double>(o.max_steps);
+        if (!same) clock.end = o.max_steps > 0 ? o.max_steps : TimeLimit::kNotKnown;
+        clock.limit = o.time_limit;
+        end = clock.end;
+    }
+    double elapsed() const { return spent_before + seconds_now() - began; }
+    // Rank 0 decides: as it did before, of a step that is taken once more; else by its clock.
+    int64_t plan_end(int64_t step) {
+        int64_t decided = -1;
+        if (group.rank() == 0) {
+            auto before = log.repeats().find(step + 1);
+            if (before == log.repeats().end())
+                decided = limit.plan(step, elapsed(), run.state.clock.position, end, pace);
+            else decided = std::isfinite(before->second) ? static_cast<int64_t>(before->second) : TimeLimit::kNotKnown;
+        }
+        return run.state.clock.end = static_cast<int64_t>(group.most(static_cast<double>(decided)));
+    }
+    template <typename Body>
+    void timed(Pace::Pause what, Body body) {
+        double before = seconds_now();
+        body();
+        pace.took(what, seconds_now() - before);
+    }
+    // "/345", where the end is known.
+    std::string of_end() const { return end < TimeLimit::kNotKnown ? strf("/%lld", static_cast<long long>(end)) : ""; }
+
     void initial_weights() {
         model.init_weights(o.seed);
         if (run.source.kind != ModelSource::Kind::size) load_weights(run.source, model.tensors());
     }
 
-    // --time-limit: times steps for about a second and a validation, fixes the number of steps so that the whole run
-    // takes about that long, and begins anew. Recorded as --max-steps, so that a resume does not time again.
-    void fit_time_limit() {
-        double begin = seconds_now(), validation_seconds = 0;
-        std::vector<double> steps;
-        // With several ranks the slowest one's clock counts.
-        while (steps.size() < 4 || group.most(seconds_now() - begin) < std::min(1.5, 0.05 * o.time_limit)) {
-            double t = seconds_now();
-            StepState s = step_state(0);
-            model.step(*load_batch(0), &s, {});
-            steps.push_back(seconds_now() - t);
-        }
-        std::nth_element(steps.begin(), steps.begin() + static_cast<std::ptrdiff_t>(steps.size() / 2), steps.end());
-        double step_seconds = steps[steps.size() / 2];  // the median: the first ones meet cold memory
-        if (val_data && o.val_every > 0) {
-            double t = seconds_now();
-            validation_loss();
-            validation_seconds = (seconds_now() - t) / static_cast<double>(o.val_every);  // per step
-        }
-        double left = o.time_limit - (seconds_now() - begin);
-        double fit = -group.most(-left / (step_seconds + validation_seconds));
-        o.max_steps = static_cast<int64_t>(std::clamp(fit, 10.0, 1e15));
-        batch = nullptr;
-        initial_weights();
-        log.print(strf("timing: %.0f ms a step; %lld steps fit into %s", 1e3 * step_seconds,
-                       static_cast<long long>(o.max_steps), human_seconds(o.time_limit).c_str()));
-    }
-
     StepState step_state(int64_t step) {
         StepState s;
         double t = static_cast<double>(run.state.optimizer_updates + 1);
-        Schedule schedule{o.lr_schedule, o.learning_rate, o.final_lr_fraction, o.warmup_steps, o.max_steps};
+        Schedule schedule{o.lr_schedule, o.learning_rate, o.final_lr_fraction, o.warmup_steps, end};
         s.seed = o.seed, s.step = static_cast<uint32_t>(step);
-        s.learning_rate = static_cast<float>(schedule.at(step));
+        s.learning_rate =
+            static_cast<float>(limit.seconds > 0 ? schedule.at(step, run.state.clock.position) : schedule.at(step));
         s.beta1_correction = static_cast<float>(1 - std::pow(o.beta1, t)),
         s.beta2_correction = static_cast<float>(1 - std::pow(o.beta2, t));
         s.rank_first_sample = static_cast<uint32_t>(batches.first());
@@ -164,14 +175,15 @@ class Trainer {
         return s;
     }
 
-    void train_step(int64_t step, StepTimer& timer) {
+    void train_step(int64_t step) {
         double begin = seconds_now();
         int64_t n = run.sequences, at = o.overfit_one_batch ? 0 : run.state.next_sample;
         if (!batch || batch_at != at) batch = load_batch(at);
+        if (limit.seconds > 0) run.state.clock.position = TimeLimit::advance(run.state.clock.position, step, end);
         StepState s = step_state(step);
         // While a GPU is at work, the next step's tokens are fetched and travel to it.
         model.step(*batch, &s, [&]() -> const Batch* {
-            if (o.overfit_one_batch || step + 1 >= o.max_steps) return nullptr;
+            if (o.overfit_one_batch || step + 1 >= end) return nullptr;
             return batch = load_batch(at + n);
         });
         if (!std::isfinite(s.loss) || !std::isfinite(s.grad_norm)) not_finite(step, s);
@@ -180,8 +192,7 @@ class Trainer {
         run.state.optimizer_updates += !s.skip;
         loss_outliers.add(static_cast<double>(s.loss)), norm_outliers.add(static_cast<double>(s.grad_norm));
         double seconds = seconds_now() - begin;
-        run.state.seconds += seconds;
-        timer.add(seconds);
+        pace.step_took(seconds);
 
         LogEntry e;
         e.step = step + 1;
@@ -189,16 +200,18 @@ class Trainer {
         e.tok_s = static_cast<double>(run.sequences * run.T) / seconds;
         if (double peak = M::Device::peak_flops(run.bf16); peak > 0) e.mfu = *e.tok_s * token_flops / peak;
         e.skipped = s.skip;
+        if (limit.seconds > 0) e.end = end < TimeLimit::kNotKnown ? static_cast<double>(end) : NAN;
         log.write(e);
         // Every step is in log.jsonl; for the eye the first ten and then about two hundred lines.
-        if (step < 10 || (step + 1) % std::max<int64_t>(1, o.max_steps / 200) == 0 || s.skip)
-            log.print_step(e, o.max_steps);
+        if (step < 10 || (step + 1) % std::max<int64_t>(1, end / 200) == 0 || s.skip)
+            log.print_step(e, of_end().empty() ? 0 : end);
         if (o.gpu_log_every > 0 && (step + 1) % o.gpu_log_every == 0)
             if (std::string health = M::Device::health(); !health.empty()) log.print("GPU: " + health);
-        double left = timer.mean * static_cast<double>(o.max_steps - step - 1);
-        log.progress(strf("step %lld/%lld, loss %.3f", static_cast<long long>(step + 1),
-                          static_cast<long long>(o.max_steps), static_cast<double>(s.loss)),
-                     step + 1, o.max_steps, left);
+        double left = pace.seconds(step + 1, end);
+        if (limit.seconds > 0) left = std::min(left, std::max(0.0, limit.seconds - elapsed()));
+        log.progress(strf("step %lld%s, loss %.3f", static_cast<long long>(step + 1), of_end().c_str(),
+                          static_cast<double>(s.loss)),
+                     step + 1, of_end().empty() ? 0 : end, left);
     }
 
     const Batch* load_batch(int64_t at) {
@@ -241,8 +254,8 @@ class Trainer {
         LogEntry e;
         e.step = step;
         e.val_loss = validation_loss();
-        std::string line = strf("step %lld/%lld | val loss %.6f", static_cast<long long>(step),
-                                static_cast<long long>(o.max_steps), *e.val_loss);
+        std::string line =
+            strf("step %lld%s | val loss %.6f", static_cast<long long>(step), of_end().c_str(), *e.val_loss);
         if (!questions.empty()) {
             ChoiceResult r = evaluate_choices(model, questions, B, run.T, [&](int64_t done, int64_t all) {
                 log.progress("HellaSwag", done, all, 0);
@@ -269,12 +282,12 @@ class Trainer {
     void save(int64_t step) {
         run.state.loss_window.assign(loss_outliers.window().begin(), loss_outliers.window().end());
         run.state.norm_window.assign(norm_outliers.window().begin(), norm_outliers.window().end());
+        run.state.seconds = elapsed();
         if (group.rank() > 0) return take_part_in_checkpoint(model.tensors());
         std::string path = save_checkpoint(run.output, run.config, model.tensors(), run.vocabulary, run.state);
         delete_old_checkpoints(run.output, o.keep_checkpoints, o.major_checkpoint_every);
         log.write_plot();
-        log.print(strf("step %lld/%lld | checkpoint %s", static_cast<long long>(step),
-                       static_cast<long long>(o.max_steps), path.c_str()));
+        log.print(strf("step %lld%s | checkpoint %s", static_cast<long long>(step), of_end().c_str(), path.c_str()));
     }
 
     Run run;
@@ -291,4 +304,8 @@ class Trainer {
     std::vector<MultipleChoice> questions;
     RunLog log;  // after all that may fail: a run that never began leaves no log
     OutlierDetector loss_outliers, norm_outliers;
+    int64_t end = 0;  // the run ends after that many steps; --time-limit moves it
+    TimeLimit limit;
+    Pace pace;
+    const double began = seconds_now(), spent_before = run.state.seconds;
 };
