@@ -46,10 +46,12 @@ class Failure : public MpiProgram {
                 step = std::max(step, std::stoi(name.substr(5)));
         return step;
     }
-    // Waits until condition() or `seconds` are over.
+    // Longer than a busy machine needs for anything, shorter than what never comes.
+    static constexpr double kPatience = 200;
+    // Waits until condition(), or until patience ends.
     template <typename Condition>
-    static bool wait_for(double seconds, Condition condition) {
-        auto end = std::chrono::steady_clock::now() + Seconds(seconds);
+    static bool wait_for(Condition condition) {
+        auto end = std::chrono::steady_clock::now() + Seconds(kPatience);
         while (!condition()) {
             if (std::chrono::steady_clock::now() > end) return false;
             sleep(0.005);
@@ -68,7 +70,7 @@ class Failure : public MpiProgram {
         Disturbed d;
         std::string name = fs::path(program_path(GetParam().variable, GetParam().path)).filename();
         name.resize(std::min<size_t>(name.size(), 15));  // as /proc has it
-        std::string command = environment(150) + "bash " + run_script() + " -np 4 --restarts " + std::to_string(times) +
+        std::string command = environment() + "bash " + run_script() + " -np 4 --restarts " + std::to_string(times) +
                               " " + run_options + " -- " + program() + options + " -o " + run;
         std::thread job([&] { d.result = run_shell(command, dir.path); });
         size_t ranks = 4;
@@ -77,23 +79,23 @@ class Failure : public MpiProgram {
         for (int i = 0; i < times; i++) {
             std::vector<pid_t> alive;
             int step = newest_step(run);
-            if (!wait_for(30, [&] { return starts() == i + 1 && (alive = processes(name)).size() == ranks; })) {
+            if (!wait_for([&] { return starts() == i + 1 && (alive = processes(name)).size() == ranks; })) {
                 ADD_FAILURE() << "start " << i + 1 << " had " << alive.size() << " processes instead of " << ranks;
                 break;
             }
             // Every other one dies at any moment, the start included, the others when the run has come further.
-            if (i % 2 == 1 || signal == SIGSTOP) wait_for(30, [&] { return newest_step(run) > step; });
+            if (i % 2 == 1 || signal == SIGSTOP) wait_for([&] { return newest_step(run) > step; });
             sleep(between(0, i % 2 == 1 || signal == SIGSTOP ? 0.2 : 0.8));
             pid_t victim = alive[random() % alive.size()];
             d.hit.push_back("rank " + std::to_string(rank_of(victim)));
             auto begin = std::chrono::steady_clock::now();
             kill(victim, signal);
-            wait_for(60, [&] { return starts() > i + 1; });
+            wait_for([&] { return starts() > i + 1; });
             d.longest = std::max(d.longest, Seconds(std::chrono::steady_clock::now() - begin).count());
             if (!keep && ranks > 1) ranks--;
         }
         job.join();
-        EXPECT_TRUE(wait_for(5, [&] { return processes(name).empty() && processes("mpirun").empty(); }));
+        EXPECT_TRUE(wait_for([&] { return processes(name).empty() && processes("mpirun").empty(); }));
         return d;
     }
     static std::string run_script() { return fs::absolute("dev/run.sh").string(); }
@@ -145,15 +147,15 @@ TEST_P(Failure, ARankThatHangsIsLeftOut) {
     expect_good(start(1, steps(1000) + "-o undisturbed"));
     Disturbed d = disturb("run", 1, SIGSTOP, "", steps(1000) + "-z 1 --comm-timeout 2");
     expect_restarted(d, "run");
-    EXPECT_LT(d.longest, 15);
+    EXPECT_LT(d.longest, kPatience) << "--comm-timeout was not obeyed: without it they wait for 600 s";
     expect_same_losses("run", "undisturbed");
 }
 
 TEST_P(Failure, ASignalToTheScriptSavesACheckpoint) {
-    std::string begin = environment(60) + "bash " + run_script() + " -np 2 -- " + program() + steps(100000) + "-o run ";
+    std::string begin = environment() + "bash " + run_script() + " -np 2 -- " + program() + steps(100000) + "-o run ";
     CommandResult r;
     std::thread job([&] { r = run_shell(begin + "& echo $! >id; wait $!", dir.path); });
-    EXPECT_TRUE(wait_for(30, [&] { return newest_step("run") >= 0; }));
+    EXPECT_TRUE(wait_for([&] { return newest_step("run") >= 0; }));
     kill(std::stoi(file("id")), SIGTERM);  // timeout passes it on
     job.join();
     std::string log = file("run/restarts.log");

@@ -37,7 +37,7 @@ class Ranks : public MpiProgram {
 
     void expect_losses_of_one_rank(int ranks) {
         expect_good(start(1, small() + "-b 7 -o one"));
-        ASSERT_EQ(logged("one", "loss").size(), 30u);
+        ASSERT_EQ(logged("one", "loss").size(), size_t(GetParam().steps));
         ASSERT_GE(logged("one", "val_loss").size(), 2u);
         for (int stage = 0; stage <= 3; stage++) {
             std::string run = "stage" + std::to_string(stage), micro_batch = std::to_string(1 + (ranks + stage) % 3);
@@ -53,23 +53,27 @@ TEST_P(Ranks, ThreeHaveTheLossesOfOne) { expect_losses_of_one_rank(3); }
 TEST_P(Ranks, FourHaveTheLossesOfOne) { expect_losses_of_one_rank(4); }
 
 TEST_P(Ranks, SameBitsFromRunToRun) {
+    int few = GetParam().few_steps;
     for (int stage : is_slow() ? std::vector<int>{1, 3} : std::vector<int>{0, 1, 2, 3}) {
         SCOPED_TRACE(stage);
         std::string a = "a" + std::to_string(stage), b = "b" + std::to_string(stage);
-        std::string options = small() + "-b 2 -x 10 -z " + std::to_string(stage) + " -o ";
+        std::string options = small() + strf("-b 2 -x %d -z %d -o ", few, stage);
         expect_good(start(3, options + a));
         expect_good(start(3, options + b));
         EXPECT_EQ(logged(a, "loss"), logged(b, "loss"));
         EXPECT_EQ(logged(a, "grad_norm"), logged(b, "grad_norm"));
-        for (const char* name : {"/step_00000010/model.safetensors", "/step_00000010/optimizer.safetensors"}) {
-            EXPECT_FALSE(file(a + name).empty());
-            EXPECT_TRUE(file(a + name) == file(b + name)) << name;
+        for (const char* name : {"/model.safetensors", "/optimizer.safetensors"}) {
+            std::string end = step_name(few) + name;
+            EXPECT_FALSE(file(a + end).empty());
+            EXPECT_TRUE(file(a + end) == file(b + end)) << end;
         }
     }
 }
 
 TEST_P(Ranks, SameBitsAcrossAResume) {
-    std::string options = small() + "-b 2 -x 10 -n 5 -z 3 --precision bf16 -o run ", model = "run/step_00000010/";
+    int few = GetParam().few_steps;
+    std::string options = small() + strf("-b 2 -x %d -n %d -z 3 --precision bf16 -o run ", few, few / 2);
+    std::string model = "run" + step_name(few) + "/";
     expect_good(start(3, options));
     std::vector<std::string> losses = logged("run", "loss");
     std::string weights = file(model + "model.safetensors"), optimizer = file(model + "optimizer.safetensors");
@@ -87,20 +91,22 @@ TEST_P(Ranks, CheckpointsResumeOnOtherRanksAndStages) {
     };
     const Case cases[] = {{1, 0, 3, 3, "fp32"}, {4, 3, 1, 0, "fp32"}, {3, 2, 2, 1, "fp32"},
                           {2, 0, 4, 2, "fp32"}, {4, 3, 2, 2, "bf16"}, {3, 1, 1, 0, "bf16"}};
-    expect_good(start(1, small() + "-b 7 -n 15 -nk 0 -o fp32"));
-    expect_good(start(1, small() + "-b 7 -n 15 -nk 0 -o bf16 --precision bf16"));
+    std::string half = step_name(GetParam().steps / 2), end = step_name(GetParam().steps);
+    std::string saves = strf("-n %d -nk 0 ", GetParam().steps / 2);
+    expect_good(start(1, small() + "-b 7 " + saves + "-o fp32"));
+    expect_good(start(1, small() + "-b 7 " + saves + "-o bf16 --precision bf16"));
     for (const Case& c : cases) {
         if (is_slow() && (&c - cases) % 3 != 1) continue;
         std::string run = std::to_string(c.ranks) + std::to_string(c.stage) + "to" + std::to_string(c.ranks_after) +
                           std::to_string(c.stage_after) + c.precision;
         SCOPED_TRACE(run);
-        std::string options = small() + "-b 2 -n 15 -nk 0 --precision " + c.precision + " -o " + run;
+        std::string options = small() + "-b 2 " + saves + "--precision " + c.precision + " -o " + run;
         expect_good(start(c.ranks, options + " -z " + std::to_string(c.stage)));
-        EXPECT_EQ(layout(run + "/step_00000015"), layout(std::string(c.precision) + "/step_00000015"));
-        // back to step 15: the steps after it are done once more, by the others
-        fs::remove_all(dir / (run + "/step_00000030"));
+        EXPECT_EQ(layout(run + half), layout(c.precision + half));
+        // back to the middle: the steps after it are done once more, by the others
+        fs::remove_all(dir / (run + end));
         expect_good(start(c.ranks_after, options + " -y 1 -z " + std::to_string(c.stage_after)));
-        EXPECT_EQ(layout(run + "/step_00000030"), layout(std::string(c.precision) + "/step_00000030"));
+        EXPECT_EQ(layout(run + end), layout(c.precision + end));
         // Weights of bf16 turn what differs in the last bit of a sum into 2^-9 of a weight.
         expect_same_losses(run, c.precision, strcmp(c.precision, "fp32") == 0 ? 1e-5 : 1e-4);
     }
@@ -109,7 +115,7 @@ TEST_P(Ranks, CheckpointsResumeOnOtherRanksAndStages) {
 TEST_P(Ranks, RecomputationChangesNothing) {
     for (int recompute = 0; recompute <= 3; recompute += is_slow() ? 3 : 1) {
         std::string level = std::to_string(recompute);
-        expect_good(start(2, small() + "-b 2 -x 10 -z 3 -r " + level + " -o r" + level));
+        expect_good(start(2, small() + strf("-b 2 -x %d -z 3 -r ", GetParam().few_steps) + level + " -o r" + level));
         EXPECT_EQ(logged("r" + level, "loss"), logged("r0", "loss")) << level;
     }
 }

@@ -58,15 +58,17 @@ void thread_main() {
     __builtin_unreachable();
 }
 
-void make_stacks() {
-    for (size_t i = 0; i < kMaxThreads; i++) {
+// Stacks for the first `threads` fibres; kept for later blocks.
+void make_stacks(int threads) {
+    static int made = 0;
+    for (; made < threads; made++) {
         void* p = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
-        if (p == MAP_FAILED) throw Bug("no memory for the stacks of 1024 threads");
+        if (p == MAP_FAILED) throw Bug("no memory for the stacks of a block's threads");
         mprotect(p, 4096, PROT_NONE);  // an overflow is a SIGSEGV
-        fibre_memory[i].stack = static_cast<char*>(p) + 4096;
+        fibre_memory[made].stack = static_cast<char*>(p) + 4096;
         // Tops at different offsets of a page: else all threads' locals would compete for the same lines of the cache.
-        fibre_memory[i].stack_bytes = kStackBytes - 4096 - i * 704 % 4096 / 64 * 64;
+        fibre_memory[made].stack_bytes = kStackBytes - 4096 - size_t(made) * 704 % 4096 / 64 * 64;
     }
 }
 
@@ -114,11 +116,11 @@ void run_block() {
 
 void run(const Launch& launch) {
     if (current) throw Bug("a kernel launches a kernel");
-    if (!fibre_memory[0].stack) make_stacks();
     running = &launch;
     gridDim = launch.grid, blockDim = launch.block;
     block.thread_count = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
     block.warp_count = (block.thread_count + 31) / 32;
+    make_stacks(block.thread_count);
     for (int i = 0; i < block.thread_count; i++) {
         unsigned n = static_cast<unsigned>(i), x = launch.block.x, y = launch.block.y;
         fibres[i].index = {n % x, n / x % y, n / x / y};
