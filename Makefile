@@ -244,7 +244,7 @@ endif
 $(CU)/cuda_flags: ;
 
 # The layers, the slowest to compile first, so that two at a time end together.
-CUDA_SLOW := $(addprefix llmc/cuda/,attention_mma.cu matmul_own.cu attention_fp32.cu)
+CUDA_SLOW := $(addprefix llmc/cuda/,matmul_own.cu sort.cu attention_mma.cu attention_fp32.cu layernorm.cu)
 CUDA_SOURCES := $(CUDA_SLOW) $(filter-out $(CUDA_SLOW),$(wildcard llmc/cuda/*.cu))
 CUDA_HOST_SOURCES := $(filter-out %_cudnn.cpp,$(wildcard llmc/cuda/*.cpp))
 CUDA_HOST_OBJ := $(CUDA_HOST_SOURCES:%=$(CU)/%.o) $(if $(USE_CUDNN),$(CU)/llmc/cuda/attention_cudnn.cpp.o)

@@ -15,7 +15,6 @@
 #include "llmc/cuda/dropout.cuh"
 #include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/pack.cuh"
-#include "llmc/cuda/sort.cuh"
 
 // A kernel is a function that runs once for each thread of a grid of blocks; a thread knows from blockIdx and threadIdx
 // which one it is. Here thread i of sample b has elements i * W to i * W + W. Neighbouring threads have neighbouring

@@ -23,7 +23,11 @@ void encoder_forward(X* out, const int* tokens, const int* positions, const X* w
 template <typename X>  // W
 void encoder_backward(float* dwte, float* dwpe, const X* dout, const int* tokens, const int* positions, int B, int T,
                       int C, Dropout dropout, cudaStream_t stream);
-size_t sort_scratch_bytes(int N);  // sort.cuh; the rest of its workspace is in workspaces.h
+// sort.cuh: sorted_tokens, sorted_rows (N) = the pairs (tokens, rows) in the order of the tokens, which are not negative;
+// those with equal tokens stay in the order they have. scratch: so many bytes
+void sort_rows_by_token(int* sorted_tokens, int* sorted_rows, const int* tokens, const int* rows, int N, void* scratch,
+                        cudaStream_t stream);
+size_t sort_scratch_bytes(int N);
 
 // dropout.cuh: y = dropout(x) or, in the backward pass, dx = dropout(dy); x, y (B, per_sample), y may be x
 template <typename X>

@@ -1,12 +1,12 @@
-// Rows sorted by token: a stable radix sort, the only thing here that comes from CUB (a library of CUDA itself).
+// Rows sorted by token: a stable radix sort, the only thing here that comes from CUB (a library of CUDA itself). sort.cu
+// alone includes it, because CUB takes long to compile.
 //
 // The tests on the CPU put test/cudahost's version of this header in its place.
 #pragma once
 #include <cub/device/device_radix_sort.cuh>
-#include "llmc/cuda/common.cuh"
+#include "llmc/cuda/layers.cuh"
 
-// Bytes of scratch memory that sort_rows_by_token wants for N rows.
-inline size_t sort_scratch_bytes(int N) {
+size_t sort_scratch_bytes(int N) {
     size_t bytes = 0;
     const int* in = nullptr;
     int* out = nullptr;
@@ -14,10 +14,8 @@ inline size_t sort_scratch_bytes(int N) {
     return bytes;
 }
 
-// sorted_tokens, sorted_rows (N) = the pairs (tokens, rows) in the order of the tokens, which are not negative; those
-// with equal tokens stay in the order they have.
-inline void sort_rows_by_token(int* sorted_tokens, int* sorted_rows, const int* tokens, const int* rows, int N,
-                               void* scratch, cudaStream_t stream) {
+void sort_rows_by_token(int* sorted_tokens, int* sorted_rows, const int* tokens, const int* rows, int N, void* scratch,
+                        cudaStream_t stream) {
     size_t bytes = sort_scratch_bytes(N);
     CUDA_CHECK(
         cub::DeviceRadixSort::SortPairs(scratch, bytes, tokens, sorted_tokens, rows, sorted_rows, N, 0, 31, stream));

@@ -2,10 +2,11 @@
 // turn in the stream comes.
 #pragma once
 #include <algorithm>
+#include <utility>
 #include <vector>
-#include "llmc/cuda/common.cuh"
+#include "llmc/cuda/layers.cuh"
 
-inline size_t sort_scratch_bytes(int) {
+size_t sort_scratch_bytes(int) {
     CUDA_CHECK(cudaGetLastError());  // CUB reports, as its own, an error that an earlier call left behind
     return 1;
 }
@@ -18,7 +19,7 @@ static __global__ void stable_sort_kernel(int* sorted_tokens, int* sorted_rows, 
     for (size_t i = 0; i < pairs.size(); i++) sorted_tokens[i] = pairs[i].first, sorted_rows[i] = pairs[i].second;
 }
 
-inline void sort_rows_by_token(int* sorted_tokens, int* sorted_rows, const int* tokens, const int* rows, int N,
+void sort_rows_by_token(int* sorted_tokens, int* sorted_rows, const int* tokens, const int* rows, int N,
                                void* scratch, cudaStream_t stream) {
     CHECK(scratch != nullptr, "no scratch memory");
     CUDA_CHECK(cudaGetLastError());

@@ -1,0 +1,1 @@
+#include "llmc/cuda/sort.cuh"
