@@ -19,8 +19,8 @@ static __global__ void stable_sort_kernel(int* sorted_tokens, int* sorted_rows, 
     for (size_t i = 0; i < pairs.size(); i++) sorted_tokens[i] = pairs[i].first, sorted_rows[i] = pairs[i].second;
 }
 
-void sort_rows_by_token(int* sorted_tokens, int* sorted_rows, const int* tokens, const int* rows, int N,
-                               void* scratch, cudaStream_t stream) {
+void sort_rows_by_token(int* sorted_tokens, int* sorted_rows, const int* tokens, const int* rows, int N, void* scratch,
+                        cudaStream_t stream) {
     CHECK(scratch != nullptr, "no scratch memory");
     CUDA_CHECK(cudaGetLastError());
     launch(stable_sort_kernel, 1, 1, 0, stream, sorted_tokens, sorted_rows, tokens, rows, N);
