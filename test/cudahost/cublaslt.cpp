@@ -203,7 +203,6 @@ cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t) { return CUBLAS_STATUS_SUCCESS; }
-size_t cublasLtGetVersion() { return CUBLAS_VER_MAJOR * 10000 + CUBLAS_VER_MINOR * 100; }
 const char* cublasLtGetStatusName(cublasStatus_t status) {
     switch (status) {
         case CUBLAS_STATUS_SUCCESS:
@@ -267,22 +266,6 @@ cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDa
 cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
     delete &own<Layout>(layout);
     return CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t which,
-                                                const void* value, size_t bytes) {
-    Layout& l = own<Layout>(layout);
-    switch (which) {
-        case CUBLASLT_MATRIX_LAYOUT_TYPE:
-            return set(&l.type, value, bytes);
-        case CUBLASLT_MATRIX_LAYOUT_ROWS:
-            return set(&l.rows, value, bytes);
-        case CUBLASLT_MATRIX_LAYOUT_COLS:
-            return set(&l.columns, value, bytes);
-        case CUBLASLT_MATRIX_LAYOUT_LD:
-            return set(&l.ld, value, bytes);
-        default:
-            return CUBLAS_STATUS_NOT_SUPPORTED;
-    }
 }
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
     *preference = reinterpret_cast<cublasLtMatmulPreference_t>(new Preference);

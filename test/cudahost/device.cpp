@@ -30,7 +30,6 @@ extern "C" {
 // ---- errors ----
 
 cudaError_t cudaGetLastError() { return std::exchange(the().last_error, cudaSuccess); }
-cudaError_t cudaPeekAtLastError() { return the().last_error; }
 const char* cudaGetErrorName(cudaError_t error) {
     switch (error) {
 #define NAME(e) \
@@ -91,8 +90,6 @@ cudaError_t cudaSetDevice(int device) {
     return result(device >= 0 && device < kDevices ? cudaSuccess : cudaErrorInvalidDevice);
 }
 cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-cudaError_t cudaSetDeviceFlags(unsigned) { return cudaSuccess; }
-cudaError_t cudaInitDevice(int, unsigned, unsigned) { return cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
@@ -180,22 +177,14 @@ cudaError_t cudaDeviceGetPCIBusId(char* id, int length, int) {
     snprintf(id, static_cast<size_t>(length), "0000:00:00.0");
     return cudaSuccess;
 }
-cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) { return *can = 0, cudaSuccess; }
 cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
     return *least = 0, *greatest = -5, cudaSuccess;
 }
-cudaError_t cudaDeviceSetLimit(cudaLimit, size_t) { return cudaSuccess; }
-cudaError_t cudaDeviceGetLimit(size_t* value, cudaLimit) { return *value = 0, cudaSuccess; }
-cudaError_t cudaDeviceSetCacheConfig(cudaFuncCache) { return cudaSuccess; }
-cudaError_t cudaCtxResetPersistingL2Cache() { return cudaSuccess; }
 cudaError_t cudaDeviceSynchronize() {
     NOT_WHILE_CAPTURING;
     run_everything();
     return cudaSuccess;
 }
-cudaError_t cudaDeviceReset() { return cudaDeviceSynchronize(); }
-cudaError_t cudaProfilerStart() { return cudaSuccess; }
-cudaError_t cudaProfilerStop() { return cudaSuccess; }
 
 // ---- kernels ----
 
@@ -206,24 +195,12 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
     }
     return cudaSuccess;
 }
-cudaError_t cudaFuncSetCacheConfig(const void*, cudaFuncCache) { return cudaSuccess; }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
     *attributes = {};
     attributes->maxThreadsPerBlock = kMaxThreads;
     attributes->maxDynamicSharedSizeBytes = 48 << 10;
     attributes->numRegs = 64;
     return cudaSuccess;
-}
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*, int threads,
-                                                                   size_t shared_bytes, unsigned) {
-    if (threads < 1 || threads > static_cast<int>(kMaxThreads)) return result(cudaErrorInvalidValue);
-    *blocks =
-        std::min(2048 / ((threads + 31) / 32 * 32), static_cast<int>((kMaxShared + 1024) / (shared_bytes + 1024)));
-    return cudaSuccess;
-}
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* kernel, int threads,
-                                                          size_t shared_bytes) {
-    return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, kernel, threads, shared_bytes, 0);
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t*, const void*, void**) {
     throw Bug("cudaLaunchKernelExC has no types: launch kernels with launch() (llmc/cuda/common.cuh)");

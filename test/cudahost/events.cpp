@@ -31,7 +31,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
     delete event;
     return cudaSuccess;
 }
-cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned) {
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     stream = resolve(stream);
     if (stream->capture) {
         event->capture = stream->capture, event->nodes = stream->tail;
@@ -43,19 +43,10 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, uns
     event->stream = stream, event->number = stream->last;
     return error;
 }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-    return cudaEventRecordWithFlags(event, stream, 0);
-}
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     if (event->capture) return result(cudaErrorCapturedEvent);
     if (event->stream) run_until(event->stream, event->number);
     return cudaSuccess;
-}
-cudaError_t cudaEventQuery(cudaEvent_t event) {
-    if (event->capture) return result(cudaErrorCapturedEvent);
-    if (event->done == event->recorded) return cudaSuccess;
-    run_until(event->stream, event->stream->queue.front().number);
-    return result(cudaErrorNotReady);
 }
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) {
     if (!start->timing || !end->timing || !start->stream || !end->stream) return result(cudaErrorInvalidResourceHandle);

@@ -82,38 +82,14 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
     *graph = new CUgraph_st(*captured);
     return cudaSuccess;
 }
-cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
-    stream = resolve(stream);
-    *status = !stream->capture           ? cudaStreamCaptureStatusNone
-              : stream->capture->invalid ? cudaStreamCaptureStatusInvalidated
-                                         : cudaStreamCaptureStatusActive;
-    return cudaSuccess;
-}
-cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
     *executable = new CUgraphExec_st{*graph};
     return cudaSuccess;
 }
-cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long flags) {
-    return cudaGraphInstantiate(executable, graph, flags);
-}
-cudaError_t cudaGraphExecUpdate(cudaGraphExec_t executable, cudaGraph_t graph, cudaGraphExecUpdateResultInfo* info) {
-    if (executable->graph.nodes.size() != graph->nodes.size()) {
-        info->result = cudaGraphExecUpdateErrorTopologyChanged;
-        return result(cudaErrorGraphExecUpdateFailure);
-    }
-    executable->graph = *graph;
-    info->result = cudaGraphExecUpdateSuccess;
-    return cudaSuccess;
-}
-cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
     cudaError_t error = enqueue(stream, [executable] { run_graph(executable->graph); });
     if (executable->graph.last_collective >= 0) run_until(resolve(stream), resolve(stream)->last);
     return error;
-}
-cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t*, size_t* count) {
-    return *count = graph->nodes.size(), cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
     keep_bug([] {

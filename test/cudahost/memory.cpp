@@ -47,17 +47,7 @@ cudaError_t cudaFree(void* p) {
     release(static_cast<char*>(p));
     return cudaSuccess;
 }
-cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t stream) {
-    resolve(stream);
-    *p = bytes ? allocate(bytes) : nullptr;
-    return result(*p || bytes == 0 ? cudaSuccess : cudaErrorMemoryAllocation);
-}
-cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
-    return enqueue(stream, [=] {
-        if (p) release(static_cast<char*>(p));
-    });
-}
-cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
+cudaError_t cudaMallocHost(void** p, size_t bytes) {
     resolve(nullptr);
     NOT_WHILE_CAPTURING;
     *p = nullptr;
@@ -67,8 +57,6 @@ cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
     heap().pinned[static_cast<char*>(*p)] = bytes;
     return cudaSuccess;
 }
-cudaError_t cudaMallocHost(void** p, size_t bytes) { return cudaHostAlloc(p, bytes, 0); }
-cudaError_t cudaMallocManaged(void** p, size_t bytes, unsigned) { return cudaHostAlloc(p, bytes, 0); }
 cudaError_t cudaFreeHost(void* p) {
     keep_bug([] {
         if (!the().pending_bug) run_everything();
@@ -78,26 +66,9 @@ cudaError_t cudaFreeHost(void* p) {
     free(p);
     return cudaSuccess;
 }
-cudaError_t cudaHostRegister(void* p, size_t bytes, unsigned) {
-    heap().pinned[static_cast<char*>(p)] = bytes;
-    return cudaSuccess;
-}
-cudaError_t cudaHostUnregister(void* p) {
-    run_everything();
-    return result(heap().pinned.erase(static_cast<char*>(p)) ? cudaSuccess : cudaErrorInvalidValue);
-}
-cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) { return *device = host, cudaSuccess; }
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
     *total = heap().limit;
     *available = heap().limit - std::min(heap().limit, heap().allocated);
-    return cudaSuccess;
-}
-cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* p) {
-    *attributes = {};
-    attributes->type = in_heap(p)     ? cudaMemoryTypeDevice
-                       : is_pinned(p) ? cudaMemoryTypeHost
-                                      : cudaMemoryTypeUnregistered;
-    attributes->devicePointer = attributes->hostPointer = const_cast<void*>(p);
     return cudaSuccess;
 }
 
@@ -154,23 +125,6 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
     NOT_WHILE_CAPTURING;
     cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
-    if (error == cudaSuccess) run_all(&the().legacy);
-    return error;
-}
-cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
-                              size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
-    if (width > to_pitch || width > from_pitch) return result(cudaErrorInvalidPitchValue);
-    for (size_t row = 0; row < height; row++) {
-        cudaError_t error = cudaMemcpyAsync(static_cast<char*>(to) + row * to_pitch,
-                                            static_cast<const char*>(from) + row * from_pitch, width, kind, stream);
-        if (error != cudaSuccess) return error;
-    }
-    return cudaSuccess;
-}
-cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
-                         cudaMemcpyKind kind) {
-    NOT_WHILE_CAPTURING;
-    cudaError_t error = cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, width, height, kind, nullptr);
     if (error == cudaSuccess) run_all(&the().legacy);
     return error;
 }

@@ -163,7 +163,6 @@ Bytes gather(ncclComm_t comm, [[maybe_unused]] const Bytes& in) {
 
 extern "C" {
 
-ncclResult_t ncclGetVersion(int* version) { return *version = NCCL_VERSION_CODE, ncclSuccess; }
 const char* ncclGetErrorString(ncclResult_t result) {
     switch (result) {
         case ncclSuccess:

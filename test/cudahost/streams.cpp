@@ -201,9 +201,5 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 cudaError_t cudaStreamGetPriority(cudaStream_t stream, int* priority) {
     return *priority = resolve(stream)->priority, cudaSuccess;
 }
-cudaError_t cudaStreamSetAttribute(cudaStream_t, cudaStreamAttrID, const cudaStreamAttrValue*) { return cudaSuccess; }
-cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
-    return enqueue(stream, [=] { function(data); });
-}
 
 }  // extern "C"
