@@ -17,16 +17,19 @@ cudaError_t result(cudaError_t error) {
     return error;
 }
 
-cudaStream_t resolve(cudaStream_t stream) {
-    static const bool started = [] {
-        if (const char* seed = getenv("CUDAHOST_SEED")) set_seed(strtoull(seed, nullptr, 10));
-        else set_seed(1);
+// Before the first thing that anybody does: the schedule that the environment names.
+static void start() {
+    static bool begun = false;
+    if (std::exchange(begun, true)) return;
+    if (const char* seed = getenv("CUDAHOST_SEED")) set_seed(strtoull(seed, nullptr, 10));
+    else set_seed(1);
 #ifndef CUDAHOST_ASAN
-        explain_segv();
+    explain_segv();
 #endif
-        return true;
-    }();
-    (void)started;
+}
+
+cudaStream_t resolve(cudaStream_t stream) {
+    start();
     if (stream == nullptr || stream == cudaStreamLegacy || stream == &the().legacy) return &the().legacy;
     if (stream == cudaStreamPerThread || stream == &the().per_thread) return &the().per_thread;
     for (const auto& s : the().streams)
@@ -35,6 +38,7 @@ cudaStream_t resolve(cudaStream_t stream) {
 }
 
 void set_seed(uint64_t seed) {
+    start();
     run_everything();
     schedule = Schedule{};
     schedule.seed = seed;
