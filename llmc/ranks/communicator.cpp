@@ -1,5 +1,6 @@
 #include "llmc/ranks/communicator.h"
 
+#include <algorithm>
 #include <chrono>
 #include <climits>
 #include <condition_variable>
@@ -18,6 +19,7 @@
 // ---- a stream of the host ----
 
 using Clock = std::chrono::steady_clock;
+using namespace std::chrono_literals;
 static double seconds_since(Clock::time_point begin) {
     return std::chrono::duration<double>(Clock::now() - begin).count();
 }
@@ -108,8 +110,9 @@ struct Communicator::State {
     MPI_Comm comm = MPI_COMM_NULL;  // null: one rank
     int rank = 0, size = 1;
 
-    // Puts a collective into the stream: start(request) begins it; the stream's thread keeps it going and sleeps now
-    // and then, because the cores have other work.
+    // Puts a collective into the stream: start(request) begins it; the stream's thread keeps it going and sleeps in
+    // between, because the cores have other work: longer the longer it has waited, as for a rank that is late, and never
+    // so long that the pieces of a large message would wait for it.
     template <typename Start>
     int64_t run(HostStream& stream, size_t count, Start start) {
         CHECK(count <= INT_MAX, "%zu elements at once", count);  // MPI counts in int
@@ -117,9 +120,11 @@ struct Communicator::State {
             group->begin_wait();
             MPI_Request request = MPI_REQUEST_NULL;
             start(&request);
+            const Clock::time_point begin = Clock::now();
             for (int done = 0, tries = 0; !done; tries++) {
                 MPI_CHECK(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
-                if (!done && tries > 100) std::this_thread::sleep_for(std::chrono::microseconds(20));
+                if (!done && tries > 100)
+                    std::this_thread::sleep_for(std::clamp<Clock::duration>((Clock::now() - begin) / 16, 20us, 200us));
             }
             group->end_wait();
         });
