@@ -113,6 +113,10 @@ TEST(TimeLimit, PausesCount) {
     EXPECT_EQ(p.seconds(11, 11), 100);
     p.took(Pace::checkpoint, 1000);  // of which there is only the last one
     EXPECT_EQ(p.seconds(1, 10), 18 + 1100);
+    p.took(Pace::checkpoint, 1e6);  // stopped meanwhile
+    EXPECT_EQ(p.seconds(1, 10), 18 + 4100);
+    p.took(Pace::checkpoint, 1000);
+    EXPECT_EQ(p.seconds(1, 10), 18 + 1100);
 }
 
 TEST(TimeLimit, AProcessThatWasStopped) {

@@ -44,11 +44,16 @@ double Schedule::at(int64_t step, double position) const {
 // A mean that follows the machine: of all steps until there are twenty, then with a memory of about twenty. The first
 // step, which meets cold memory, counts until there is another. A step that took very long (the process was stopped, a
 // machine slept) counts four times the mean at most: it says nothing about those that come. A machine that has become
-// slow shows in the mean after some steps all the same.
+// slow shows in the mean after some steps all the same. Of pauses the last one counts, by the same rule.
 void Pace::step_took(double seconds) {
     steps_++;
     if (steps_ <= 2) mean_ = seconds;
     else mean_ += (std::min(seconds, 4 * mean_) - mean_) / static_cast<double>(std::min<int64_t>(steps_ - 1, 20));
+}
+
+void Pace::took(Pause p, double seconds) {
+    double& known = pauses_[p].seconds;
+    known = known > 0 ? std::min(seconds, 4 * known) : seconds;
 }
 
 double Pace::seconds(int64_t step, int64_t end) const {

@@ -54,7 +54,7 @@ class Pace {
   public:
     enum Pause { validation, sample, checkpoint };
     void every(Pause p, int64_t steps) { pauses_[p].every = steps; }  // and after the last step; 0: there alone
-    void took(Pause p, double seconds) { pauses_[p].seconds = seconds; }
+    void took(Pause p, double seconds);
     void step_took(double seconds);
     bool known() const { return steps_ > 0; }
     // From before `step`, with its pauses, to the end of a run that ends after `end` steps. Of a pause that never was,
