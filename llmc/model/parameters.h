@@ -142,8 +142,9 @@ struct ModelPointers {
   private:
     template <class Holder>
     struct Named {
+        using Pointer = X* Holder::*;
         const char* name;
-        X* Holder::*pointer;
+        Pointer pointer;
     };
     template <class Holder, size_t n>
     static bool bind(Holder* holder, const Named<Holder> (&rows)[n], const std::string& name, const std::string& prefix,
