@@ -10,15 +10,15 @@ class PlainProgram : public Program {
     }
     // Odd sizes, dropout, 7 sequences in micro-batches of 3, 3 and 1.
     static std::string options(const std::string& more) {
-        return "-i data/t/train_000000.bin -j data/t/val_000000.bin -e L2:H3:C42:T37 -b 3 -d 259 -x 12 -v 6 -m 2 "
-               "-l 1e-2 --dropout 0.1 " +
+        return "-i data/t/train_000000.bin -j data/t/val_000000.bin -e L2:H3:C42:T37 -b 3 -d 259 -x 10 -v 5 -m 2 "
+               "-l 3e-3 --dropout 0.1 " +
                more;
     }
     void expect_same_run(const std::string& more, double tolerance) {
         SCOPED_TRACE(more);
         expect_good(gpt2(options(more) + "-o cpu"));
         expect_good(plain(options(more) + "-o plain"));
-        EXPECT_EQ(losses("plain").size(), 12u);
+        EXPECT_EQ(losses("plain").size(), 10u);
         EXPECT_LT(losses("plain").back(), 0.9 * losses("plain").front()) << "nothing was learned";
         expect_close(losses("plain"), losses("cpu"), tolerance);
         fs::remove_all(dir / "cpu"), fs::remove_all(dir / "plain");
@@ -28,8 +28,8 @@ class PlainProgram : public Program {
 TEST_F(PlainProgram, HasTheLossesOfTheCpuProgram) {
     expect_same_run("--precision fp32 ", 1e-5);
     expect_same_run("--precision fp32 -r 3 ", 1e-5);
-    expect_same_run("--precision bf16 ", 1e-2);
-    expect_same_run("--precision bf16 --stochastic-rounding -w 0 ", 1e-2);
+    expect_same_run("--precision bf16 ", 1e-3);
+    expect_same_run("--precision bf16 --stochastic-rounding -w 0 ", 1e-3);
 }
 
 TEST_F(PlainProgram, SamplesTheSameText) {

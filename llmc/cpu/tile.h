@@ -167,8 +167,10 @@ void tile_product(A* c, int64_t c_row, const E* a, int64_t a_row, int64_t a_k, c
     };
     int column = 0;
     for (; column + kTileColumns * L <= n; column += kTileColumns * L) rows.template operator()<kTileColumns>(column);
-    int rest = (n - column) / L;
-    if (rest == 3) rows.template operator()<3>(column);
-    if (rest == 2) rows.template operator()<2>(column);
+    int rest = (n - column) / L;  // of vectors, fewer than kTileColumns
+    if constexpr (kTileColumns > 3)
+        if (rest == 3) rows.template operator()<3>(column);
+    if constexpr (kTileColumns > 2)
+        if (rest == 2) rows.template operator()<2>(column);
     if (rest == 1) rows.template operator()<1>(column);
 }
