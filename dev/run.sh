@@ -83,8 +83,12 @@ job='' stopping=0
 stop() {
     signalled=1
     [ -n "$job" ] || exit 130
-    if ((stopping++ == 0)); then say "stopping after this step and a checkpoint" && kill -USR1 "$job" 2>/dev/null
-    else kill -TERM "$job" 2>/dev/null; fi
+    if ((!stopping)); then
+        stopping=1 stopping_since=$SECONDS
+        say "stopping after this step and a checkpoint" && kill -USR1 "$job" 2>/dev/null
+    elif ((SECONDS - stopping_since > 2)); then # sooner it is the same one: timeout sends to the script, then to its group
+        kill -TERM "$job" 2>/dev/null
+    fi
 }
 trap stop INT TERM HUP USR1
 [ "$(id -u)" != 0 ] || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 # as in containers
