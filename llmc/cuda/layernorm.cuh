@@ -138,13 +138,17 @@ __global__ void __launch_bounds__(512, 1)
     // Two buffers, in turn: who is one barrier ahead writes the other one, and nobody can be two ahead.
     __shared__ __align__(16) float sums[2][16][2 * R];
     int warp = static_cast<int>(threadIdx.x / 32), warps = static_cast<int>(blockDim.x / 32), buffer = 0;
+    // where a constant does, the compiler keeps no addresses
+    const int threads = P == 24 ? 512 : static_cast<int>(blockDim.x);
     auto for_packs = [=](auto body) {
 #pragma unroll
         for (int k = 0; k < P; k++)
-            if (int c = static_cast<int>(threadIdx.x + k * blockDim.x) * W; c < C) body(k, c);
+            if (int c = (static_cast<int>(threadIdx.x) + k * threads) * W; c < C) body(k, c);
     };
     float dw[P][W] = {}, db[P][W] = {};
-    constexpr bool late = P * W > 8;  // long rows: no registers for dx and w until they are needed
+    // Long rows leave no registers for dx and w until they are needed; in fp32, or of odd length, none to keep dy and x
+    // in either: these are read again, from the L2 cache, and a few at a time.
+    constexpr bool late = P * W > 8, twice = late && W < 8;
 
     for (int n0 = static_cast<int>(blockIdx.x) * R; n0 < N; n0 += static_cast<int>(gridDim.x) * R, buffer ^= 1) {
         Pack<X, W> dy_row[R][P], x_row[R][P], dx_row[R][P], w_row[P];
@@ -155,26 +159,31 @@ __global__ void __launch_bounds__(512, 1)
                 if (n0 + r < N) body(r, int64_t(n0 + r) * C);
         };
         for_rows([&](int r, int64_t begin) {
-            for_packs([&](int k, int c) {
-                dy_row[r][k] = Pack<X, W>::template load<Cached::no>(dy + begin + c);
-                x_row[r][k] = Pack<X, W>::template load<Cached::no>(x + begin + c);
-                if (!late) dx_row[r][k] = Pack<X, W>::load(dx + begin + c);
-            });
+            if (!twice)
+                for_packs([&](int k, int c) {
+                    dy_row[r][k] = Pack<X, W>::template load<Cached::no>(dy + begin + c);
+                    x_row[r][k] = Pack<X, W>::template load<Cached::no>(x + begin + c);
+                    if (!late) dx_row[r][k] = Pack<X, W>::load(dx + begin + c);
+                });
             m[r] = mean[n0 + r], s[r] = rstd[n0 + r];
         });
         if (!late) for_packs([&](int k, int c) { w_row[k] = Pack<X, W>::load(w + c); });
 
-        for_rows([&](int r, int64_t) {
-            for_packs([&](int k, int c) {
+        for_rows([&](int r, int64_t begin) {
+#pragma unroll(twice ? 12 / W : P)
+            for (int k = 0; k < P; k++) {
+                int c = (static_cast<int>(threadIdx.x) + k * threads) * W;
+                if (c >= C) break;
                 float d[W], v[W], weight[W];
-                if (late) w_row[k] = Pack<X, W>::load(w + c);
-                dy_row[r][k].unpack(d), x_row[r][k].unpack(v), w_row[k].unpack(weight);
+                (twice ? Pack<X, W>::load(dy + begin + c) : dy_row[r][k]).unpack(d);
+                (twice ? Pack<X, W>::load(x + begin + c) : x_row[r][k]).unpack(v);
+                (late ? Pack<X, W>::load(w + c) : w_row[k]).unpack(weight);
 #pragma unroll
                 for (int i = 0; i < W; i++) {
                     float g = d[i] * weight[i];
                     sum[2 * r] += g, sum[2 * r + 1] += g * (v[i] - m[r]);
                 }
-            });
+            }
         });
 #pragma unroll
         for (int i = 0; i < 2 * R; i++) sum[i] = warp_sum(sum[i]);
@@ -193,6 +202,8 @@ __global__ void __launch_bounds__(512, 1)
             for_packs([&](int k, int c) {
                 float d[W], v[W], weight[W], out[W];
                 if (late) w_row[k] = Pack<X, W>::load(w + c), dx_row[r][k] = Pack<X, W>::load(dx + begin + c);
+                if (twice)
+                    dy_row[r][k] = Pack<X, W>::load(dy + begin + c), x_row[r][k] = Pack<X, W>::load(x + begin + c);
                 dy_row[r][k].unpack(d), x_row[r][k].unpack(v), w_row[k].unpack(weight), dx_row[r][k].unpack(out);
 #pragma unroll
                 for (int i = 0; i < W; i++) {
@@ -243,6 +254,7 @@ void layernorm_backward(X* dx, float* dw, float* db, const X* dy, const X* x, co
     auto run = [&](auto kernel) {
         launch(kernel, blocks, threads, 0, stream, dx, partial, dy, x, w, mean, rstd, N, C);
     };
+    if (C % W != 0 && E != 8) threads = 512;  // as the kernel assumes
     if (C % W != 0) run(E == 8 ? layernorm_backward_kernel<1, 8, 1, X> : layernorm_backward_kernel<1, 24, 1, X>);
     else run(E == 8 ? layernorm_backward_kernel<W, 8 / W, W / 2, X> : layernorm_backward_kernel<W, 24 / W, 1, X>);
     launch(layernorm_backward_sum_kernel, ceil_div(2 * C, 32), 32 * std::min(32, blocks), 0, stream, dw, db, partial,

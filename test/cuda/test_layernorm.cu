@@ -88,7 +88,9 @@ TYPED_TEST(CudaLayerNorm, BackwardEqualsCpuAndIsDeterministic) {
                                                         {5, 1023},
                                                         {2, 4104},
                                                         {2, 4101},
-                                                        {1, 12288}}) {
+                                                        {1, 12288},
+                                                        {37, 4099},
+                                                        {2, 12287}}) {
         SCOPED_TRACE(::testing::Message() << "N=" << N << " C=" << C);
         Inputs<X> in(N, C);
         std::vector<X> dy = random_vector<X>(in.a.size(), 5), dx = random_vector<X>(in.a.size(), 6), y(in.a.size());
