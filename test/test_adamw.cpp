@@ -10,7 +10,7 @@ struct Arena {
     using A = acc_t<X>;
     static constexpr int n = 9100;
     const std::vector<AdamWSegment> segments{{0, 1, 0.1f}, {64, 4500, 0.0f}, {4608, 4400, 0.1f}, {9024, 64, 0.3f}};
-    AdamWOptions options{0.9f, 0.95f, 1e-8f, 0, false};
+    AdamWOptions options{0.9f, 0.95f, 1e-8f, false};
     StepState state = dropout_state();
     std::vector<X> p = random_values<X>(n, 1);
     std::vector<A> master, m = std::vector<A>(n), v = m;
@@ -85,7 +85,7 @@ TEST(PlainAdamW, OneStepByHand) {
     state.clip_scale = 0.125f, state.learning_rate = 0.5f, state.beta1_correction = 0.75f,
     state.beta2_correction = 0.5f;
     AdamWSegment all{0, 1, 0.25f};
-    adamw_update<double>(&p, nullptr, &m, &v, &grad, &all, 1, 0, 1, {0.5f, 0.75f, 0.5f, 9.0f, false}, &state, Plain{});
+    adamw_update<double>(&p, nullptr, &m, &v, &grad, &all, 1, 0, 1, {0.5f, 0.75f, 0.5f, false}, &state, Plain{});
     EXPECT_EQ(m, 0.5 * 0.5 + 0.5 * 2);  // the gradient is 16 / 8 = 2
     EXPECT_EQ(v, 0.75 * 0.25 + 0.25 * 2 * 2);
     EXPECT_NEAR(p, 2 - 0.5 * (1.25 / 0.75 / (std::sqrt(1.1875 / 0.5) + 0.5) + 0.25 * 2), 1e-15);
@@ -128,7 +128,7 @@ TEST(AdamW, StochasticRoundingIsUnbiasedAndRepeatable) {
         state.beta1_correction = 0.1f, state.beta2_correction = 0.05f;  // the first update: +lr
         AdamWSegment all{0, first_index + n, 0};
         adamw_update<bf16>(p.data(), nullptr, m.data(), v.data(), grad.data(), &all, 1, first_index, first_index + n,
-                           {0.9f, 0.95f, 1e-8f, 0, stochastic}, &state);
+                           {0.9f, 0.95f, 1e-8f, stochastic}, &state);
         return widen(p);
     };
     EXPECT_EQ(run(false, 0, 0), Doubles(n, 1.0)) << "to nearest, a small update is lost";

@@ -347,7 +347,7 @@ void bench_layers(int T) {
     bool bf = std::is_same_v<X, bf16>;
     AdamWSegment all{0, weights, 0.1f};
     row("AdamW", part, parameters * (bf ? 30 : 28) / memory.copy, [&] {
-        AdamWOptions options{0.9f, 0.95f, 1e-8f, 0.1f, false};
+        AdamWOptions options{0.9f, 0.95f, 1e-8f, false};
         adamw_update<X>(w, bf ? master : nullptr, m1, m2, dw, &all, 1, 0, weights, options, &state);
     });
     printf("  sum %.0f ms, step %.0f ms\n", sum * 1e3, step * 1e3);

@@ -122,7 +122,7 @@ zoo::Page page(const zoo::Setup& setup) {
             segments.push_back({n, size, rows >= C ? 0.1f : 0.0f});
             n = (n + size + 63) / 64 * 64, parameters += size;
         }
-    AdamWOptions options{0.9f, 0.95f, 1e-8f, 0, false};
+    AdamWOptions options{0.9f, 0.95f, 1e-8f, false};
     StepState state;
     state.step = 9, state.learning_rate = 1e-2f, state.clip_scale = 0.5f;
     state.beta1_correction = 1 - std::pow(options.beta1, 10.0f);

@@ -23,10 +23,11 @@
 // numbers. Does nothing if state->skip.
 template <typename X>
 static void update_tensor(X* p, acc_t<X>* master, acc_t<X>* m, acc_t<X>* v, const grad_t<X>* grad, int64_t n,
-                          int64_t first_index, const AdamWOptions& options, const StepState* state) {
+                          int64_t first_index, float weight_decay, const AdamWOptions& options,
+                          const StepState* state) {
     using A = acc_t<X>;
     if (state->skip) return;
-    A beta1 = A(options.beta1), beta2 = A(options.beta2), epsilon = A(options.epsilon), decay = A(options.weight_decay);
+    A beta1 = A(options.beta1), beta2 = A(options.beta2), epsilon = A(options.epsilon), decay = A(weight_decay);
     A lr = A(state->learning_rate), clip = A(state->clip_scale), step_size = lr / A(state->beta1_correction);
     A v_scale = A(1) / A(state->beta2_correction);
     auto update = [=](int64_t i, A parameter) {
@@ -68,12 +69,12 @@ static void update_tensor(X* p, acc_t<X>* master, acc_t<X>* m, acc_t<X>* v, cons
 
 template <typename X>
 void adamw_update(X* p, acc_t<X>* master, acc_t<X>* m, acc_t<X>* v, const grad_t<X>* grad, const AdamWSegment* segments,
-                  int count, int64_t begin, int64_t end, AdamWOptions o, const StepState* state, CpuStream) {
+                  int count, int64_t begin, int64_t end, AdamWOptions options, const StepState* state, CpuStream) {
     for (const AdamWSegment* s = segments; s < segments + count; s++) {
         int64_t first = std::max(begin, s->begin), n = std::min(end, s->begin + s->n) - first, at = first - begin;
-        o.weight_decay = s->weight_decay;
         if (n > 0)
-            update_tensor<X>(p + at, master ? master + at : nullptr, m + at, v + at, grad + at, n, first, o, state);
+            update_tensor<X>(p + at, master ? master + at : nullptr, m + at, v + at, grad + at, n, first,
+                             s->weight_decay, options, state);
     }
 }
 

@@ -47,6 +47,6 @@ struct AdamWSegment {
     float weight_decay;
 };
 struct AdamWOptions {
-    float beta1, beta2, epsilon, weight_decay;
+    float beta1, beta2, epsilon;
     bool stochastic_rounding;
 };

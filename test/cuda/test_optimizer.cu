@@ -95,7 +95,7 @@ TYPED_TEST(CudaAdamW, EqualsCpu) {
         if (!is_bf16) c.master = c.stochastic_rounding = false;
         SCOPED_TRACE(::testing::Message() << "master " << c.master << " stochastic " << c.stochastic_rounding
                                           << " range " << c.begin << ".." << c.end << " offset " << c.offset);
-        AdamWOptions o{0.9f, 0.95f, 1e-8f, 1e9f, c.stochastic_rounding};  // that weight decay is not to be used
+        AdamWOptions o{0.9f, 0.95f, 1e-8f, c.stochastic_rounding};
         std::vector<float> grad = random_vector<float>(kArena, 1, 1e-2f);
         Arena<X> start;
         start.master = random_vector<float>(kArena, 2);
@@ -179,8 +179,8 @@ TYPED_TEST(CudaAdamW, SkipLeavesEverything) {
         state.skip = 1;
         DeviceVector<StepState> s({state});
         adamw_update(weights.get(), master.get(), m.get(), v.get(), g.get(), segments.get(),
-                     static_cast<int>(kSegments.size()), 0, int64_t(kArena),
-                     AdamWOptions{0.9f, 0.95f, 1e-8f, 0.1f, true}, s.get(), current_stream());
+                     static_cast<int>(kSegments.size()), 0, int64_t(kArena), AdamWOptions{0.9f, 0.95f, 1e-8f, true},
+                     s.get(), current_stream());
         EXPECT_EQ(relative_error(weights.host(), p), 0);
         EXPECT_EQ(master.host(), f);
         EXPECT_EQ(m.host(), f);

@@ -161,7 +161,7 @@ inline void bench_kernels(const ModelConfig& m, int B, double step) {
         finish_gradients(state, norm, 1.0f, stream);
     });
     upload(state, &host_state, 1);
-    AdamWOptions adamw{0.9f, 0.95f, 1e-8f, 0.1f, false};
+    AdamWOptions adamw{0.9f, 0.95f, 1e-8f, false};
     row("AdamW", 1, Bound::memory, 0, (28.0 + S) * static_cast<double>(parameters), [&] {
         adamw_update(w, master, m1, m2, dw, segments, static_cast<int>(table.size()), int64_t(0), parameters, adamw,
                      state, stream);
