@@ -137,6 +137,7 @@ $(PLAIN): $(B)/dev/train_gpt2_plain.o $(LIB)
 $(B)/test/run_tests $(TESTS): LDLIBS += -lgtest -lgtest_main $(if $(call have,libpcre2-8),-lpcre2-8)
 $(B)/test/run_tests: $(TEST_OBJ) $(LIB)
 $(TESTS): $(B)/test/%: $(B)/test/%.o $(LIB)
+$(TEST_OBJ): CXXFLAGS := $(CXXFLAGS:-O3=-O1)  # compiled more often than they are waited for
 CPU_BENCHES := $(patsubst dev/bench/%.cpp,$(B)/%,$(wildcard dev/bench/*.cpp))
 $(CPU_BENCHES): $(B)/%: $(B)/dev/bench/%.o $(LIB)
 $(PROGRAMS) $(PLAIN) $(B)/test/run_tests $(TESTS) $(CPU_BENCHES):
@@ -279,7 +280,12 @@ $(CU)/train_gpt2.cu.o $(CUDA_HOST_OBJ): $(CU)/%.o: % $(B)/flags $(CU)/cuda_flags
 	$(Q)$(CXX) -x c++ $(CPPFLAGS) $(if $(USE_CUDNN),-DUSE_CUDNN $(CUDNN_INCLUDE)) $(CUDA_INCLUDE) -isystem $(NVCC_ROOT)/include \
 	  $(CXXFLAGS) -MMD -MP -c -o $@ $<
 
-compile_cuda: $(CUDA_PROGRAM_FILE) $(CU)/test/cuda/run_tests $(CU)/bench_cuda $(ZOO_PAGES)  ## that everything in CUDA compiles and links, quickly: nothing is optimised
+# nvcc's pass for the GPU reads the host's code, too, and finds what is wrong in it
+$(CU)/%.ptx: %.cu $(CU)/cuda_flags
+	@mkdir -p $(@D)
+	@echo "  check    $<"
+	$(Q)$(NVCC) $(filter-out -gencode arch=% --threads 0 -lineinfo,$(NVCCFLAGS)) -arch=compute_$(NEWEST) -MMD -MP -MF $(@:.ptx=.d) -ptx -o $@ $<
+compile_cuda: $(CUDA_PROGRAM_FILE) $(patsubst %.cu,$(CU)/%.ptx,$(wildcard test/cuda/*.cu dev/cuda/*.cu dev/bench/*.cu))  ## that everything in CUDA compiles, and the program links, quickly: nothing is optimised
 
 # ---- the kernel zoo ------------------------------------------------------------------------------------------------------
 .PHONY: zoo compile_cuda
