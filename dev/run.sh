@@ -157,5 +157,5 @@ for ((start = 0; ; start++)); do
     say "$why; restart $((start + 1)) of $restarts"
     # what is left of the run that died may hold its directory for a moment
     flock -w 30 "$output/.lock" true 2>/dev/null
-    again=(--resume)
+    again=(--resume --fall-back)
 done

@@ -68,10 +68,11 @@ TEST(Sampler, HugeLogitsDoNotOverflow) {
 // A model that counts: after token x comes (x + 1) % V, and that remembers how it was called.
 struct Counter {
     ModelConfig m{1, 1, 1, 8, 10};
-    int length = 0, calls = 0;
+    int length = 0, calls = 0, first = 0;
     std::vector<float> logits = std::vector<float>(10);
     const ModelConfig& config() const { return m; }
     const float* decode(const int* tokens, int n, bool reset) {
+        if (calls == 0) first = n;
         length = reset ? n : length + n;
         calls++;
         EXPECT_LE(length, m.T);
@@ -95,6 +96,7 @@ TEST(Sampler, PromptLongerThanTheContext) {
     prompt.back() = 6;
     generate(model, prompt, 3, SamplerOptions{}, 0, [&](int id) { return ids.push_back(id), true; });
     EXPECT_EQ(ids, (std::vector<int>{7, 8, 9}));
+    EXPECT_EQ(model.first, model.m.T);  // all that the model can see, as nanoGPT crops
 }
 
 TEST(Sampler, StopsWhenTold) {

@@ -142,6 +142,22 @@ void write_state(const std::string& dir, const ModelConfig& config, const ModelT
     write_file(dir + "/trainer_state.json", j.dump(1) + "\n");
 }
 
+// That the files are as trainer_state.json says, those of the optimizer only if they are wanted.
+void check_files(const std::string& checkpoint, const OrderedJson& state, bool optimizer) {
+    for (auto& [name, file] : state.at("files").items()) {
+        if (!optimizer && name.starts_with("optimizer")) continue;
+        std::string path = checkpoint + "/" + name;
+        std::error_code error;
+        uint64_t bytes = fs::file_size(path, error);
+        if (error) throw Error(strf("%s: %s", name.c_str(), error.message().c_str()));
+        if (bytes != file.at("bytes").get<uint64_t>())
+            throw Error(strf("%s has %llu bytes instead of %s", name.c_str(), static_cast<unsigned long long>(bytes),
+                             file.at("bytes").dump().c_str()));
+        if (file_crc32c(path) != file.at("crc32c").get<std::string>())
+            throw Error(strf("%s does not match its checksum", name.c_str()));
+    }
+}
+
 }  // namespace
 
 std::string save_checkpoint(const std::string& output, const ModelConfig& config, const ModelTensors& tensors,
@@ -155,7 +171,8 @@ std::string save_checkpoint(const std::string& output, const ModelConfig& config
         if (error) throw Error(strf("cannot create directory %s: %s", output.c_str(), error.message().c_str()));
         clear_leftovers(output);
         if (path_exists(dir) && !is_whole_checkpoint(dir))
-            throw Error(strf("%s is in the way and is no checkpoint; move it elsewhere", dir.c_str()));
+            throw Error(strf("%s is in the way: it has no trainer_state.json and is no checkpoint; move it elsewhere",
+                             dir.c_str()));
         if (!fs::create_directory(temporary, error))
             throw Error(strf("cannot create directory %s: %s", temporary.c_str(), error.message().c_str()));
 
@@ -186,20 +203,14 @@ void take_part_in_checkpoint(const ModelTensors& tensors) {
         for (const auto& [buffer, prefix] : optimizer_parts(tensors)) write_parameter(nullptr, "", p, tensors, buffer);
 }
 
+void check_model_files(const std::string& checkpoint) {
+    with_remedy(checkpoint, [&] { check_files(checkpoint, read_state_json(checkpoint), false); });
+}
+
 TrainerState read_trainer_state(const std::string& checkpoint) {
     return with_remedy(checkpoint, [&] {
         OrderedJson j = read_state_json(checkpoint);
-        for (auto& [name, file] : j.at("files").items()) {
-            std::string path = checkpoint + "/" + name;
-            std::error_code error;
-            uint64_t bytes = fs::file_size(path, error);
-            if (error) throw Error(strf("%s: %s", name.c_str(), error.message().c_str()));
-            if (bytes != file.at("bytes").get<uint64_t>())
-                throw Error(strf("%s has %llu bytes instead of %s", name.c_str(),
-                                 static_cast<unsigned long long>(bytes), file.at("bytes").dump().c_str()));
-            if (file_crc32c(path) != file.at("crc32c").get<std::string>())
-                throw Error(strf("%s does not match its checksum", name.c_str()));
-        }
+        check_files(checkpoint, j, true);
         TrainerState s;
         s.step = j.at("step").get<int64_t>();
         s.optimizer_updates = j.at("optimizer_updates").get<int64_t>();

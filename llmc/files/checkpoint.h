@@ -27,7 +27,7 @@ struct TrainerState {
         int64_t end = 0;
     } clock;
     std::string options_json;  // arithmetic_options_json()
-    std::string data_json;     // {"train": [shard names and token counts], "vocabulary size": V}
+    std::string data_json;     // {"train": [names and token counts], "vocabulary_size": V, and the paths of the shards}
 };
 
 // Writes one and returns its directory; makes `output` if need be. Error (full disk, no permission): the temporary
@@ -45,4 +45,6 @@ void take_part_in_checkpoint(const ModelTensors& tensors);
 // Reads trainer_state.json and checks that every file it names is there with its checksum (Error names file and remedy:
 // the next older checkpoint). Then load_training_state reads weights, masters, m, v.
 TrainerState read_trainer_state(const std::string& checkpoint);
+// Checks the files of the model alone, for those who use nothing else of a checkpoint.
+void check_model_files(const std::string& checkpoint);
 void load_training_state(const std::string& checkpoint, const ModelConfig& config, const ModelTensors& tensors);

@@ -63,7 +63,7 @@ std::vector<std::unique_ptr<SafetensorsFile>> open_weights(const std::string& di
 
 ModelSource find_model(const std::string& what) {
     ModelSource source;
-    if (parse_model_size(what, &source.config)) return source;
+    if (!is_directory(what) && parse_model_size(what, &source.config)) return source;
 
     bool published = what == "gpt2" || what == "gpt2-medium" || what == "gpt2-large" || what == "gpt2-xl";
     std::vector<std::string> paths = {what};

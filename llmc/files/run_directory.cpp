@@ -32,11 +32,15 @@ bool path_exists(const std::string& path) {
     return fs::exists(fs::symlink_status(path, error));
 }
 
+// A directory that is not there has no names; of one that cannot be read nobody knows what it holds.
 static std::vector<std::string> names_in(const std::string& dir) {
     std::vector<std::string> names;
     std::error_code error;
     for (fs::directory_iterator it(dir, error), end; !error && it != end; it.increment(error))
         names.push_back(it->path().filename().string());
+    if (error && error != std::errc::no_such_file_or_directory)
+        throw Error(strf("cannot list %s: %s; make it readable, or choose another directory", dir.c_str(),
+                         error.message().c_str()));
     return names;
 }
 
@@ -88,14 +92,14 @@ static bool is_ours_and_runs(int id) {
 }
 
 // Clears up after processes that died while they saved or deleted: .tmp_step_NAME.PID, and step_NAME.old.
-void clear_leftovers(const std::string& output) {
+void clear_leftovers(const std::string& output, bool alone) {
     for (const std::string& name : names_in(output)) {
         std::string path = below(output, name);
         if (name.rfind(".tmp_step_", 0) == 0) {
             std::string pid = name.substr(name.rfind('.') + 1);
             if (pid.empty() || pid.size() > 9 || pid.find_first_not_of("0123456789") != std::string::npos) continue;
             int id = std::stoi(pid);
-            bool alive = id != getpid() && is_ours_and_runs(id);
+            bool alive = !alone && id != getpid() && is_ours_and_runs(id);
             std::error_code ignored;  // it only takes room
             if (!alive) fs::remove_all(path, ignored);
         } else if (name.size() > 4 && name.compare(name.size() - 4, 4, ".old") == 0) {
@@ -104,6 +108,25 @@ void clear_leftovers(const std::string& output) {
             if (is_whole_checkpoint(newer)) delete_checkpoint(output, path);
             else if (!path_exists(newer)) rename_path(path, newer);
         }
+    }
+}
+
+std::vector<std::string> false_checkpoints(const std::string& output, int64_t after) {
+    std::vector<std::string> dirs;
+    for (const std::string& name : names_in(output))
+        if (step_of(name) > after && !is_whole_checkpoint(below(output, name))) dirs.push_back(below(output, name));
+    std::sort(dirs.begin(), dirs.end());
+    return dirs;
+}
+
+std::string set_aside(const std::string& path) {
+    const fs::path p(path);
+    for (int i = 0;; i++) {
+        const std::string number = i == 0 ? "" : "." + std::to_string(i);
+        const std::string to = p.parent_path() / (p.stem().string() + ".aside" + number + p.extension().string());
+        if (path_exists(to)) continue;
+        rename_path(path, to);
+        return to;
     }
 }
 

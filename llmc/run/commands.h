@@ -22,6 +22,10 @@ int sample_command(Run run) {
         std::vector<int> prompt;
         run.tokenizer->encode_with_special(text, prompt);
         if (prompt.empty()) prompt.push_back(run.tokenizer->end_of_text());
+        if (const size_t T = static_cast<size_t>(run.config.T); prompt.size() > T)
+            fprintf(stderr,
+                    "note: the prompt has %zu tokens; the model sees %zu at a time and goes on from the last %zu\n",
+                    prompt.size(), T, T);
         for (int i = 0; i < o.num_samples; i++) {
             if (o.num_samples > 1) printf("--- sample %d\n", i + 1);
             fwrite(text.data(), 1, text.size(), stdout);
@@ -94,8 +98,7 @@ int eval_command(Run run, Group& group) {
         return 0;
     }
     DataLoader data(run.val_shards, run.T, run.config.V, false, 0);
-    int64_t windows = data.samples_per_epoch(), B = inference.B;
-    if (o.eval_limit > 0 && o.eval_limit <= windows / B) windows = o.eval_limit * B;
+    const int64_t windows = validation_windows(data, o.eval_limit);
     double loss = mean_loss(model, data, windows, inference.B, run.T, group,
                             [&](int64_t done, int64_t all) { progress("evaluating", done, all); });
     log.clear_progress();

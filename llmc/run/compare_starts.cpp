@@ -6,7 +6,10 @@
 
 std::string start_description(const Run& run, const std::string& device) {
     Json j = Json::parse(arithmetic_options_json(run.options));
-    if (!run.train_shards.empty()) j["training data"] = Json::parse(run.state.data_json);
+    if (!run.train_shards.empty()) {
+        j["training data"] = Json::parse(run.state.data_json);
+        for (const char* local : {"train_paths", "validation_paths"}) j["training data"].erase(local);
+    }
     std::string validation;
     for (const std::string& path : run.val_shards)
         validation += strf("%s (%lld tokens) ", std::filesystem::path(path).filename().c_str(),

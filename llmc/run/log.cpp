@@ -13,6 +13,7 @@
 #include "llmc/base/error.h"
 #include "llmc/base/files.h"
 #include "llmc/base/json.h"
+#include "llmc/files/run_directory.h"
 
 namespace fs = std::filesystem;
 
@@ -99,27 +100,43 @@ RunLog::RunLog(const std::string& output, int64_t resume_step, double time_limit
     if (error && !fs::is_directory(output))
         throw Error(strf("%s: cannot make the output directory: %s; choose another one with --output", output.c_str(),
                          error.message().c_str()));
-    const std::string path = output + "/log.jsonl";
-    if (fs::exists(path, error)) {
-        std::ifstream in(path, std::ios::binary);
+    if (resume_step == 0 && fs::file_size(path(), error) > 0 && !error)
+        print("note: the log of a run that left no checkpoint is kept as " + ::set_aside(path()));
+    keep_until(resume_step, time_limit, recorded_limit);
+}
+
+void RunLog::keep_until(int64_t step, double time_limit, double recorded_limit) {
+    if (file_) fclose(file_);
+    entries_.clear();
+    std::error_code error;
+    if (fs::exists(path(), error)) {
+        std::ifstream in(path(), std::ios::binary);
         std::string line, kept;
         LogEntry entry;
-        while (resume_step > 0 && std::getline(in, line)) {
+        while (std::getline(in, line)) {
             if (from_resumed_json(line, &recorded_limit, &repeats_) || !from_json(line, &entry)) continue;
             if (entry.end) repeats_[entry.step] = *entry.end;
-            if (entry.step > resume_step) continue;
+            if (entry.step > step) continue;
             entries_.push_back(entry);
             kept += line + "\n";
         }
         if (recorded_limit != time_limit) repeats_.clear();
-        repeats_.erase(repeats_.begin(), repeats_.upper_bound(resume_step));
-        if (resume_step > 0 && time_limit > 0) kept += resumed_json(resume_step, time_limit, repeats_) + "\n";
-        replace_file(path, kept);
+        repeats_.erase(repeats_.begin(), repeats_.upper_bound(step));
+        if (step > 0 && time_limit > 0) kept += resumed_json(step, time_limit, repeats_) + "\n";
+        replace_file(path(), kept);
     }
-    file_ = fopen(path.c_str(), "ab");
+    file_ = fopen(path().c_str(), "ab");
     if (!file_)
         throw Error(
-            strf("%s: cannot be written: %s; choose another directory with --output", path.c_str(), strerror(errno)));
+            strf("%s: cannot be written: %s; choose another directory with --output", path().c_str(), strerror(errno)));
+}
+
+void RunLog::roll_back(int64_t to, int64_t from, int64_t next_sample) {
+    if (!file_) return;
+    keep_until(to, 0, 0);
+    append(strf("{\"step\":%lld,\"rolled_back_from\":%lld,\"next_sample\":%lld}", static_cast<long long>(to),
+                static_cast<long long>(from), static_cast<long long>(next_sample)),
+           to);
 }
 
 RunLog::~RunLog() {
@@ -129,10 +146,17 @@ RunLog::~RunLog() {
 
 void RunLog::write(const LogEntry& entry) {
     entries_.push_back(entry);
-    if (!file_) return;
-    const std::string line = to_json(entry) + "\n";
-    if (fwrite(line.data(), 1, line.size(), file_) != line.size() || fflush(file_) != 0)
-        throw Error(strf("%s/log.jsonl: cannot be written: %s", output_.c_str(), strerror(errno)));
+    if (file_) append(to_json(entry), entry.step);
+}
+
+void RunLog::append(const std::string& text, int64_t step) {
+    const std::string line = (line_lost_ ? "\n" : "") + text + "\n";
+    line_lost_ = fwrite(line.data(), 1, line.size(), file_) != line.size() || fflush(file_) != 0;
+    if (!line_lost_) return;
+    clearerr(file_);
+    if (lines_lost_++ % 100 == 0)
+        warn(strf("%s/log.jsonl: cannot be written: %s; training goes on without the line of step %lld (%lld lost)",
+                  output_.c_str(), strerror(errno), static_cast<long long>(step), static_cast<long long>(lines_lost_)));
 }
 
 void RunLog::print_step(const LogEntry& entry, int64_t max_steps) {
@@ -184,8 +208,23 @@ void RunLog::print(const std::string& line) {
     fflush(stdout);
 }
 
-void RunLog::write_plot() const {
+std::string RunLog::set_aside() {
+    fclose(file_);
+    file_ = nullptr;
+    return ::set_aside(path());
+}
+
+void RunLog::warn(const std::string& line) {
+    clear_progress();
+    fprintf(stderr, "warning: %s\n", line.c_str());
+}
+
+void RunLog::write_plot() {
     if (output_.empty()) return;
     const std::string name = fs::weakly_canonical(output_).filename().string();
-    replace_file(output_ + "/loss.svg", loss_plot_svg(entries_, name));
+    try {
+        replace_file(output_ + "/loss.svg", loss_plot_svg(entries_, name));
+    } catch (const Error& e) {
+        warn(strf("the plot was not written: %s", e.what()));
+    }
 }

@@ -20,12 +20,17 @@ class RunLog {
   public:
     // output == "": nothing is written. Makes the directory, opens OUT/log.jsonl; when resuming at `resume_step` > 0
     // the lines after that step, and half-written ones, left by the run that was interrupted, are cut off first
-    // (atomically); 0: a new log. Error: cannot be written. time_limit: of this run, and recorded_limit of the
+    // (atomically); 0: a new log, and one that is there is set aside. Error: cannot be written. time_limit: of this run, and recorded_limit of the
     // checkpoint that it resumes.
     RunLog(const std::string& output, int64_t resume_step, double time_limit = 0, double recorded_limit = 0);
     ~RunLog();
     RunLog(const RunLog&) = delete;
-    void write(const LogEntry& entry);  // appends and flushes
+    void write(const LogEntry& entry);  // appends and flushes; where that fails it warns, and training goes on
+    // Cuts off the lines after step `to`, to which the run goes back from step `from`, and says so in the log:
+    // {"step":TO,"rolled_back_from":FROM,"next_sample":...}.
+    void roll_back(int64_t to, int64_t from, int64_t next_sample);
+    std::string set_aside();             // closes the log and renames it; its new name
+    void warn(const std::string& line);  // on stderr
     // Human line: step 3/100 | loss 4.123456 | norm 1.2345 | lr 3.00e-04 | 123.45 ms | 4,567 tok/s
     void print_step(const LogEntry& entry, int64_t max_steps);
     // On a terminal: one line rewritten in place, with a bar and the time left. Elsewhere: nothing.
@@ -37,11 +42,16 @@ class RunLog {
     // repeats them. They must still be known if it crashes again, so a resume of such a run leaves a line in the log:
     // {"step":600,"time_limit":120,"repeats":[[601,640,345],[641,700,350]]}, of steps 601 to 640 and 641 to 700.
     const std::map<int64_t, double>& repeats() const { return repeats_; }
-    void write_plot() const;  // OUT/loss.svg: training loss (thin: raw, thick: smoothed), validation loss
+    void write_plot();  // OUT/loss.svg: training loss (thin: raw, thick: smoothed), validation loss
   private:
+    void keep_until(int64_t step, double time_limit, double recorded_limit);
+    void append(const std::string& line, int64_t step);
+    std::string path() const { return output_ + "/log.jsonl"; }
+
     std::string output_;
     FILE* file_ = nullptr;
-    bool terminal_ = false, progress_shown_ = false;
+    bool terminal_ = false, progress_shown_ = false, line_lost_ = false;
+    int64_t lines_lost_ = 0;
     std::map<int64_t, double> repeats_;
     std::vector<LogEntry> entries_;
 };

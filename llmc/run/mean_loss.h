@@ -6,6 +6,14 @@
 #include "llmc/run/model.h"
 #include "llmc/text/dataloader.h"
 
+// Sequences of what --val-batches and --limit count: fixed, so that the loss is over the same text whatever fits at a time.
+constexpr int kValidationBatch = 16;
+
+inline int64_t validation_windows(const DataLoader& data, int64_t batches) {  // batches 0: all
+    const int64_t all = data.samples_per_epoch();
+    return batches > 0 && batches <= all / kValidationBatch ? batches * kValidationBatch : all;
+}
+
 // Mean loss over the first `windows` windows of `data`, B at a time, the batches dealt to the ranks in turn; all ranks
 // call it. progress(done, all) after each batch.
 template <Model M, class Progress>

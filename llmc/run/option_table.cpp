@@ -119,7 +119,7 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "val-every", .flag = "v", .value = "N", .field = &o.val_every, .limits = zero_up,
          .commands = TRAINING, .help = "steps between validations; 0: never"},
         {.name = "val-batches", .flag = "m", .value = "N", .field = &o.val_batches, .limits = one_up,
-         .commands = TRAINING, .help = "micro-batches of a validation"},
+         .commands = TRAINING, .help = "batches of 16 sequences of a validation"},
         {.name = "hellaswag", .flag = "h", .field = &o.hellaswag,
          .commands = TRAINING, .help = "measure the accuracy on HellaSwag at each validation (-h 1)"},
         {.name = "hellaswag-data", .value = "FILE", .field = &o.hellaswag_data,
@@ -138,6 +138,14 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .help = "checkpoints at multiples of N steps are never deleted"},
         {.name = "resume", .flag = "y", .field = &o.resume,
          .commands = TRAINING, .help = "continue the run in --output; start it if there is none"},
+        {.name = "fall-back", .field = &o.fall_back,
+         .commands = TRAINING, .help = "resume from an older checkpoint where the newest one is damaged"},
+        {.name = "on-nan", .value = "HOW", .field = &o.on_nan, .choices = {"stop", "skip", "rollback"},
+         .commands = TRAINING, .recorded = true,
+         .help = "where loss or gradient is not finite: stop, skip the step (ten in a row stop), or rollback to the last "
+                 "checkpoint and leave out the data since then"},
+        {.name = "max-rollbacks", .value = "N", .field = &o.max_rollbacks, .limits = zero_up,
+         .commands = TRAINING, .help = "how often --on-nan rollback does so before the run stops"},
     });
     add("Sampling", {
         {.name = "prompt", .value = "TEXT", .field = &o.prompt,
@@ -159,7 +167,7 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "task", .value = "NAME", .field = &o.task, .choices = {"hellaswag"},
          .commands = EVAL, .default_text = "loss on --val-data", .help = "hellaswag: accuracy on --hellaswag-data"},
         {.name = "limit", .value = "N", .field = &o.eval_limit, .limits = zero_up,
-         .commands = EVAL, .default_text = "0: all", .help = "batches or questions to evaluate at most"},
+         .commands = EVAL, .default_text = "0: all", .help = "batches of 16 sequences, or questions, to evaluate at most"},
     });
     add("Plan", {
         {.name = "gpu", .value = "NAME", .field = &o.gpu, .choices = gpu_names(),

@@ -51,7 +51,10 @@ struct Options {
     int keep_checkpoints = 2;            // -nk; 0 = all
     int64_t major_checkpoint_every = 0;  // -nm: checkpoints at its multiples are never deleted
     bool resume = false;                 // -y
-    bool hellaswag = false;              // -h 1: HellaSwag accuracy at each validation
+    bool fall_back = false;
+    std::string on_nan = "stop";  // stop|skip|rollback
+    int max_rollbacks = 3;
+    bool hellaswag = false;  // -h 1: HellaSwag accuracy at each validation
     std::string hellaswag_data = "data/hellaswag/hellaswag_val.jsonl";
     double time_limit = 0;   // seconds; schedule.h. 0 = none
     int gpu_log_every = -1;  // -lg (CUDA only)

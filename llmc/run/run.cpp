@@ -2,6 +2,7 @@
 
 #include "llmc/base/error.h"
 #include "llmc/base/human.h"
+#include "llmc/files/run_directory.h"
 #include "llmc/run/run_rules.h"
 
 StepOptions Run::step_options(int B) const {
@@ -18,9 +19,12 @@ StepOptions Run::step_options(int B) const {
 
 static void choose_model(Run& run, const std::string& default_model) {
     Options& o = run.options;
-    if (o.model.empty()) o.model = default_model;
-    run.source = find_model(o.model);
+    // a directory that is called like the program's own choice is meant only where it is named
+    if (o.model.empty() && parse_model_size(default_model, &run.source.config)) o.model = default_model;
+    else run.source = find_model(o.model);
     run.config = run.source.config;
+    if (run.source.kind == ModelSource::Kind::directory && is_whole_checkpoint(run.source.path))
+        check_model_files(run.source.path);
     if (o.command != Command::train && run.source.kind == ModelSource::Kind::size)
         throw UsageError(strf("%s: --model %s is a size without weights; name a run, a model directory or a .bin file",
                               command_name(o.command), o.model.c_str()));
@@ -70,8 +74,10 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
     run.rank = rank, run.world = world;
     if (options.zero_stage > 0 && world == 1) notes->push_back("note: --zero-stage has no effect with one process");
     choose_model(run, program.default_model);
+    // A run that is named brings its data with it; else the data gives the run its name.
+    if (!options.output.empty()) choose_output(run, notes);
     choose_training_data(run, notes);
-    choose_output(run, notes);
+    if (options.output.empty()) choose_output(run, notes);
     if (!run.resume_from.empty()) obey_resumed_run(run, notes);
     std::vector<std::string> all_shards = run.train_shards;
     all_shards.insert(all_shards.end(), run.val_shards.begin(), run.val_shards.end());

@@ -24,9 +24,10 @@ struct Run {
     int T = 0;
     int64_t sequences = 0;  // of a whole step, over all ranks: total batch / T
     int rank = 0, world = 1;
-    std::string output, resume_from;  // resume_from: a checkpoint, or ""
-    TrainerState state;               // of that checkpoint
-    std::shared_ptr<const int> lock;  // held while this process trains into `output`
+    std::string output, resume_from;   // resume_from: a checkpoint, or ""
+    TrainerState state;                // of that checkpoint
+    std::vector<std::string> damaged;  // checkpoints newer than that, which are renamed before the run goes on
+    std::shared_ptr<const int> lock;   // held while this process trains into `output`
 
     StepOptions step_options(int B) const;  // for training
 };

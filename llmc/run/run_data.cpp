@@ -15,8 +15,28 @@ static std::string default_data(const std::string& split) {
                      split == "train" ? "--train-data (-i)" : "--val-data (-j)"));
 }
 
+// The data of the run that is resumed, which goes on with no other unless the user names it.
+static void take_recorded_data(Run& run, Notes* notes) {
+    const Json data = Json::parse(run.state.data_json);
+    const auto take = [&](const char* key, const char* option, std::vector<std::string>* to) {
+        if (!to->empty() || !data.contains(key)) return;
+        *to = data[key].get<std::vector<std::string>>();
+        for (const std::string& path : *to)
+            if (!fs::exists(path))
+                throw Error(strf("--resume: %s, data of the run in %s, is gone; put it back, or name the data with %s",
+                                 path.c_str(), run.output.c_str(), option));
+    };
+    const bool same = run.options.train_data.empty();
+    take("train_paths", "--train-data (-i)", &run.options.train_data);
+    if (same) take("validation_paths", "--val-data (-j)", &run.options.val_data);
+    if (same && !run.options.train_data.empty())
+        notes->push_back(strf("note: --resume: the run's own data (%s) instead of the default data set",
+                              run.options.train_data[0].c_str()));
+}
+
 void choose_training_data(Run& run, Notes* notes) {
     Options& o = run.options;
+    if (!run.resume_from.empty() && !run.state.data_json.empty()) take_recorded_data(run, notes);
     const bool beside = o.val_data.empty() && !o.train_data.empty();
     if (o.train_data.empty()) o.train_data = {default_data("train")};
     run.train_shards = expand_shards(o.train_data, "--train-data (-i)");
@@ -78,9 +98,26 @@ void record_data(Run& run, Notes* notes) {
     Json shards = Json::array();
     for (const std::string& path : run.train_shards)
         shards.push_back({{"file", fs::path(path).filename()}, {"tokens", Shard(path, 0).size()}});
-    const std::string data = json_line({{"train", shards}, {"vocabulary_size", run.config.V}});
-    if (!run.resume_from.empty() && run.state.data_json != data)
-        notes->push_back(
-            "note: --resume: the training shards are not those of the interrupted run; the order of samples changes");
-    run.state.data_json = data;
+    Json data = {{"train", shards}, {"vocabulary_size", run.config.V}};
+    const auto absolute = [](const std::vector<std::string>& paths) {
+        Json list = Json::array();
+        for (const std::string& path : paths) list.push_back(fs::absolute(path).lexically_normal().string());
+        return list;
+    };
+    if (!run.resume_from.empty() && !run.state.data_json.empty()) {
+        const Json before = Json::parse(run.state.data_json);
+        const bool same = before.value("train", Json()) == data["train"] &&
+                          before.value("vocabulary_size", Json()) == data["vocabulary_size"];
+        if (!same && !run.options.was_given("train-data"))
+            throw Error(
+                strf("--resume: %s is not the data of the run in %s; name the data to go on with: --train-data "
+                     "(-i)",
+                     run.train_shards[0].c_str(), run.output.c_str()));
+        if (!same)
+            notes->push_back(
+                "note: --resume: the training shards are not those of the interrupted run; the order of "
+                "samples changes");
+    }
+    data["train_paths"] = absolute(run.train_shards), data["validation_paths"] = absolute(run.val_shards);
+    run.state.data_json = json_line(data);
 }

@@ -11,8 +11,24 @@
 
 namespace fs = std::filesystem;
 
+// The data's name: that of its first shard without what says which part of the whole it is, or, where nothing is left
+// (train_000000.bin), of the directory that it lies in.
+static std::string data_name(const std::string& shard) {
+    const fs::path path = fs::absolute(shard).lexically_normal();
+    std::string name = path.stem();
+    const auto drop = [&](const std::string& characters) {
+        name.resize(name.find_last_not_of(characters) + 1);  // npos + 1 == 0: nothing is left
+    };
+    const size_t digits = name.find_last_not_of("0123456789") + 1;
+    if (digits == 0 || name[digits - 1] == '_' || name[digits - 1] == '-') drop("0123456789"), drop("_-");
+    for (const char* part : {"train", "val"})
+        if (name.ends_with(part)) name.resize(name.size() - std::string(part).size()), drop("_-");
+    if (name.empty()) name = path.parent_path().filename();
+    return name.empty() ? "data" : name;
+}
+
 static std::string default_output(const Run& run) {
-    std::string data = fs::absolute(run.train_shards[0]).parent_path().filename(), model = run.options.model;
+    std::string data = data_name(run.train_shards[0]), model = run.options.model;
     if (run.source.kind != ModelSource::Kind::size)
         model = fs::path(model.back() == '/' ? model.substr(0, model.size() - 1) : model).stem();
     for (char& c : model)
@@ -23,21 +39,40 @@ static std::string default_output(const Run& run) {
 void choose_output(Run& run, Notes* notes) {
     const Options& o = run.options;
     run.output = o.output.empty() ? default_output(run) : o.output;
-    const std::string newest = newest_checkpoint(run.output);
+    std::vector<std::string> checkpoints = list_checkpoints(run.output);
     std::error_code no_log;
     const bool has_log = fs::file_size(run.output + "/log.jsonl", no_log) > 0 && !no_log;
-    if ((has_log || !newest.empty()) && !o.resume)
+    if ((has_log || !checkpoints.empty()) && !o.resume)
         throw Error(run.output + " has a run already" +
-                    (newest.empty() ? "" : " (" + fs::path(newest).filename().string() + ")") +
+                    (checkpoints.empty() ? "" : " (" + fs::path(checkpoints.back()).filename().string() + ")") +
                     ": continue it with --resume (-y 1), or choose another --output (-o)");
-    if (o.resume && newest.empty())
+    run.damaged = false_checkpoints(run.output, -1);
+    if (checkpoints.empty() && !run.damaged.empty())
+        throw Error(
+            strf("%s has no trainer_state.json: it is no checkpoint that a run could be resumed from, and would "
+                 "be in the way of one; its weights can start another run (--model %s --output ...); move it "
+                 "elsewhere to start afresh here",
+                 run.damaged.back().c_str(), run.damaged.back().c_str()));
+    if (o.resume && checkpoints.empty())
         notes->push_back("--resume: there is no checkpoint in " + run.output + ", starting afresh");
-    run.resume_from = newest;
+    for (const std::string& dir : run.damaged)
+        notes->push_back(strf("note: %s has no trainer_state.json and is no checkpoint; it is set aside", dir.c_str()));
+    while (!checkpoints.empty()) {
+        run.resume_from = checkpoints.back();
+        try {
+            run.state = read_trainer_state(run.resume_from);
+            break;
+        } catch (const Error& e) {
+            if (!o.fall_back || checkpoints.size() == 1) throw;
+            notes->push_back(strf("note: %s; --fall-back: it is set aside", e.what()));
+            run.damaged.push_back(run.resume_from);
+            checkpoints.pop_back();
+        }
+    }
 }
 
 void obey_resumed_run(Run& run, Notes* notes) {
     Options& o = run.options;
-    run.state = read_trainer_state(run.resume_from);
     ModelConfig recorded = find_model(run.resume_from).config, asked = run.config;
     if (asked.V == 0) asked.V = recorded.V;
     if (o.was_given("model") && !(asked == recorded))
@@ -84,6 +119,9 @@ static std::shared_ptr<const int> lock_output(const std::string& output) {
 void take_output(Run& run) {
     check_writable(run.output);
     run.lock = lock_output(run.output);
+    for (const std::string& dir : run.damaged)
+        if (path_exists(dir)) set_aside(dir);
     if (newest_checkpoint(run.output) != run.resume_from)
         throw Error("another process has just trained into " + run.output + "; give the command again");
+    clear_leftovers(run.output, *run.lock >= 0);
 }

@@ -16,6 +16,6 @@ void choose_model_vocabulary(Run& run);    // where there are no shards: the one
 void record_data(Run& run, Notes* notes);  // state.data_json, compared with that of a run that is resumed
 
 // Output and resume: run_output.cpp.
-void choose_output(Run& run, Notes* notes);     // output, resume_from
-void obey_resumed_run(Run& run, Notes* notes);  // state and config of resume_from, recorded options
+void choose_output(Run& run, Notes* notes);     // output, resume_from and its state
+void obey_resumed_run(Run& run, Notes* notes);  // config of resume_from, recorded options
 void take_output(Run& run);                     // rank 0: it can be written to, and nobody else does

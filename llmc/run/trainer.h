@@ -51,21 +51,19 @@ class Trainer {
         for (const std::string& line : introduction(run, B, train_data, group, memory)) log.print(line);
         start();
         catch_stop_signals();
-        int64_t first = run.state.step;
-        for (int64_t step = first;; step++) {
+        bool fresh = run.resume_from.empty();  // what was done before the checkpoint is not done again
+        for (;;) {
+            const int64_t step = run.state.step;
             if (limit.seconds > 0 && step < end) end = plan_end(step);
             bool last = step >= end;
             auto due = [&](int64_t every) { return (every > 0 && step % every == 0) || last; };
-            bool fresh =
-                step > first || run.resume_from.empty();  // what was done before the checkpoint is not done again
             if (fresh && val_data && o.val_every > 0 && due(o.val_every))
                 timed(Pace::validation, [&] { validate(step); });
             if (fresh && o.sample_every > 0 && due(o.sample_every)) timed(Pace::sample, [&] { print_sample(); });
             bool stop = any_stop_signal();  // looked at once: a signal that comes now waits for the next step
-            if (fresh && step > first && (due(o.checkpoint_every) || stop))
-                timed(Pace::checkpoint, [&] { save(step); });
+            if (fresh && step > 0 && (due(o.checkpoint_every) || stop)) timed(Pace::checkpoint, [&] { save(step); });
             if (last || stop) break;
-            train_step(step);
+            fresh = train_step(step);
         }
         log.clear_progress();
         if (group.rank() == 0) log.write_plot();
@@ -100,9 +98,7 @@ class Trainer {
         pace.every(Pace::validation, o.val_every), pace.every(Pace::sample, o.sample_every);
         pace.every(Pace::checkpoint, o.checkpoint_every);
         if (!run.resume_from.empty()) {
-            load_training_state(run.resume_from, run.config, model.tensors());
-            loss_outliers.restore({run.state.loss_window.begin(), run.state.loss_window.end()});
-            norm_outliers.restore({run.state.norm_window.begin(), run.state.norm_window.end()});
+            load_checkpoint();
             log.print(
                 strf("resuming %s after step %lld", run.resume_from.c_str(), static_cast<long long>(run.state.step)));
         } else {
@@ -175,7 +171,8 @@ class Trainer {
         return s;
     }
 
-    void train_step(int64_t step) {
+    // Whether it brought the run forward: not so if it ended with a return to a checkpoint.
+    bool train_step(int64_t step) {
         double begin = seconds_now();
         int64_t n = run.sequences, at = o.overfit_one_batch ? 0 : run.state.next_sample;
         if (!batch || batch_at != at) batch = load_batch(at);
@@ -186,11 +183,14 @@ class Trainer {
             if (o.overfit_one_batch || step + 1 >= end) return nullptr;
             return batch = load_batch(at + n);
         });
-        if (!std::isfinite(s.loss) || !std::isfinite(s.grad_norm)) not_finite(step, s);
+        const bool finite = std::isfinite(s.loss) && std::isfinite(s.grad_norm);
+        not_finite_in_a_row = finite ? 0 : not_finite_in_a_row + 1;
+        if (!finite && o.on_nan == "rollback" && roll_back(step, at + n)) return false;
+        if (!finite && (o.on_nan != "skip" || not_finite_in_a_row > 9)) not_finite(step, s);
         run.state.step = step + 1;
         run.state.next_sample = at + n;
         run.state.optimizer_updates += !s.skip;
-        loss_outliers.add(static_cast<double>(s.loss)), norm_outliers.add(static_cast<double>(s.grad_norm));
+        if (finite) loss_outliers.add(static_cast<double>(s.loss)), norm_outliers.add(static_cast<double>(s.grad_norm));
         double seconds = seconds_now() - begin;
         pace.step_took(seconds);
 
@@ -212,6 +212,33 @@ class Trainer {
         log.progress(strf("step %lld%s, loss %.3f", static_cast<long long>(step + 1), of_end().c_str(),
                           static_cast<double>(s.loss)),
                      step + 1, of_end().empty() ? 0 : end, left);
+        return true;
+    }
+
+    // --on-nan rollback: the run is what it was at its newest checkpoint, and goes on with the data from next_sample on.
+    // False: there is no checkpoint, or it was done often enough.
+    bool roll_back(int64_t step, int64_t next_sample) {
+        std::map<int64_t, std::string> saved;
+        if (group.rank() == 0) saved = checkpoints_by_step(run.output);
+        const int64_t back =  // rank 0 wrote it, and knows
+            static_cast<int64_t>(group.most(saved.empty() ? -1.0 : static_cast<double>(saved.rbegin()->first)));
+        if (back < 0 || rollbacks++ >= o.max_rollbacks) return false;
+        log.print(
+            strf("step %lld: loss or gradient is not finite; back to the checkpoint of step %lld, without the data "
+                 "of the steps since then (rollback %d of %d)",
+                 static_cast<long long>(step + 1), static_cast<long long>(back), rollbacks, o.max_rollbacks));
+        run.resume_from = run.output + "/" + step_name(back);
+        run.state = read_trainer_state(run.resume_from);
+        load_checkpoint();
+        run.state.next_sample = next_sample;
+        batch = nullptr;
+        log.roll_back(back, step + 1, next_sample);
+        return true;
+    }
+    void load_checkpoint() {
+        load_training_state(run.resume_from, run.config, model.tensors());
+        loss_outliers.restore({run.state.loss_window.begin(), run.state.loss_window.end()});
+        norm_outliers.restore({run.state.norm_window.begin(), run.state.norm_window.end()});
     }
 
     const Batch* load_batch(int64_t at) {
@@ -231,6 +258,8 @@ class Trainer {
         log.clear_progress();
         std::vector<std::string> saved = list_checkpoints(run.output);
         std::string advice = "No checkpoint was written yet: start again";
+        // so that the same command, with another learning rate, finds no run that it would have to resume
+        if (saved.empty() && group.rank() == 0) advice += " (the log is kept as " + log.set_aside() + ")";
         if (!saved.empty()) {
             advice = "Go on from " + saved.back() + " with --resume";
             // A checkpoint of the very weights that gave this would give it again.
@@ -240,14 +269,14 @@ class Trainer {
         }
         throw Error(
             strf("step %lld: loss %g, gradient norm %g; the first tensor that is not finite: %s. %s, and try a lower "
-                 "--learning-rate or a longer --warmup-steps",
+                 "--learning-rate, a longer --warmup-steps or --on-nan rollback",
                  static_cast<long long>(step + 1), static_cast<double>(s.loss), static_cast<double>(s.grad_norm),
                  model.first_non_finite().c_str(), advice.c_str()));
     }
 
     double validation_loss() {
-        int64_t all = val_data->samples_per_epoch(), windows = o.val_batches <= all / B ? o.val_batches * B : all;
-        return mean_loss(model, *val_data, windows, B, run.T, group, [](int64_t, int64_t) {});
+        return mean_loss(model, *val_data, validation_windows(*val_data, o.val_batches), B, run.T, group,
+                         [](int64_t, int64_t) {});
     }
 
     void validate(int64_t step) {
@@ -285,7 +314,11 @@ class Trainer {
         run.state.seconds = elapsed();
         if (group.rank() > 0) return take_part_in_checkpoint(model.tensors());
         std::string path = save_checkpoint(run.output, run.config, model.tensors(), run.vocabulary, run.state);
-        delete_old_checkpoints(run.output, o.keep_checkpoints, o.major_checkpoint_every);
+        try {
+            delete_old_checkpoints(run.output, o.keep_checkpoints, o.major_checkpoint_every);
+        } catch (const Error& e) {
+            log.warn(e.what());
+        }
         log.write_plot();
         log.print(strf("step %lld%s | checkpoint %s", static_cast<long long>(step), of_end().c_str(), path.c_str()));
     }
@@ -304,6 +337,7 @@ class Trainer {
     std::vector<MultipleChoice> questions;
     RunLog log;  // after all that may fail: a run that never began leaves no log
     OutlierDetector loss_outliers, norm_outliers;
+    int not_finite_in_a_row = 0, rollbacks = 0;
     int64_t end = 0;  // the run ends after that many steps; --time-limit moves it
     TimeLimit limit;
     Pace pace;

@@ -48,14 +48,15 @@ inline int sample_token(const float* logits, int V, const SamplerOptions& o, flo
     return c[n - 1].id;  // rounding: the last one
 }
 
-// Feeds `prompt` and samples up to `max_tokens` more; each new id goes to on_token, which returns false to stop. Where
-// the context is full, generation goes on with the newer half of it. `sample` numbers the samples of one prompt, each
+// Feeds `prompt`, of which it may be that only the last T tokens count, and samples up to `max_tokens` more; each new id
+// goes to on_token, which returns false to stop. Where the context is full, generation goes on with the newer half of it. `sample` numbers the samples of one prompt, each
 // with random numbers of its own.
 template <class Model>
 void generate(Model& model, const std::vector<int>& prompt, int max_tokens, const SamplerOptions& o, uint32_t sample,
               const std::function<bool(int)>& on_token) {
     int T = model.config().T;
     std::vector<int> context = prompt;  // what the cache holds, and tokens not yet fed at its end
+    if (static_cast<int>(context.size()) > T) context.erase(context.begin(), context.end() - T);
     size_t fed = 0;
     for (int i = 0; i < max_tokens; i++) {
         if (static_cast<int>(context.size()) > T) {
