@@ -170,3 +170,32 @@ TEST_F(ProgramResume, ValidationIsOverTheSameTextWhateverFits) {
     EXPECT_NE(a.out.find("over 1,024 tokens"), std::string::npos) << a.out << a.err;  // 2 batches of 16 windows of 32
     EXPECT_NEAR(number_after(a.out, "loss "), number_after(b.out, "loss "), 2e-6);
 }
+
+TEST_F(ProgramResume, ACheckpointThatFailsIsTriedAgain) {
+    // Something lies where the checkpoint of step 300 is to be, put there after the start.
+    CommandResult r =
+        run_shell(program_path("TRAIN_GPT2", "train_gpt2") + " " + small() +
+                      "-v 0 -n 300 -x 400 -o run & pid=$!; for i in $(seq 2000); do [ -s run/log.jsonl ] && "
+                      "break; sleep 0.005; done; mkdir run/step_00000300; wait $pid",
+                  dir.path);
+    expect_good(r);
+    EXPECT_EQ(r.error_lines(), 1) << r.err;
+    EXPECT_NE(r.err.find("warning: the checkpoint of step 300 was not saved"), std::string::npos) << r.err;
+    EXPECT_NE(r.err.find("training goes on, and saves again after step"), std::string::npos) << r.err;
+    const std::vector<std::string> saved = list_checkpoints(dir / "run");
+    ASSERT_EQ(saved.size(), 2u) << r.out << r.err;
+    EXPECT_GT(step_of(fs::path(saved[0]).filename()), 300);
+    EXPECT_LT(step_of(fs::path(saved[0]).filename()), 400);
+    EXPECT_EQ(losses("run").size(), 400u);
+}
+
+TEST_F(ProgramResume, AFullDiskStopsNoTraining) {
+    // No file may be larger than 100 kB: the model's is.
+    CommandResult r = run_shell(
+        "ulimit -f 100; " + program_path("TRAIN_GPT2", "train_gpt2") + " " + small() + "-e L4:H2:C48:T32 -v 0 -o run",
+        dir.path);
+    EXPECT_EQ(r.exit_code, 1) << r.out;
+    EXPECT_NE(r.err.find("training goes on"), std::string::npos) << r.err;
+    EXPECT_NE(r.err.find("error: the checkpoint of step 20 was not saved"), std::string::npos) << r.err;
+    EXPECT_EQ(losses("run").size(), 20u);
+}

@@ -198,8 +198,13 @@ class Gpu {
     }
     template <typename Y>
     void copy_out(float* to, const Y* from, size_t n) {
-        std::vector<float> values = download(from, static_cast<int64_t>(n));
-        std::copy(values.begin(), values.end(), to);
+        if constexpr (std::is_same_v<Y, float>) {
+            CUDA_CHECK(cudaMemcpyAsync(to, from, n * sizeof(float), cudaMemcpyDeviceToHost, stream()));
+            CUDA_CHECK(cudaStreamSynchronize(stream()));
+        } else {
+            std::vector<float> values = download(from, static_cast<int64_t>(n));
+            std::copy(values.begin(), values.end(), to);
+        }
     }
     // From and to floats.
     template <typename Y>

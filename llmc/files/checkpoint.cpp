@@ -197,10 +197,16 @@ std::string save_checkpoint(const std::string& output, const ModelConfig& config
     return dir;
 }
 
-void take_part_in_checkpoint(const ModelTensors& tensors) {
-    for (const Parameter& p : tensors.table) write_parameter(nullptr, "", p, tensors, Buffer::weights);
+std::vector<std::pair<const Parameter*, Buffer>> checkpoint_order(const ModelTensors& tensors) {
+    std::vector<std::pair<const Parameter*, Buffer>> order;
+    for (const Parameter& p : tensors.table) order.push_back({&p, Buffer::weights});
     for (const Parameter& p : tensors.table)
-        for (const auto& [buffer, prefix] : optimizer_parts(tensors)) write_parameter(nullptr, "", p, tensors, buffer);
+        for (const auto& [buffer, prefix] : optimizer_parts(tensors)) order.push_back({&p, buffer});
+    return order;
+}
+
+void take_part_in_checkpoint(const ModelTensors& tensors) {
+    for (const auto& [p, buffer] : checkpoint_order(tensors)) write_parameter(nullptr, "", *p, tensors, buffer);
 }
 
 void check_model_files(const std::string& checkpoint) {

@@ -39,7 +39,9 @@ std::string save_checkpoint(const std::string& output, const ModelConfig& config
                             const std::string& vocabulary, const TrainerState& state,
                             int64_t optimizer_file_bytes = 4'000'000'000);
 
-// What the other ranks do while rank 0 is in save_checkpoint: they give what they have of each tensor.
+// What a checkpoint holds of a model, in the order in which rank 0 reads it; and what the other ranks do meanwhile: they
+// give what they have of each tensor.
+std::vector<std::pair<const Parameter*, Buffer>> checkpoint_order(const ModelTensors& tensors);
 void take_part_in_checkpoint(const ModelTensors& tensors);
 
 // Reads trainer_state.json and checks that every file it names is there with its checksum (Error names file and remedy:

@@ -22,21 +22,38 @@ TensorInfo file_tensor(const Parameter& p, const std::string& name, const std::s
     return t;
 }
 
+// A transposed tensor is read whole: its columns lie all over it.
+static int64_t piece_of(const Parameter& p) {
+    return p.transposed_in_file && p.cols > 1 ? p.size() : std::min(p.size(), kPiece);
+}
+
+void copy_parameter(const Parameter& p, const ModelTensors& tensors, Buffer buffer, float* to) {
+    for (int64_t i = 0, piece = piece_of(p); i < p.size(); i += piece)
+        tensors.read(buffer, p.offset + i, std::min(piece, p.size() - i), to + i);
+}
+
+// What is no number would be read back by nobody.
+static void check_finite(const float* x, int64_t n, const Parameter& p) {
+    for (int64_t i = 0; i < n; i++)
+        if (!std::isfinite(x[i]))
+            throw Error(strf("%s has the value %g; no checkpoint of that", p.name.c_str(), static_cast<double>(x[i])));
+}
+
 void write_parameter(SafetensorsWriter* file, const std::string& dtype, const Parameter& p, const ModelTensors& tensors,
                      Buffer buffer) {
-    bool transposed = p.transposed_in_file && p.cols > 1;
-    // A transposed tensor is read whole: its columns lie all over it.
-    std::vector<float> in(static_cast<size_t>(transposed ? p.size() : std::min(p.size(), kPiece))), out;
-    if (!transposed) {
-        for (int64_t i = 0; i < p.size(); i += kPiece) {
-            int64_t n = std::min(kPiece, p.size() - i);
+    const int64_t piece = piece_of(p);
+    std::vector<float> in(static_cast<size_t>(piece)), out;
+    if (!(p.transposed_in_file && p.cols > 1)) {
+        for (int64_t i = 0; i < p.size(); i += piece) {
+            int64_t n = std::min(piece, p.size() - i);
             tensors.read(buffer, p.offset + i, n, in.data());
-            if (file) file->write_float(dtype, in.data(), n);
+            if (file) check_finite(in.data(), n, p), file->write_float(dtype, in.data(), n);
         }
         return;
     }
     tensors.read(buffer, p.offset, p.size(), in.data());
     if (!file) return;
+    check_finite(in.data(), p.size(), p);
     constexpr int64_t kColumns = 16;  // a cache line of floats is read at once
     out.resize(static_cast<size_t>(kColumns * p.rows));
     for (int64_t c0 = 0; c0 < p.cols; c0 += kColumns) {

@@ -13,6 +13,9 @@ TensorInfo file_tensor(const Parameter& p, const std::string& name, const std::s
 void write_parameter(SafetensorsWriter* file, const std::string& dtype, const Parameter& p, const ModelTensors& tensors,
                      Buffer buffer);
 
+// Copies p to p.size() floats, in the pieces that write_parameter() reads.
+void copy_parameter(const Parameter& p, const ModelTensors& tensors, Buffer buffer, float* to);
+
 // Reads tensor `name` into each of `buffers`; Error if it is absent, of another shape, or has a NaN or an infinity.
 void read_parameter(const SafetensorsFile& file, const std::string& name, const Parameter& p,
                     const ModelTensors& tensors, const std::vector<Buffer>& buffers);

@@ -139,15 +139,12 @@ class Exchange {
     void read(Buffer buffer, int64_t offset, int64_t n, float* out) {
         const Sharding& shards = memory_.shards;
         if (shards.world() == 1 || (buffer == Buffer::weights && memory_.weights)) {
-            std::vector<float> values = own_values(buffer, offset, offset, n);
-            std::copy(values.begin(), values.end(), out);
-            return;
+            return copy_own(out, buffer, offset, offset, n);
         }
         for (int r = 0; r < shards.world(); r++)
             shards.for_owned(r, offset, n, [&](int64_t arena, int64_t local, int64_t count) {
-                std::vector<float> values;
-                if (r == memory_.rank) values = own_values(buffer, arena, local, count);
-                values.resize(static_cast<size_t>(count));
+                std::vector<float> values(static_cast<size_t>(count));
+                if (r == memory_.rank) copy_own(values.data(), buffer, arena, local, count);
                 machine_.broadcast(*comm_, values, r);
                 std::copy(values.begin(), values.end(), out + arena - offset);
             });
@@ -168,9 +165,10 @@ class Exchange {
         *pending = false;
     }
     // n elements of the local arena, or weights anywhere in the whole one.
-    std::vector<float> own_values(Buffer buffer, int64_t arena, int64_t local, int64_t n) {
-        return buffer == Buffer::weights ? machine_.download(memory_.own_weight(arena, local), n)
-                                         : machine_.download(memory_.optimizer_buffer(buffer) + local, n);
+    void copy_own(float* to, Buffer buffer, int64_t arena, int64_t local, int64_t n) {
+        const size_t count = static_cast<size_t>(n);
+        if (buffer == Buffer::weights) machine_.copy_out(to, memory_.own_weight(arena, local), count);
+        else machine_.copy_out(to, memory_.optimizer_buffer(buffer) + local, count);
     }
 
     Machine& machine_;

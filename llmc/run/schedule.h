@@ -52,7 +52,12 @@ struct Schedule {
 // What steps, and the pauses between them, take.
 class Pace {
   public:
-    enum Pause { validation, sample, checkpoint };
+    enum Pause {
+        validation,
+        sample,
+        checkpoint,
+        writing
+    };  // writing: what the last checkpoint takes beside, to be written
     void every(Pause p, int64_t steps) { pauses_[p].every = steps; }  // and after the last step; 0: there alone
     void took(Pause p, double seconds);
     void step_took(double seconds);
@@ -67,7 +72,7 @@ class Pace {
     struct {
         int64_t every = 0;
         double seconds = 0;
-    } pauses_[3];
+    } pauses_[4];
     double mean_ = 0;
     int64_t steps_ = 0;
 };

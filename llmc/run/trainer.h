@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 #include <vector>
-#include "llmc/files/checkpoint.h"
+#include "llmc/files/checkpoint_writer.h"
 #include "llmc/files/run_directory.h"
 #include "llmc/text/dataloader.h"
 #include "llmc/base/error.h"
@@ -60,8 +60,10 @@ class Trainer {
             if (fresh && val_data && o.val_every > 0 && due(o.val_every))
                 timed(Pace::validation, [&] { validate(step); });
             if (fresh && o.sample_every > 0 && due(o.sample_every)) timed(Pace::sample, [&] { print_sample(); });
-            bool stop = any_stop_signal();  // looked at once: a signal that comes now waits for the next step
-            if (fresh && step > 0 && (due(o.checkpoint_every) || stop)) timed(Pace::checkpoint, [&] { save(step); });
+            look_at_checkpoint(false);
+            const auto [stop, retry] = wishes();  // looked at once: a signal that comes now waits for the next step
+            if (fresh && step > 0 && (due(o.checkpoint_every) || stop || retry))
+                timed(Pace::checkpoint, [&] { save(last || stop); });
             if (last || stop) break;
             fresh = train_step(step);
         }
@@ -219,6 +221,7 @@ class Trainer {
     // False: there is no checkpoint, or it was done often enough.
     bool roll_back(int64_t step, int64_t next_sample) {
         std::map<int64_t, std::string> saved;
+        look_at_checkpoint(true);
         if (group.rank() == 0) saved = checkpoints_by_step(run.output);
         const int64_t back =  // rank 0 wrote it, and knows
             static_cast<int64_t>(group.most(saved.empty() ? -1.0 : static_cast<double>(saved.rbegin()->first)));
@@ -246,15 +249,21 @@ class Trainer {
         return batches.load(at, !o.overfit_one_batch);
     }
 
-    // Whether any rank got a signal: all stop after the same step.
-    bool any_stop_signal() {
-        int most = static_cast<int>(group.most(stop_signal));
-        if (most && !stop_signal) stop_signal = most;
-        return most != 0;
+    // Whether any rank got a signal: all stop after the same step. And whether rank 0 wants a checkpoint once more.
+    struct Wishes {
+        bool stop, retry;
+    };
+    Wishes wishes() {
+        constexpr int kRetry = 1024;  // above all signals
+        const bool want = retry_at > 0 && run.state.step >= retry_at;
+        const int most = static_cast<int>(group.most(stop_signal + (want ? kRetry : 0))), signal = most % kRetry;
+        if (signal && !stop_signal) stop_signal = signal;
+        return {signal != 0, most >= kRetry};
     }
 
     // The update was not made: the weights are still those of the step before. Nothing that is on disk is touched.
     [[noreturn]] void not_finite(int64_t step, const StepState& s) {
+        look_at_checkpoint(true);
         log.clear_progress();
         std::vector<std::string> saved = list_checkpoints(run.output);
         std::string advice = "No checkpoint was written yet: start again";
@@ -308,19 +317,38 @@ class Trainer {
         log.print("--- sample after step " + std::to_string(run.state.step) + "\n" + text + "\n---");
     }
 
-    void save(int64_t step) {
+    // Begins to write a checkpoint; at_once: and waits for it.
+    void save(bool at_once) {
         run.state.loss_window.assign(loss_outliers.window().begin(), loss_outliers.window().end());
         run.state.norm_window.assign(norm_outliers.window().begin(), norm_outliers.window().end());
         run.state.seconds = elapsed();
         if (group.rank() > 0) return take_part_in_checkpoint(model.tensors());
-        std::string path = save_checkpoint(run.output, run.config, model.tensors(), run.vocabulary, run.state);
-        try {
-            delete_old_checkpoints(run.output, o.keep_checkpoints, o.major_checkpoint_every);
-        } catch (const Error& e) {
-            log.warn(e.what());
-        }
+        look_at_checkpoint(true);
+        writer.begin(model.tensors(), run.state);
         log.write_plot();
-        log.print(strf("step %lld%s | checkpoint %s", static_cast<long long>(step), of_end().c_str(), path.c_str()));
+        if (at_once) look_at_checkpoint(true, true);
+    }
+
+    // What became of the checkpoint that is being written. One that failed is tried again after the next step, then
+    // after two more, four more ...; at the end of a run there is nothing to go on for, and it is an error.
+    void look_at_checkpoint(bool wait, bool at_end = false) {
+        const auto outcome = wait ? writer.wait() : writer.poll();
+        if (!outcome) return;
+        pace.took(Pace::writing, outcome->seconds);
+        if (!outcome->warning.empty()) log.warn(outcome->warning);
+        if (outcome->error.empty()) {
+            retry_at = retry_after = 0;
+            std::string line = strf("step %lld%s | checkpoint %s", static_cast<long long>(outcome->step),
+                                    of_end().c_str(), outcome->path.c_str());
+            if (!at_end)
+                line += strf(" | written in %.3f s, training waited %.3f s", outcome->seconds, outcome->waited);
+            log.print(line);
+            return;
+        }
+        if (at_end) throw Error(outcome->error);
+        retry_after = std::max<int64_t>(1, 2 * retry_after), retry_at = run.state.step + retry_after;
+        log.warn(strf("%s; training goes on, and saves again after step %lld", outcome->error.c_str(),
+                      static_cast<long long>(retry_at)));
     }
 
     Run run;
@@ -337,6 +365,8 @@ class Trainer {
     std::vector<MultipleChoice> questions;
     RunLog log;  // after all that may fail: a run that never began leaves no log
     OutlierDetector loss_outliers, norm_outliers;
+    CheckpointWriter writer{run.output, run.config, run.vocabulary, o.keep_checkpoints, o.major_checkpoint_every};
+    int64_t retry_at = 0, retry_after = 0;  // after which step a checkpoint that failed is tried again; 0: none failed
     int not_finite_in_a_row = 0, rollbacks = 0;
     int64_t end = 0;  // the run ends after that many steps; --time-limit moves it
     TimeLimit limit;

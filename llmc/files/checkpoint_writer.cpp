@@ -1,0 +1,91 @@
+#include "llmc/files/checkpoint_writer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <new>
+#include <system_error>
+#include "llmc/base/error.h"
+#include "llmc/base/system.h"
+#include "llmc/files/parameter_files.h"
+#include "llmc/files/run_directory.h"
+
+static double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+CheckpointWriter::Outcome CheckpointWriter::write(const ModelTensors& tensors, const TrainerState& state) const {
+    Outcome outcome;
+    outcome.step = state.step;
+    const double begin = now();
+    try {
+        outcome.path = save_checkpoint(output_, config_, tensors, vocabulary_, state);
+    } catch (const Error& e) {
+        outcome.error = e.what();
+    } catch (const std::bad_alloc&) {
+        outcome.error =
+            strf("the checkpoint of step %lld was not saved: out of memory", static_cast<long long>(state.step));
+    }
+    try {
+        if (outcome.error.empty()) delete_old_checkpoints(output_, keep_, major_every_);
+    } catch (const Error& e) {
+        outcome.warning = e.what();
+    }
+    outcome.seconds = now() - begin;
+    return outcome;
+}
+
+// A view of the copies. Memory is taken before anything is read: the other ranks take part in the same reads, once.
+ModelTensors CheckpointWriter::copy(const ModelTensors& tensors) {
+    const auto order = checkpoint_order(tensors);
+    const size_t elements = static_cast<size_t>(tensors.table.back().offset + tensors.table.back().size());
+    for (const auto& [p, buffer] : order)
+        if (auto& b = buffers_[static_cast<int>(buffer)]; !b) b.reset(new float[elements]);  // not filled yet
+    for (const auto& [p, buffer] : order)
+        copy_parameter(*p, tensors, buffer, &buffers_[static_cast<int>(buffer)][static_cast<size_t>(p->offset)]);
+    ModelTensors view{tensors.table, tensors.bf16, tensors.has_master, {}, {}};
+    view.read = [this](Buffer b, int64_t offset, int64_t n, float* out) {
+        std::copy_n(&buffers_[static_cast<int>(b)][static_cast<size_t>(offset)], n, out);
+    };
+    return view;
+}
+
+void CheckpointWriter::begin(const ModelTensors& tensors, const TrainerState& state) {
+    CHECK(!writing_.valid(), "the outcome of the checkpoint before was not fetched");
+    const double start = now();
+    const Parameter& last = tensors.table.back();
+    const double bytes = 4.0 * static_cast<double>(last.offset + last.size()) * (tensors.has_master ? 4 : 3);
+    ModelTensors from = tensors;
+    bool copied = false;
+    try {
+        if (buffers_[0] || bytes < 0.8 * available_host_memory()) from = copy(tensors), copied = true;
+    } catch (const std::bad_alloc&) {
+    }
+    const double waited = now() - start;
+    auto job = [this, from, state, waited] {
+        Outcome outcome = write(from, state);
+        outcome.waited = waited;
+        return outcome;
+    };
+    try {
+        if (copied) {
+            writing_ = std::async(std::launch::async, job);
+            return;
+        }
+    } catch (const std::system_error&) {  // no thread is to be had
+    }
+    std::promise<Outcome> done;
+    Outcome outcome = job();
+    outcome.waited = now() - start;
+    done.set_value(outcome);
+    writing_ = done.get_future();
+}
+
+std::optional<CheckpointWriter::Outcome> CheckpointWriter::poll() {
+    if (!writing_.valid() || writing_.wait_for(std::chrono::seconds(0)) != std::future_status::ready) return {};
+    return writing_.get();
+}
+
+std::optional<CheckpointWriter::Outcome> CheckpointWriter::wait() {
+    if (!writing_.valid()) return {};
+    return writing_.get();
+}
