@@ -132,6 +132,27 @@ TEST(Vocabulary, AddedTokensInSmallFiles) {
     EXPECT_EQ(b.bytes(265), "");
 }
 
+// As Llama's and RoBERTa's tokenizers do; encode() of transformers, its special tokens at the end apart.
+TEST(Vocabulary, TokensInFrontOfPrompts) {
+    json j = tokenizer_json(vocab_json(), json::array({added_token(259, "<s>")}));
+    const json templates = json::parse(R"({"type": "TemplateProcessing", "single":
+        [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A"}}]})");
+    const json roberta = json::parse(R"({"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 259]})");
+    const json both = {{"type", "Sequence"}, {"processors", json::array({{{"type", "ByteLevel"}}, templates})}};
+    for (const json& post : {templates, roberta, both}) {
+        j["post_processor"] = post;
+        const Tokenizer tokenizer = Directory({{"tokenizer.json", j.dump()}}).load();
+        EXPECT_EQ(prompt(tokenizer, "a the"), (Ids{259, 64, 258})) << post;
+        EXPECT_EQ(encode(tokenizer, "a the"), (Ids{64, 258}));
+        EXPECT_EQ(json::parse(tokenizer.model_files(0).at("tokenizer.json"))["post_processor"], post);
+    }
+    const Tokenizer bos = Directory({{"vocab.json", vocab_json({"<s>"}).dump()},
+                                     {"merges.txt", kMerges},
+                                     {"tokenizer_config.json", R"({"bos_token": "<s>", "add_bos_token": true})"}})
+                              .load();
+    EXPECT_EQ(prompt(bos, "a"), (Ids{0, 65}));
+}
+
 TEST(Vocabulary, AddPrefixSpace) {
     json j = tokenizer_json(vocab_json(), json::array({added_token(259, "<s>")}));
     j["pre_tokenizer"]["add_prefix_space"] = true;
@@ -183,7 +204,7 @@ TEST(Vocabulary, ThatLacksBytes) {
     j["model"]["unk_token"] = "<unk>";
     const Tokenizer unknown = Directory({{"tokenizer.json", j.dump()}}).load();
     EXPECT_EQ(encode(unknown, "a\u9000b"), (Ids{65, 0, 222, 222, 66}));
-    EXPECT_MENTIONS(unknown.notes().at(0), "they become <unk>");
+    EXPECT_MENTIONS(unknown.notes().at(0), "they become <unk>, one for each");
     EXPECT_MENTIONS(Directory({{"vocab.json", vocab_json({}, {"\u0120"}).dump()}, {"merges.txt", kMerges}}).error(),
                     "0x20");
 }

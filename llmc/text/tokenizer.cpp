@@ -139,6 +139,11 @@ void Tokenizer::encode_added(std::string_view text, bool begins, bool special, s
     }
 }
 
+void Tokenizer::encode_with_special(std::string_view text, std::vector<int>& ids) const {
+    ids.insert(ids.end(), v_->before_prompts.begin(), v_->before_prompts.end());
+    encode_added(text, true, true, ids);
+}
+
 std::string Tokenizer::decode(const std::vector<int>& ids) const {
     std::string out;
     for (int id : ids) out += bytes(id);

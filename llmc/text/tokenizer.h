@@ -45,10 +45,9 @@ class Tokenizer {
     void encode_document(std::string_view text, bool begins, std::vector<int>& ids) const {
         encode_added(text, begins, false, ids);
     }
-    // The same, and special tokens become their ids, too: for prompts that a person types.
-    void encode_with_special(std::string_view text, std::vector<int>& ids) const {
-        encode_added(text, true, true, ids);
-    }
+    // The same, and special tokens become their ids, too: for prompts that a person types. Some vocabularies want a token
+    // in front of them.
+    void encode_with_special(std::string_view text, std::vector<int>& ids) const;
     std::string decode(const std::vector<int>& ids) const;
 
   private:

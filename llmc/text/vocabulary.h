@@ -39,6 +39,8 @@ struct Vocabulary {
     std::string unknown;                       // this token does
     std::vector<std::string> notes;            // what a user should know of it
     std::string config;                        // tokenizer_config.json as it was found, or ""
+    std::string post_processor;                // of tokenizer.json, the same
+    std::vector<int> before_prompts;           // what these two put in front of a text that a person gives
     uint64_t serial = PieceCache::new_owner();
 
     int size() const { return static_cast<int>(tokens.size()); }

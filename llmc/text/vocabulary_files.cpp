@@ -24,6 +24,7 @@ struct Found {
     std::vector<size_t> places;                      // of each merge: its line, or its number
     std::map<std::string, AddedToken> added;         // by text; id -1: not known
     std::vector<int> ends;                           // ids that end a text, by config.json
+    std::vector<std::string> before_prompts;         // as they are spelled
 
     Error bad_merge(size_t i, const std::string& what) const {
         return Error(strf("%s:%zu: %s; the vocabulary and its merges must be of one kind", merges_path.c_str(),
@@ -116,6 +117,21 @@ bool is_gpt2_split(const Json& j, bool* prefix_space) {
     return type == "ByteLevel" && j.value("use_regex", Json(true)) != false;
 }
 
+// The special tokens that a post-processor puts in front of a text.
+void read_post_processor(const Json& j, Found* f) {
+    if (!j.is_object()) return;
+    const Json parts = j.value("processors", Json::array()), single = j.value("single", Json::array()),
+               cls = j.value("cls", Json::array());
+    for (const Json& part : parts) read_post_processor(part, f);
+    for (const Json& piece : single) {
+        const Json special = piece.is_object() ? piece.value("SpecialToken", Json()) : Json();
+        const Json id = special.is_object() ? special.value("id", Json()) : Json();
+        if (!id.is_string()) break;
+        f->before_prompts.push_back(id.get<std::string>());
+    }
+    if (cls.is_array() && !cls.empty() && cls[0].is_string()) f->before_prompts.push_back(cls[0].get<std::string>());
+}
+
 void read_tokenizer_json(const std::string& path, Found* f, Vocabulary* v) {
     const Json j = read_json(path);
     const auto refuse = [&](const std::string& what) {
@@ -138,6 +154,13 @@ void read_tokenizer_json(const std::string& path, Found* f, Vocabulary* v) {
     if (!is_gpt2_split(split, &v->prefix_space))
         throw refuse(strf("it splits text in its own way (pre_tokenizer: %.80s)", split.dump().c_str()));
     f->vocab = model["vocab"];
+    if (const Json dropout = model.value("dropout", Json()); dropout.is_number() && dropout != 0)
+        v->notes.push_back(
+            strf("note: %s: its dropout, with which a text has other ids each time, is left out", path.c_str()));
+    if (const Json post = j.value("post_processor", Json()); post.is_object()) {
+        v->post_processor = post.dump();
+        read_post_processor(post, f);
+    }
     for (const Json& merge : model["merges"]) {
         f->places.push_back(f->places.size() + 1);
         const bool pair = merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string();
@@ -167,8 +190,7 @@ void read_small_files(const std::string& dir, Found* f, Vocabulary* v) {
         add_token(token, number, f);
     };
     const Json decoder = config.value("added_tokens_decoder", Json::object());
-    for (const auto& [id, token] : decoder.items())
-        with_id("tokenizer_config.json", token.dump(), token, try_json(id));
+    for (const auto& [id, token] : decoder.items()) with_id("tokenizer_config.json", token.dump(), token, try_json(id));
     for (const auto& [text, id] : added.items()) with_id("added_tokens.json", text, Json(text), id);
     for (const Json* j : {&config, &map}) {
         for (const auto& [key, value] : j->items()) {
@@ -181,6 +203,8 @@ void read_small_files(const std::string& dir, Found* f, Vocabulary* v) {
             }
         }
     }
+    if (config.value("add_bos_token", Json()) == true && f->before_prompts.empty() && v->named.count("bos_token"))
+        f->before_prompts.push_back(v->named["bos_token"]);
     if (config.contains("add_prefix_space") && config["add_prefix_space"].is_boolean())
         v->prefix_space = config["add_prefix_space"].get<bool>();
     for (const char* file : {"/generation_config.json", "/config.json"}) {
@@ -265,9 +289,10 @@ Ids place_tokens(Found& f, Vocabulary& v) {
     if (!ids.count(" "))
         throw Error(strf("%s: no token for byte 0x20 (\"%s\"), the space; %s", name, spell_bytes(" ").c_str(), kKind));
     if (lost > 0)
-        v.notes.push_back(strf("note: %s has no token for %d of the 256 bytes (0x%02x is the first): in text, they %s",
-                               name, lost, static_cast<unsigned>(example),
-                               unknown == f.vocab.end() ? "are left out" : ("become " + v.unknown).c_str()));
+        v.notes.push_back(
+            strf("note: %s has no token for %d of the 256 bytes (0x%02x is the first): in text, they %s", name, lost,
+                 static_cast<unsigned>(example),
+                 unknown == f.vocab.end() ? "are left out" : ("become " + v.unknown + ", one for each").c_str()));
     for (int id = 0; id < v.size(); ++id) {  // what the check below lets through
         const std::string& bytes = v.tokens[static_cast<size_t>(id)];
         if (bytes.size() > 1 && id < first_byte && !f.added.count(spelled[static_cast<size_t>(id)]))
@@ -357,6 +382,8 @@ Vocabulary load_vocabulary(const std::string& dir) {
     std::erase_if(v.named, [&](const auto& entry) { return !f.added.count(entry.second); });
     for (const auto& [text, token] : f.added) v.added.push_back(token);
     std::sort(v.added.begin(), v.added.end(), [](auto& a, auto& b) { return a.id < b.id; });
+    for (const std::string& text : f.before_prompts)
+        if (const auto token = f.added.find(text); token != f.added.end()) v.before_prompts.push_back(token->second.id);
     return v;
 }
 
