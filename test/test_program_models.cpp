@@ -69,6 +69,10 @@ TEST_F(ProgramModels, ShardsOfAnotherTokenizer) {
     }
     expect_good(gpt2("-i 1000 -e L1:H2:C16:T16:V1000 -b 1 -x 2 -o a"));
     expect_good(gpt2("-i 128256 -e L1:H2:C16:T16:V128256 -b 1 -x 1 -o b"));
+    put("1000/tokenizer.json", R"({"model": {"type": "Unigram", "vocab": []}})");
+    expect_good(gpt2("-i 1000 -e L1:H2:C16:T16:V1000 -b 1 -x 2 -o e"));
+    expect_one_error(gpt2("-i 1000 -e L1:H2:C16:T16 -b 1 -x 2 -o f"), 1, "its model is \"Unigram\"");
+    fs::remove(dir / "1000/tokenizer.json");
     expect_one_error(gpt2("-i 1000 -e L1:H2:C16:T16:V500 -b 1 -x 2 -o c"), 1, "the vocabulary has 500");
     expect_one_error(gpt2("finetune -e " + trained("run") + " -i 1000 -o d"), 1, "copy that there");
 }

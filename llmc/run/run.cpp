@@ -82,7 +82,7 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
     if (!run.resume_from.empty()) obey_resumed_run(run, notes);
     std::vector<std::string> all_shards = run.train_shards;
     all_shards.insert(all_shards.end(), run.val_shards.begin(), run.val_shards.end());
-    choose_vocabulary(run, all_shards);
+    choose_vocabulary(run, all_shards, notes);
     check_model_config(run.config, "--model " + run.options.model);
     choose_precision_and_length(run, program);
     choose_total_batch(run, program.default_total_batch);
@@ -98,7 +98,7 @@ Run prepare_inference(const Options& options, const ProgramInfo& program, std::v
     check_model_config(run.config, "--model " + options.model);
     if (options.command == Command::eval && options.task.empty()) {
         choose_evaluation_data(run);
-        choose_vocabulary(run, run.val_shards);
+        choose_vocabulary(run, run.val_shards, notes);
     } else {
         choose_model_vocabulary(run, notes);
     }

@@ -3,6 +3,7 @@
 #include "llmc/base/json.h"
 #include "llmc/run/run_rules.h"
 #include "llmc/text/shards.h"
+#include "llmc/text/vocabulary.h"
 
 namespace fs = std::filesystem;
 
@@ -74,13 +75,20 @@ static void check_rows(const Run& run) {
             run.vocabulary.c_str(), run.tokenizer->vocab_size(), run.config.V));
 }
 
-void choose_vocabulary(Run& run, const std::vector<std::string>& shards) {
+void choose_vocabulary(Run& run, const std::vector<std::string>& shards, Notes* notes) {
     std::string beside = vocabulary_dir(shards), models = run.source.vocabulary;  // what the model was trained with
     if (!run.resume_from.empty()) models = Tokenizer::present(run.resume_from) ? run.resume_from : "";
     run.vocabulary = models.empty() ? beside : models;  // the model's has what was added to it
     const bool gpt2s = run.config.V == 0 || run.config.V == kGpt2Vocabulary || run.config.V == kPaddedGpt2;
     if (run.vocabulary.empty() && gpt2s) run.vocabulary = gpt2_vocabulary();
-    if (!run.vocabulary.empty()) run.tokenizer = Tokenizer::load(run.vocabulary);
+    try {
+        if (!run.vocabulary.empty()) run.tokenizer = Tokenizer::load(run.vocabulary);
+    } catch (const OtherVocabulary& e) {
+        if (run.config.V == 0) throw;
+        notes->push_back(strf("note: %.200s: tokens are printed as numbers", e.what()));
+        run.vocabulary = "";
+        return;
+    }
     if (run.config.V == 0) run.config.V = run.tokenizer ? run.tokenizer->vocab_size() : kGpt2Vocabulary;
     if (models.empty() && !beside.empty() && run.tokenizer->vocab_size() > run.config.V)
         throw Error(strf("the data (%s) has a vocabulary of %d tokens, the model (%s) one of %d: %s", shards[0].c_str(),

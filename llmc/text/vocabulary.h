@@ -14,6 +14,7 @@
 #include <string_view>
 #include <utility>
 #include <vector>
+#include "llmc/base/error.h"
 #include "llmc/model/config.h"
 #include "llmc/text/bpe.h"
 
@@ -58,7 +59,11 @@ inline constexpr const char* kVocabularyFiles[] = {
 
 bool vocabulary_present(const std::string& dir);
 std::string merges_text(const std::string& dir);  // of a vocabulary that is present, a line each
-// Error (file and line named) if files are missing, do not fit together, or are of another kind than GPT-2's.
+// It is of another kind than GPT-2's.
+struct OtherVocabulary : Error {
+    using Error::Error;
+};
+// Error (file and line named) if files are missing or do not fit together; OtherVocabulary.
 Vocabulary load_vocabulary(const std::string& dir);
 
 // The files of a vocabulary, name -> text: vocab.json and merges.txt, and, where it has more than these two can say,

@@ -135,7 +135,7 @@ void read_post_processor(const Json& j, Found* f) {
 void read_tokenizer_json(const std::string& path, Found* f, Vocabulary* v) {
     const Json j = read_json(path);
     const auto refuse = [&](const std::string& what) {
-        return Error(strf("%s: %s; %s", path.c_str(), what.c_str(), kKind));
+        return OtherVocabulary(strf("%s: %s; %s", path.c_str(), what.c_str(), kKind));
     };
     const Json model = j.is_object() ? j.value("model", Json()) : Json();
     if (!model.is_object() || !model.value("vocab", Json()).is_object() || !model.value("merges", Json()).is_array() ||
@@ -282,12 +282,13 @@ Ids place_tokens(Found& f, Vocabulary& v) {
     // Special tokens come first in a vocabulary, if they do not come last.
     for (const AddedToken& token : odd) {
         if (token.id > first_byte && !looks_special(token.text))
-            throw Error(strf("%s: token \"%s\" (id %d) is not spelled in GPT-2's byte alphabet; %s", name,
-                             token.text.c_str(), token.id, kKind));
+            throw OtherVocabulary(strf("%s: token \"%s\" (id %d) is not spelled in GPT-2's byte alphabet; %s", name,
+                                       token.text.c_str(), token.id, kKind));
         f.added[token.text] = token;
     }
     if (!ids.count(" "))
-        throw Error(strf("%s: no token for byte 0x20 (\"%s\"), the space; %s", name, spell_bytes(" ").c_str(), kKind));
+        throw OtherVocabulary(
+            strf("%s: no token for byte 0x20 (\"%s\"), the space; %s", name, spell_bytes(" ").c_str(), kKind));
     if (lost > 0)
         v.notes.push_back(
             strf("note: %s has no token for %d of the 256 bytes (0x%02x is the first): in text, they %s", name, lost,
@@ -391,8 +392,16 @@ std::string merges_text(const std::string& dir) {
     Found f;
     Vocabulary v;
     f.merges_path = pair_in(dir)[1];
-    if (!f.merges_path.empty()) read_merges_txt(f.merges_path, &f);
-    else f.merges_path = dir + "/tokenizer.json", read_tokenizer_json(f.merges_path, &f, &v);
+    if (!f.merges_path.empty()) {
+        read_merges_txt(f.merges_path, &f);
+    } else {
+        f.merges_path = dir + "/tokenizer.json";
+        try {
+            read_tokenizer_json(f.merges_path, &f, &v);
+        } catch (const OtherVocabulary&) {
+            return read_file(f.merges_path);
+        }
+    }
     std::string text;
     for (const auto& [left, right] : f.merges) text += left + ' ' + right + '\n';
     return text;
