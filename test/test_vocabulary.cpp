@@ -226,6 +226,14 @@ TEST(Vocabulary, OtherKindsAreRefusedByName) {
     refused([](json& j) { j["pre_tokenizer"] = nullptr; }, "pre_tokenizer: null");
     refused([](json& j) { j["pre_tokenizer"]["use_regex"] = false; }, "use_regex");
     refused([](json& j) { j.erase("model"); }, "missing");
+    for (const char* field : {"added_tokens", "pre_tokenizer", "post_processor", "normalizer", "model"})
+        for (const json& value :
+             {json(5), json("x"), json::array({5}), json({{"type", 5}, {"pretokenizers", 7}}),
+              json({{"type", "Sequence"}, {"pretokenizers", {{{"pattern", 3}}, {{"type", "ByteLevel"}}}}})}) {
+            json odd = tokenizer_json(vocab_json());
+            odd[field] = value;
+            Directory({{"tokenizer.json", odd.dump()}}).error();  // one line, or read
+        }
     json cut = tokenizer_json(vocab_json());
     cut["model"]["merges"].erase(1);
     EXPECT_MENTIONS(Directory({{"tokenizer.json", cut.dump()}}).error(), "no merge makes token \"he\"");

@@ -85,7 +85,8 @@ void choose_vocabulary(Run& run, const std::vector<std::string>& shards, Notes* 
         if (!run.vocabulary.empty()) run.tokenizer = Tokenizer::load(run.vocabulary);
     } catch (const OtherVocabulary& e) {
         if (run.config.V == 0) throw;
-        notes->push_back(strf("note: %.200s: tokens are printed as numbers", e.what()));
+        const std::string why = e.what();
+        notes->push_back("note: " + why.substr(0, why.find("; only GPT-2")) + "; tokens are printed as numbers");
         run.vocabulary = "";
         return;
     }

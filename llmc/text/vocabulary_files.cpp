@@ -190,7 +190,9 @@ void read_small_files(const std::string& dir, Found* f, Vocabulary* v) {
         add_token(token, number, f);
     };
     const Json decoder = config.value("added_tokens_decoder", Json::object());
-    for (const auto& [id, token] : decoder.items()) with_id("tokenizer_config.json", token.dump(), token, try_json(id));
+    for (const auto& [id, token] : decoder.items())
+        with_id("tokenizer_config.json", token.dump(), token,
+                id.find_first_not_of("0123456789") == std::string::npos ? try_json(id) : Json(id));
     for (const auto& [text, id] : added.items()) with_id("added_tokens.json", text, Json(text), id);
     for (const Json* j : {&config, &map}) {
         for (const auto& [key, value] : j->items()) {
@@ -359,7 +361,7 @@ void choose_end_of_text(const Found& f, Vocabulary& v) {
 
 bool vocabulary_present(const std::string& dir) { return !pair_in(dir)[0].empty() || is_file(dir + "/tokenizer.json"); }
 
-Vocabulary load_vocabulary(const std::string& dir) {
+static Vocabulary load(const std::string& dir) {
     Found f;
     Vocabulary v;
     const auto [vocab_path, merges_path] = pair_in(dir);
@@ -388,6 +390,15 @@ Vocabulary load_vocabulary(const std::string& dir) {
     return v;
 }
 
+Vocabulary load_vocabulary(const std::string& dir) {
+    try {
+        return load(dir);
+    } catch (const JsonError& e) {  // an array where an object is expected, and the like
+        throw Error(
+            strf("%s: a tokenizer's files are not written so: %s", dir.c_str(), json_complaint(e, "cannot").c_str()));
+    }
+}
+
 std::string merges_text(const std::string& dir) {
     Found f;
     Vocabulary v;
@@ -398,7 +409,7 @@ std::string merges_text(const std::string& dir) {
         f.merges_path = dir + "/tokenizer.json";
         try {
             read_tokenizer_json(f.merges_path, &f, &v);
-        } catch (const OtherVocabulary&) {
+        } catch (const std::exception&) {  // load_vocabulary() says what is wrong
             return read_file(f.merges_path);
         }
     }
