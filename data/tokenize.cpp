@@ -53,8 +53,9 @@ static void parse_and_run(int argc, char** argv) {
         "encode",
         "Write train_*.bin and val_*.bin, with the vocabulary beside them; <|endoftext|> stands before each document");
     text_options(encode_command);
-    encode_command->add_option("--vocab", options.vocab,
-                               "Directory with vocab.json and merges.txt (default: the output directory)");
+    encode_command->add_option(
+        "--vocab", options.vocab,
+        "Directory with vocab.json and merges.txt, or tokenizer.json (default: the output directory)");
     CLI::Option* fraction = encode_command->add_option("--val-fraction", options.val_fraction,
                                                        "Share of the tokens, the last ones, that go to val_*.bin; the "
                                                        "cut moves to the start of a document if one is near");
@@ -73,8 +74,9 @@ static void parse_and_run(int argc, char** argv) {
 
     CLI::App* decode_command = app.add_subcommand("decode", "Print the text of shards");
     decode_command->add_option("shards", options.inputs, "Shards: files, directories, patterns")->required();
-    decode_command->add_option("--vocab", options.vocab,
-                               "Directory with vocab.json and merges.txt (default: beside the shards)");
+    decode_command->add_option(
+        "--vocab", options.vocab,
+        "Directory with vocab.json and merges.txt, or tokenizer.json (default: beside the shards)");
 
     CLI::App* bench_command = app.add_subcommand("bench", "Measure the speed of encoding, in bytes per second");
     bench_command->add_option("inputs", options.inputs, "Text files")->required();

@@ -9,12 +9,14 @@
 #include <filesystem>
 #include <fstream>
 #include <thread>
+#include <utility>
 #include "llmc/base/error.h"
 #include "llmc/base/human.h"
 #include "llmc/text/bpe_trainer.h"
 #include "llmc/text/dataset_writer.h"
 #include "llmc/text/ordered_pipeline.h"
 #include "llmc/text/tokenizer.h"
+#include "llmc/text/vocabulary.h"
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
@@ -71,14 +73,16 @@ Totals encode_split(const std::vector<std::string>& inputs, const TokenizeOption
         [&](EncodedChunk& chunk) {
             chunk.ids.clear();
             chunk.documents = chunk.text_bytes = 0;
+            bool begins = false;
             for_each_document(
                 chunk, options.reading.text_field,
                 [&] {
-                    chunk.ids.push_back(tokenizer.end_of_text());
+                    if (tokenizer.end_of_text() >= 0) chunk.ids.push_back(tokenizer.end_of_text());
                     ++chunk.documents;
+                    begins = true;
                 },
                 [&](std::string_view text) {
-                    tokenizer.encode(text, chunk.ids);
+                    tokenizer.encode_document(text, std::exchange(begins, false), chunk.ids);
                     chunk.text_bytes += static_cast<int64_t>(text.size());
                 });
         },
@@ -95,6 +99,13 @@ Totals encode_split(const std::vector<std::string>& inputs, const TokenizeOption
     return totals;
 }
 
+// In place of one that may be there.
+void publish_vocabulary(const Tokenizer& tokenizer, const std::string& output, const Staging& staging) {
+    const std::vector<std::string> names = tokenizer.save(staging.path());
+    for (const char* name : kVocabularyFiles) fs::remove(output + "/" + name);
+    for (const std::string& name : names) staging.publish(name);
+}
+
 bool same_file(const std::string& a, const std::string& b) {
     std::error_code ignored;
     return fs::equivalent(a, b, ignored);
@@ -106,10 +117,12 @@ void encode_text(const TokenizeOptions& options) {
     const std::string vocab = options.vocab.empty() ? options.output : options.vocab;
     if (options.vocab.empty() && !Tokenizer::present(vocab))
         throw UsageError(
-            strf("--vocab: no vocabulary in %s; name a directory with vocab.json and merges.txt, or make one there "
+            strf("--vocab: no vocabulary in %s; name a directory with vocab.json and merges.txt, or with "
+                 "tokenizer.json, or make one there "
                  "with `./tokenize train -o %s`",
                  vocab.c_str(), vocab.c_str()));
     const Tokenizer tokenizer = Tokenizer::load(vocab);
+    for (const std::string& note : tokenizer.notes()) fprintf(stderr, "%s\n", note.c_str());
     const std::vector<std::string> old = existing_shards(options.output);
     if (!old.empty() && !options.force)
         throw Error(strf("%s/%s is there already; give --force to replace the shards, or another -o",
@@ -141,11 +154,8 @@ void encode_text(const TokenizeOptions& options) {
         if (wanted > 0) train.move_tail(val, wanted, tokenizer.end_of_text());
         val_tokens = val.tokens();
     }
-    if (copy) tokenizer.save(staging.path());
-
     for (const std::string& name : old) fs::remove(options.output + "/" + name);
-    if (copy)
-        for (const char* name : Tokenizer::kFiles) staging.publish(name);
+    if (copy) publish_vocabulary(tokenizer, options.output, staging);
     for (const std::string& name : train.names()) staging.publish(name);
     for (const std::string& name : val.names()) staging.publish(name);
     const int64_t all = options.val_inputs.empty() ? tokens : tokens + val_tokens;
@@ -195,9 +205,8 @@ void train_vocabulary(const TokenizeOptions& options) {
     if (trainer.pieces() == 0)
         throw Error(strf("%s: no text in it", options.inputs.size() == 1 ? options.inputs[0].c_str() : "the inputs"));
     const Tokenizer tokenizer = trainer.train(options.vocab_size);
-    tokenizer.save(staging.path());
     for (const std::string& name : old) fs::remove(options.output + "/" + name);
-    for (const char* name : Tokenizer::kFiles) staging.publish(name);
+    publish_vocabulary(tokenizer, options.output, staging);
     printf("%s: vocabulary of %s tokens from %.1f MB of text, %s distinct pieces, %.1f s%s\n", options.output.c_str(),
            human_count(tokenizer.vocab_size()).c_str(), static_cast<double>(bytes) / 1e6,
            human_count(trainer.pieces()).c_str(), seconds_since(start),

@@ -76,7 +76,8 @@ std::vector<float> all_logits(GPT2<X, Machine>& model, const int* inputs, int B,
     std::vector<float> losses(B * T);
     model.token_losses(losses.data(), inputs, inputs, B, T);  // leaves what goes into the LM head
     std::vector<X> logits(int64_t(B) * T * m.Vp());
-    matmul_forward<X>(logits.data(), nullptr, model.activations().h[m.L].ln1, model.weights(), nullptr, B * T, m.C,
-                      m.Vp(), false, model.stream());
+    const int64_t head = m.untied ? model.table().back().offset : 0;
+    matmul_forward<X>(logits.data(), nullptr, model.activations().h[m.L].ln1, model.weights() + head, nullptr, B * T,
+                      m.C, m.Vp(), false, model.stream());
     return {logits.begin(), logits.end()};
 }

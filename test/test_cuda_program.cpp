@@ -53,6 +53,17 @@ TEST_F(CudaProgram, TwentyStepsHaveTheLossesOfTheCpuProgram) {
     }
 }
 
+TEST_F(CudaProgram, GPT2WithSettingsChanged) {
+    const std::string size = " -e L2:H2:C32:T32:F40:gelu:E0.001:unscaled:by_layer:untied -o ";
+    expect_good(gpt2(options("fp32") + size + "cpu"));
+    expect_good(cuda(options("fp32") + size + "gpu"));
+    expect_close(losses("gpu"), losses("cpu"), 1e-4);
+    const std::string say = "sample --prompt 'the cat' --max-tokens 40 --temperature 0 --precision fp32 -e ";
+    const CommandResult a = cuda(say + "cpu"), b = gpt2(say + "cpu");
+    expect_good(a);
+    EXPECT_EQ(a.out, b.out);
+}
+
 TEST_F(CudaProgram, CheckpointsCrossFromProgramToProgram) {
     for (const Precision& p : kPrecisions) {
         SCOPED_TRACE(p.name);

@@ -18,7 +18,7 @@ struct Layernorm {
         auto x = narrow<X>(in.at("x")), w = narrow<X>(in.at("w")), bias = narrow<X>(in.at("bias"));
         auto y = unwritten<X>(N * C);
         auto mu = unwritten<acc_t<X>>(N), rstd = mu;
-        layernorm_forward(y.data(), mu.data(), rstd.data(), x.data(), w.data(), bias.data(), N, C, on);
+        layernorm_forward(y.data(), mu.data(), rstd.data(), x.data(), w.data(), bias.data(), N, C, 1e-5f, on);
         if (d.empty()) return {{"y", widen(y)}, {"kept mean", widen(mu)}, {"kept rstd", widen(rstd)}};
         auto dy = narrow<X>(d.at("y")), dx = accumulator<X>(N * C);
         auto dw = accumulator<grad_t<X>>(C), dbias = dw;
@@ -49,7 +49,7 @@ struct ResidualLayernorm {
         auto mean = unwritten<acc_t<X>>(N), rstd = mean;
         std::vector<X>& r = in_place ? a : separate;
         residual_layernorm_forward(r.data(), y.data(), mean.data(), rstd.data(), a.data(), b.data(), w.data(),
-                                   bias.data(), N, C, T, dropout, on);
+                                   bias.data(), N, C, T, dropout, 1e-5f, on);
         if (d.empty())
             return {{"y", widen(y)}, {"r", widen(r)}, {"kept mean", widen(mean)}, {"kept rstd", widen(rstd)}};
         auto dy = narrow<X>(d.at("y")), dr = narrow<X>(d.at("r")), db = unwritten<X>(N * C);
@@ -65,7 +65,7 @@ TEST(Layernorm, HasTheMeanOfTheBiasAndTheDeviationOfTheWeight) {
     const int C = 1000;
     Doubles x = random_vector(C, 1, 3), w(C, 2.0), bias(C, 5.0), y(C);
     double mean, rstd, sum = 0, squares = 0;
-    layernorm_forward(y.data(), &mean, &rstd, x.data(), w.data(), bias.data(), 1, C, Plain{});
+    layernorm_forward(y.data(), &mean, &rstd, x.data(), w.data(), bias.data(), 1, C, 1e-5f, Plain{});
     for (double v : y) sum += v, squares += (v - 5) * (v - 5);
     EXPECT_NEAR(sum / C, 5, 1e-12);
     EXPECT_NEAR(squares / C, 4, 1e-4);  // less by the epsilon of 1e-5
@@ -104,8 +104,8 @@ void check_fused_is_the_same() {
     auto y = unwritten<X>(N * C), again = y;
     std::vector<acc_t<X>> mean(N), rstd(N);
     residual_layernorm_forward(r.data(), y.data(), mean.data(), rstd.data(), a.data(), b.data(), w.data(), bias.data(),
-                               N, C, 19, kDropout);
-    layernorm_forward(again.data(), mean.data(), rstd.data(), r.data(), w.data(), bias.data(), N, C);
+                               N, C, 19, kDropout, 1e-5f);
+    layernorm_forward(again.data(), mean.data(), rstd.data(), r.data(), w.data(), bias.data(), N, C, 1e-5f);
     EXPECT_EQ(0, memcmp(y.data(), again.data(), y.size() * sizeof(X)));
 }
 TEST(ResidualLayernorm, FusedAndSeparateHaveTheSameBits) {

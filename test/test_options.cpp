@@ -218,6 +218,7 @@ TEST(Options, ErrorsNameOptionValueAndRemedy) {
         {"-l nan", {"--learning-rate", "above 0", "'nan'"}},
         {"-l inf", {"--learning-rate", "above 0", "'inf'"}},
         {"-l 0", {"--learning-rate", "above 0", "0"}},
+        {"--epsilon 1e-46", {"--epsilon", "fp32", "1e-46"}},  // 0 in fp32: the first update would be NaN
         {"-l -1e-4", {"--learning-rate", "above 0", "-1e-4"}},
         {"-l 1e999", {"--learning-rate", "too large", "1e999"}},
         {"-k cosin", {"--lr-schedule", "cosine, linear, constant or wsd", "'cosin'"}},

@@ -217,7 +217,7 @@ TEST_F(Program, VocabulariesThatDisagree) {
     w.write(ids, 200);
     w.close();
     expect_one_error(gpt2("finetune -e run -i gpt2_000000.bin -o tuned"), 1, "vocabulary");
-    expect_one_error(train("-o other -e L2:H2:C32:T32:V999"), 1, "vocabulary");
+    expect_one_error(train("-o other -e L2:H2:C32:T32:V299"), 1, "vocabulary");
 }
 
 TEST_F(Program, OutputThatCannotBeWritten) {

@@ -52,6 +52,19 @@ TEST_P(Ranks, TwoHaveTheLossesOfOne) { expect_losses_of_one_rank(2); }
 TEST_P(Ranks, ThreeHaveTheLossesOfOne) { expect_losses_of_one_rank(3); }
 TEST_P(Ranks, FourHaveTheLossesOfOne) { expect_losses_of_one_rank(4); }
 
+// The final layernorm's bucket has the LM head's weights, and the blocks are narrower.
+TEST_P(Ranks, AnLmHeadOfItsOwn) {
+    std::string options = small() + strf("-x %d ", GetParam().few_steps);
+    options.insert(options.find(' ', options.find("-e ") + 3), ":F20:gelu:by_layer:untied");
+    expect_good(start(1, options + "-b 7 -o one"));
+    for (int stage : is_slow() ? std::vector<int>{3} : std::vector<int>{0, 1, 2, 3}) {
+        SCOPED_TRACE(stage);
+        std::string run = "stage" + std::to_string(stage);
+        expect_good(start(2, options + "-b 2 -z " + std::to_string(stage) + " -o " + run));
+        expect_same_losses(run, "one");
+    }
+}
+
 TEST_P(Ranks, SameBitsFromRunToRun) {
     int few = GetParam().few_steps;
     for (int stage : is_slow() ? std::vector<int>{1, 3} : std::vector<int>{0, 1, 2, 3}) {

@@ -257,7 +257,7 @@ zoo::Page page(const zoo::Setup& setup) {
     std::vector<float> mean(N), rstd(N);
     if (setup.reference)
         residual_layernorm_forward(r.data(), y.data(), mean.data(), rstd.data(), a.data(), b.data(), w.data(),
-                                   bias.data(), N, C, N, Dropout{});
+                                   bias.data(), N, C, N, Dropout{}, 1e-5f);
     zoo::Page p;
     p.bytes = 4.0 * n * sizeof(X);
     const X *da = p.input(a), *db = p.input(b), *dw = p.input(w), *dbias = p.input(bias);
@@ -306,7 +306,7 @@ zoo::Page page(const zoo::Setup& setup) {
         {6, "the row in registers", registers},
         {7, "llmc/cuda/layernorm.cuh",
          [=](cudaStream_t s) {
-             residual_layernorm_forward(dr, dy, dmean, drstd, da, db, dw, dbias, N, C, N, Dropout{}, s);
+             residual_layernorm_forward(dr, dy, dmean, drstd, da, db, dw, dbias, N, C, N, Dropout{}, 1e-5f, s);
          }},
     };
     return p;

@@ -2,6 +2,7 @@
 // nor whoever includes our headers should read it.
 #pragma once
 #include <nlohmann/json.hpp>
+#include <limits>
 #include <string>
 #include <string_view>
 #include "llmc/base/error.h"
@@ -10,12 +11,47 @@ using Json = nlohmann::json;                  // an object's fields are in the o
 using OrderedJson = nlohmann::ordered_json;   // they are in the order in which they were written
 using JsonError = nlohmann::json::exception;  // from at() and get(): a field is missing, or of another type
 
-// Text that is not JSON becomes a value of which is_object() and the like are false.
-template <class J = Json>
-J try_json(std::string_view text) {
-    return J::parse(text, nullptr, /*allow_exceptions=*/false);
+// What the parser found wrong, from the word `from` on: "line " or "column ". Its own text begins with
+// "[json.exception.parse_error.101] parse error at line 1, column 9: ".
+inline std::string json_complaint(const JsonError& e, const char* from) {
+    const std::string what = e.what();
+    const size_t at = what.find(from);
+    return at == std::string::npos ? what : what.substr(at);
 }
 
+// Objects and arrays within each other, at most. Nothing that we read has more than eight levels, and the library goes
+// down by recursion where it copies or writes a value: files of others must not decide how deep.
+constexpr int kMaxJsonDepth = 64;
+inline bool json_too_deep(std::string_view text) {
+    int depth = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < text.size(); ++i) {
+        const char c = text[i];
+        if (in_string) i += c == '\\', in_string = c != '"';
+        else if (c == '"') in_string = true;
+        else if (c == '{' || c == '[') {
+            if (++depth > kMaxJsonDepth) return true;
+        } else if (c == '}' || c == ']') --depth;
+    }
+    return false;
+}
+
+// Every text of others comes in by one of these. Text that is not JSON: Error says what is wrong, and where.
+template <class J = Json>
+J parse_json(std::string_view text, const char* from = "line ") {
+    if (json_too_deep(text)) throw Error(strf("brackets within each other %d deep", kMaxJsonDepth + 1));
+    try {
+        return J::parse(text);
+    } catch (const JsonError& e) {
+        throw Error(json_complaint(e, from));
+    }
+}
+// It becomes a value of which is_object() and the like are false.
+template <class J = Json>
+J try_json(std::string_view text) {
+    if (json_too_deep(text)) return J(J::value_t::discarded);
+    return J::parse(text, nullptr, /*allow_exceptions=*/false);
+}
 // Error names `what` (a file, say) if the text is not an object.
 template <class J = Json>
 J parse_json_object(std::string_view text, const std::string& what) {
@@ -24,12 +60,26 @@ J parse_json_object(std::string_view text, const std::string& what) {
     return j;
 }
 
-// What the parser found wrong, from the word `from` on: "line " or "column ". Its own text begins with
-// "[json.exception.parse_error.101] parse error at line 1, column 9: ".
-inline std::string json_complaint(const JsonError& e, const char* from) {
-    const std::string what = e.what();
-    const size_t at = what.find(from);
-    return at == std::string::npos ? what : what.substr(at);
+// A whole number that is written as one and fits; get<int64_t>() would take 1e30 for one, and -1 for a uint64_t.
+template <typename Number, class J>
+bool json_whole(const J& j, Number* out) {
+    if (!j.is_number_integer()) return false;
+    if (j.is_number_unsigned()) {
+        const uint64_t value = j.template get<uint64_t>();
+        *out = static_cast<Number>(value);
+        return value <= static_cast<uint64_t>(std::numeric_limits<Number>::max());
+    }
+    const int64_t value = j.template get<int64_t>();
+    *out = static_cast<Number>(value);
+    return value >= 0 ? static_cast<uint64_t>(value) <= static_cast<uint64_t>(std::numeric_limits<Number>::max())
+                      : std::is_signed_v<Number> && value >= static_cast<int64_t>(std::numeric_limits<Number>::min());
+}
+template <typename Number, class J>
+Number json_whole_at(const J& object, const char* key) {
+    Number value;
+    if (!json_whole(object.at(key), &value))
+        throw Error(strf("%s is %s, which is no whole number that fits", key, object.at(key).dump().c_str()));
+    return value;
 }
 
 // On one line. Bytes that are no UTF-8 (a file's name may have any) become U+FFFD.

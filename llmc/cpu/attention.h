@@ -1,7 +1,7 @@
 // Causal self-attention, blocked: never a T x T buffer.
 //                             (Vaswani et al. 2017; FlashAttention: Dao et al. 2022, https://arxiv.org/abs/2205.14135)
 //
-//   s[i,j] = q_i . k_j / sqrt(HS)  for doc_start_i <= j <= i + (Tk - Tq)      p = softmax_j(s)
+//   s[i,j] = q_i . k_j / sqrt(HS) / divisor  for doc_start_i <= j <= i + (Tk - Tq)      p = softmax_j(s)
 //   out_i = sum_j dropout(p)_ij v_j
 //   lse[b,h,i] = log sum_j exp(s_ij), kept for the backward pass, which recomputes p block by block
 //
@@ -77,7 +77,7 @@ void forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const At
     CHECK(s.Tq <= s.Tk && s.NH % s.NKV == 0, "Tq=%d Tk=%d NH=%d NKV=%d", s.Tq, s.Tk, s.NH, s.NKV);
     if (s.Tq <= kDecodeQueries && !dropout.active()) return decode(out, lse, q, k, v, s, doc_start);
     const int width = pad_to_lanes<A>(s.HS), k_width = packed<E>(s.HS), group = s.NH / s.NKV, offset = s.Tk - s.Tq;
-    const A scale = 1 / std::sqrt(A(s.HS));
+    const A scale = 1 / (std::sqrt(A(s.HS)) * A(s.divisor));
     // A task is a key head with some of its query blocks; heads are split, and packed more than once, only where there
     // are fewer of them than threads to feed. The result does not depend on it.
     const int heads = s.B * s.NKV, blocks = (s.Tq + kQueries - 1) / kQueries;
@@ -131,7 +131,7 @@ void backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const 
     using A = acc_t<X>;
     CHECK(s.Tq == s.Tk && s.NH % s.NKV == 0, "Tq=%d Tk=%d NH=%d NKV=%d", s.Tq, s.Tk, s.NH, s.NKV);
     const int width = pad_to_lanes<A>(s.HS), k_width = packed<E>(s.HS), group = s.NH / s.NKV, T = s.Tk;
-    const A scale = 1 / std::sqrt(A(s.HS));
+    const A scale = 1 / (std::sqrt(A(s.HS)) * A(s.divisor));
     parallel_for_dynamic(int64_t(s.B) * s.NKV, [&](int64_t task) {
         const int b = int(task / s.NKV), kv_head = int(task % s.NKV);
         const int64_t kv_offset = b * s.kv_batch + kv_head * s.HS;

@@ -43,7 +43,7 @@ void decode(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const Att
             for (int h = 0; h < s.NH; h++)
                 for (int d = 0; d < s.HS; d++)
                     queries[(h * s.Tq + t) * s.HS + d] =
-                        A(q[b * s.q_batch + t * s.q_row + h * s.HS + d]) / std::sqrt(A(s.HS));
+                        A(q[b * s.q_batch + t * s.q_row + h * s.HS + d]) / (std::sqrt(A(s.HS)) * A(s.divisor));
         for (int j = 0; j < n; j++)
             for (int kv_head = 0, r = 0; kv_head < s.NKV; kv_head++)
                 for (int end = r + readers; r < end; r++)

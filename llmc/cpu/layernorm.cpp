@@ -1,7 +1,7 @@
 // Layer normalisation, and the same fused with the residual add.        (Ba et al. 2016, https://arxiv.org/abs/1607.06450)
 //
 //   r = a + dropout(b)                 r, a, b, y (N,C), N = B*T rows
-//   y = (r - mean) * rstd * w + bias   mean, rstd (N), kept for the backward pass; eps 1e-5
+//   y = (r - mean) * rstd * w + bias   mean, rstd (N), kept for the backward pass
 //
 // Limit: memory. A row stays in the L1 cache between its passes.
 #include "llmc/cpu/layers.h"
@@ -12,11 +12,12 @@
 
 // One row; the variance comes from a second pass over the row, because E[x^2] - mean^2 cancels.
 template <typename X>
-inline void layernorm_row(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, const X* w, const X* bias, int C) {
+inline void layernorm_row(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, const X* w, const X* bias, int C,
+                          float epsilon) {
     using A = acc_t<X>;
     A m = vector_sum<A>(C, [=](int64_t c) { return A(x[c]); }) / A(C);
     A variance = vector_sum<A>(C, [=](int64_t c) { return (A(x[c]) - m) * (A(x[c]) - m); }) / A(C);
-    A s = A(1) / std::sqrt(variance + A(1e-5));
+    A s = A(1) / std::sqrt(variance + A(epsilon));
 #pragma omp simd
     for (int c = 0; c < C; c++) store(y[c], (A(x[c]) - m) * s * A(w[c]) + A(bias[c]));
     *mean = m, *rstd = s;
@@ -24,14 +25,15 @@ inline void layernorm_row(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, cons
 
 template <typename X>
 void layernorm_forward(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, const X* w, const X* bias, int N, int C,
-                       CpuStream) {
-    parallel_for(N, [=](int64_t n) { layernorm_row(y + n * C, mean + n, rstd + n, x + n * C, w, bias, C); });
+                       float epsilon, CpuStream) {
+    parallel_for(N, [=](int64_t n) { layernorm_row(y + n * C, mean + n, rstd + n, x + n * C, w, bias, C, epsilon); });
 }
 
 // r may be a. rows_per_sample = T: row n belongs to sample n / T, element (n % T) * C + c of it.
 template <typename X>
 void residual_layernorm_forward(X* r, X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* a, const X* b, const X* w,
-                                const X* bias, int N, int C, int rows_per_sample, Dropout dropout, CpuStream) {
+                                const X* bias, int N, int C, int rows_per_sample, Dropout dropout, float epsilon,
+                                CpuStream) {
     using A = acc_t<X>;
     parallel_for(N, [=](int64_t n) {
         X* sum = r + n * C;
@@ -49,7 +51,7 @@ void residual_layernorm_forward(X* r, X* y, acc_t<X>* mean, acc_t<X>* rstd, cons
 #pragma omp simd
             for (int c = 0; c < C; c++) store(sum[c], A(ra[c]) + A(rb[c]));
         }
-        layernorm_row(y + n * C, mean + n, rstd + n, sum, w, bias, C);
+        layernorm_row(y + n * C, mean + n, rstd + n, sum, w, bias, C, epsilon);
     });
 }
 

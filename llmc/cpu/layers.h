@@ -27,19 +27,24 @@ void dropout_apply(X* y, const X* x, int B, int64_t per_sample, Dropout d, CpuSt
 // Backward: dx += (it holds what came down the residual stream).
 template <typename X>
 void layernorm_forward(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, const X* w, const X* bias, int N, int C,
-                       CpuStream = {});
+                       float epsilon, CpuStream = {});
 template <typename X>
 void residual_layernorm_forward(X* r, X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* a, const X* b, const X* w,
-                                const X* bias, int N, int C, int rows_per_sample, Dropout dropout, CpuStream = {});
+                                const X* bias, int N, int C, int rows_per_sample, Dropout dropout, float epsilon,
+                                CpuStream = {});
 template <typename X>
 void layernorm_backward(X* dx, grad_t<X>* dw, grad_t<X>* dbias, const X* dy, const X* x, const X* w,
                         const acc_t<X>* mean, const acc_t<X>* rstd, int N, int C, CpuStream = {});
 
-// gelu.cpp: x, y (n); dx may be dy
+// gelu.cpp: the tanh approximation, and GELU itself; x, y (n); dx may be dy
 template <typename X>
 void gelu_forward(X* y, const X* x, int64_t n, CpuStream = {});
 template <typename X>
 void gelu_backward(X* dx, const X* x, const X* dy, int64_t n, CpuStream = {});
+template <typename X>
+void gelu_erf_forward(X* y, const X* x, int64_t n, CpuStream = {});
+template <typename X>
+void gelu_erf_backward(X* dx, const X* x, const X* dy, int64_t n, CpuStream = {});
 
 // matmul.cpp: y (N,OC) = x (N,C) w (OC,C)^T + bias (OC), then GELU where pre_gelu, which keeps what went into it, is
 // given or gelu is true. Backward: dx, dw, dbias may each be null; pre_gelu: dx goes through the GELU whose output x was;

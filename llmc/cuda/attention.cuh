@@ -1,7 +1,7 @@
 // Causal self-attention, blocked: never a T x T buffer.
 //                             (Vaswani et al. 2017; FlashAttention-2: Dao 2023, https://arxiv.org/abs/2307.08691)
 //
-//   s[i,j] = q_i . k_j / sqrt(HS)  for doc_start_i <= j <= i + (Tk - Tq)      p = softmax_j(s)
+//   s[i,j] = q_i . k_j / sqrt(HS) / divisor  for doc_start_i <= j <= i + (Tk - Tq)      p = softmax_j(s)
 //   out_i = sum_j dropout(p)_ij v_j
 //   lse[b,h,i] = log sum_j exp(s_ij), kept for the backward pass, which recomputes p tile by tile
 //

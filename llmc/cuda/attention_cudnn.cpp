@@ -24,7 +24,7 @@ struct Plan {
     std::shared_ptr<fe::graph::Graph> graph;  // null: the library has none
     size_t workspace_bytes = 0;
 };
-using Key = std::tuple<int, int, int, int, int, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool>;
+using Key = std::tuple<int, int, int, int, int, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, float, bool>;
 
 // The library, open with its handle until the process ends.
 struct Cudnn {
@@ -83,7 +83,7 @@ Plan make_plan(const AttentionShape& s, bool backward) {
         fe::graph::Tensor_attributes attributes;
         return graph->tensor(describe(attributes, uid));
     };
-    float scale = 1 / std::sqrt(static_cast<float>(s.HS));
+    float scale = 1 / (std::sqrt(static_cast<float>(s.HS)) * s.divisor);
     if (!backward) {
         auto attributes =
             fe::graph::SDPA_attributes().set_name("attention").set_causal_mask(true).set_attn_scale(scale);
@@ -109,7 +109,8 @@ Plan make_plan(const AttentionShape& s, bool backward) {
 }
 
 const Plan& find_plan(const AttentionShape& s, bool backward) {
-    Key key{s.B, s.Tq, s.NH, s.NKV, s.HS, s.q_row, s.kv_row, s.out_row, s.q_batch, s.kv_batch, s.out_batch, backward};
+    Key key{s.B,       s.Tq,      s.NH,       s.NKV,       s.HS,      s.q_row, s.kv_row,
+            s.out_row, s.q_batch, s.kv_batch, s.out_batch, s.divisor, backward};
     auto& plans = cudnn().plans;
     auto at = plans.find(key);
     if (at == plans.end()) at = plans.emplace(key, make_plan(s, backward)).first;

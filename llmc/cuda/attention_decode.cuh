@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads)
         return parts + (i * gridDim.x + blockIdx.x) * (s.HS + 2);
     };
 
-    const float scale = 1.4426950408889634f / sqrtf(static_cast<float>(s.HS));  // exp(x) = 2^(x log2 e)
+    const float scale = 1.4426950408889634f / (sqrtf(static_cast<float>(s.HS)) * s.divisor);  // exp(x) = 2^(x log2 e)
     for (int e = threadIdx.x; e < R * width; e += kThreads) {
         int r = e / width, d = e % width;
         const X* from = q + b * s.q_batch + query_of(r) * s.q_row + head_of(r) * s.HS + d;

@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int b = blockIdx.x / s.NH, h = blockIdx.x % s.NH, t = (gridDim.y - 1 - blockIdx.y) * 8 * R;
     const int offset = t + s.Tk - s.Tq, position = offset + thread_y() * R;  // of the block's, this thread's queries
     const int64_t kv = b * s.kv_batch + h / (s.NH / s.NKV) * s.HS;
-    const float scale = kLog2e / sqrtf(static_cast<float>(s.HS)),
+    const float scale = kLog2e / (sqrtf(static_cast<float>(s.HS)) * s.divisor),
                 keep = dropout.active() ? 1.0f / (1.0f - dropout.p) : 1.0f;
     load_tile<WIDTH, 8 * R, 8>(queries, q + b * s.q_batch + t * s.q_row + h * s.HS, s.q_row, s.Tq - t, s.HS);
 
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int heads = KEYS ? s.NKV : s.NH, group = s.NH / s.NKV, T = s.Tk;
     const int b = blockIdx.x / heads, head = blockIdx.x % heads;
     const int begin = (KEYS ? blockIdx.y : gridDim.y - 1 - blockIdx.y) * 8 * R;  // most work first
-    const float scale = 1.0f / sqrtf(static_cast<float>(s.HS)),
+    const float scale = 1.0f / (sqrtf(static_cast<float>(s.HS)) * s.divisor),
                 keep = dropout.active() ? 1.0f / (1.0f - dropout.p) : 1.0f;
     const int64_t kv = b * s.kv_batch + (KEYS ? head : head / group) * s.HS, q0 = b * s.q_batch, out0 = b * s.out_batch;
     // Two tiles, own or other: keys and values, or queries and dout of head h, from position t on

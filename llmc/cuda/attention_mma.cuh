@@ -291,7 +291,7 @@ inline void prepare(Problem& p) {
     for (const bf16* tensor : std::initializer_list<const bf16*>{p.q, p.k, p.v, p.dout, p.out, p.dq, p.dk, p.dv})
         all |= reinterpret_cast<uintptr_t>(tensor);
     p.wide = all % 16 == 0;
-    p.scale = 1 / std::sqrt(static_cast<float>(s.HS)), p.scale_log2 = p.scale * kLog2e;
+    p.scale = 1 / (std::sqrt(static_cast<float>(s.HS)) * s.divisor), p.scale_log2 = p.scale * kLog2e;
     p.sharing = s.NH / s.NKV, p.stats_stride = attention_stats_stride(s);
     if (p.dropout.active()) p.keep_scale = 1 / (1 - p.dropout.p);
 }

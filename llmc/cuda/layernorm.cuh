@@ -1,7 +1,7 @@
 // Layer normalisation, and the same fused with the residual add.        (Ba et al. 2016, https://arxiv.org/abs/1607.06450)
 //
 //   r = a + dropout(b)                 r, a, b, y (N,C), N = B*T rows
-//   y = (r - mean) * rstd * w + bias   w, bias (C); mean, rstd (N) fp32, kept for the backward pass; eps 1e-5
+//   y = (r - mean) * rstd * w + bias   w, bias (C); mean, rstd (N) fp32, kept for the backward pass
 //
 // Backward, for g = dy * w and xhat = (x - mean) * rstd:
 //   dx += rstd * (g - mean_c(g) - xhat * mean_c(g * xhat))      dw += sum_n dy * xhat;  db += sum_n dy
@@ -24,7 +24,7 @@
 template <int W, int P, bool whole_block, bool residual, typename X>
 __global__ void __launch_bounds__(whole_block ? 1024 : 128)
     layernorm_forward_kernel(X* r, X* y, float* mean, float* rstd, const X* a, const X* b, const X* w, const X* bias,
-                             int N, int C, int rows_per_sample, Dropout dropout) {
+                             int N, int C, int rows_per_sample, Dropout dropout, float epsilon) {
     __shared__ float sums[2][32];
     int lane = static_cast<int>(whole_block ? threadIdx.x : threadIdx.x % 32),
         lanes = static_cast<int>(whole_block ? blockDim.x : 32);
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(whole_block ? 1024 : 128)
 #pragma unroll
         for (int i = 0; i < W; i++) variance += (v[i] - m) * (v[i] - m);
     });
-    float s = 1.0f / sqrtf(row_sum(variance, 1) / static_cast<float>(C) + 1e-5f);
+    float s = 1.0f / sqrtf(row_sum(variance, 1) / static_cast<float>(C) + epsilon);
     for_packs([&](int k, int c) {
         float v[W], weight[W], offset[W];
         row[k].unpack(v);
@@ -92,12 +92,12 @@ __global__ void __launch_bounds__(whole_block ? 1024 : 128)
 // element at a time.
 template <bool residual, typename X>
 void launch_layernorm_forward(X* r, X* y, float* mean, float* rstd, const X* a, const X* b, const X* w, const X* bias,
-                              int N, int C, int rows_per_sample, Dropout dropout, cudaStream_t stream) {
+                              int N, int C, int rows_per_sample, Dropout dropout, float epsilon, cudaStream_t stream) {
     if (N == 0) return;
     constexpr int W = pack_width<X>;
     auto run = [&](auto kernel, bool whole_block, int threads) {
         launch(kernel, whole_block ? N : ceil_div(N, 4), threads, 0, stream, r, y, mean, rstd, a, b, w, bias, N, C,
-               rows_per_sample, dropout);
+               rows_per_sample, dropout, epsilon);
     };
     if (C % W != 0) {
         CHECK(C <= 1024 * 16, "C=%d", C);
@@ -114,15 +114,17 @@ void launch_layernorm_forward(X* r, X* y, float* mean, float* rstd, const X* a, 
 
 template <typename X>
 void layernorm_forward(X* y, float* mean, float* rstd, const X* x, const X* w, const X* bias, int N, int C,
-                       cudaStream_t stream) {
-    launch_layernorm_forward<false, X>(nullptr, y, mean, rstd, x, nullptr, w, bias, N, C, 1, Dropout{}, stream);
+                       float epsilon, cudaStream_t stream) {
+    launch_layernorm_forward<false, X>(nullptr, y, mean, rstd, x, nullptr, w, bias, N, C, 1, Dropout{}, epsilon,
+                                       stream);
 }
 
 // r may be a. rows_per_sample = T: row n belongs to sample n / T, element (n % T) * C + c of it.
 template <typename X>
 void residual_layernorm_forward(X* r, X* y, float* mean, float* rstd, const X* a, const X* b, const X* w, const X* bias,
-                                int N, int C, int rows_per_sample, Dropout dropout, cudaStream_t stream) {
-    launch_layernorm_forward<true, X>(r, y, mean, rstd, a, b, w, bias, N, C, rows_per_sample, dropout, stream);
+                                int N, int C, int rows_per_sample, Dropout dropout, float epsilon,
+                                cudaStream_t stream) {
+    launch_layernorm_forward<true, X>(r, y, mean, rstd, a, b, w, bias, N, C, rows_per_sample, dropout, epsilon, stream);
 }
 
 // ---- backward ----

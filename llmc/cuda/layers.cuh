@@ -37,19 +37,23 @@ void dropout_apply(X* y, const X* x, int B, int64_t per_sample, Dropout d, cudaS
 // Backward: dx += (it holds what came down the residual stream).
 template <typename X>
 void layernorm_forward(X* y, float* mean, float* rstd, const X* x, const X* w, const X* bias, int N, int C,
-                       cudaStream_t stream);
+                       float epsilon, cudaStream_t stream);
 template <typename X>
 void residual_layernorm_forward(X* r, X* y, float* mean, float* rstd, const X* a, const X* b, const X* w, const X* bias,
-                                int N, int C, int rows_per_sample, Dropout dropout, cudaStream_t stream);
+                                int N, int C, int rows_per_sample, Dropout dropout, float epsilon, cudaStream_t stream);
 template <typename X>  // W
 void layernorm_backward(X* dx, float* dw, float* dbias, const X* dy, const X* x, const X* w, const float* mean,
                         const float* rstd, int N, int C, cudaStream_t stream);
 
-// gelu.cuh: x, y (n); dx may be dy
+// gelu.cuh: the tanh approximation, and GELU itself; x, y (n); dx may be dy
 template <typename X>
 void gelu_forward(X* y, const X* x, int64_t n, cudaStream_t stream);
 template <typename X>
 void gelu_backward(X* dx, const X* x, const X* dy, int64_t n, cudaStream_t stream);
+template <typename X>
+void gelu_erf_forward(X* y, const X* x, int64_t n, cudaStream_t stream);
+template <typename X>
+void gelu_erf_backward(X* dx, const X* x, const X* dy, int64_t n, cudaStream_t stream);
 
 // matmul.cuh: y (N,OC) = x (N,C) w (OC,C)^T + bias (OC), then GELU where pre_gelu, which keeps what went into it, is
 // given or gelu is true. Backward: dx, dw, dbias may each be null; pre_gelu: dx goes through the GELU whose output x

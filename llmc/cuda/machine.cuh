@@ -108,9 +108,9 @@ class Gpu {
                            const AttentionShape& decode) {
         AttentionShape attention = packed_qkv_shape(o.B, o.T, m.C, m.NH);
         size_t sort = o.training ? sort_scratch_bytes(o.B * o.T) : 0;
-        workspace_bytes_ = std::max(
-            gpu_workspace_bytes(o.training, int64_t(o.B) * o.T, m.C, attention, decode, device().multiprocessors, sort),
-            attention_forward_workspace_bytes(attention));
+        workspace_bytes_ = std::max(gpu_workspace_bytes(o.training, int64_t(o.B) * o.T, m.C, m.F(), attention, decode,
+                                                        device().multiprocessors, sort),
+                                    attention_forward_workspace_bytes(attention));
         if (o.training) workspace_bytes_ = std::max(workspace_bytes_, attention_backward_workspace_bytes(attention));
         arena.add(&workspace_, static_cast<int64_t>(workspace_bytes_));
     }

@@ -110,12 +110,13 @@ inline size_t global_norm_workspace_bytes(int multiprocessors) {
 
 // A training step of N rows with this attention, or (training = false) decoding alone. sort_bytes: what sorting the N
 // rows by token wants (sort.cuh). cuDNN's attention is not counted.
-inline size_t gpu_workspace_bytes(bool training, int64_t N, int C, const AttentionShape& attention,
+inline size_t gpu_workspace_bytes(bool training, int64_t N, int C, int F, const AttentionShape& attention,
                                   const AttentionShape& decode, int multiprocessors, size_t sort_bytes) {
     size_t bytes = std::max(
         {size_t(1) << 20, matmul_own_workspace_bytes(multiprocessors), attention_decode_workspace_bytes(decode)});
     if (!training) return bytes;
     return std::max({bytes, layernorm_backward_workspace_bytes(N, C, multiprocessors),
-                     bias_backward_workspace_bytes(N, 4 * C), encoder_backward_workspace_bytes(N, sort_bytes),
-                     attention_own_backward_workspace_bytes(attention), global_norm_workspace_bytes(multiprocessors)});
+                     bias_backward_workspace_bytes(N, std::max(F, 3 * C)),
+                     encoder_backward_workspace_bytes(N, sort_bytes), attention_own_backward_workspace_bytes(attention),
+                     global_norm_workspace_bytes(multiprocessors)});
 }

@@ -150,7 +150,7 @@ void check_files(const std::string& checkpoint, const OrderedJson& state, bool o
         std::error_code error;
         uint64_t bytes = fs::file_size(path, error);
         if (error) throw Error(strf("%s: %s", name.c_str(), error.message().c_str()));
-        if (bytes != file.at("bytes").get<uint64_t>())
+        if (bytes != json_whole_at<uint64_t>(file, "bytes"))
             throw Error(strf("%s has %llu bytes instead of %s", name.c_str(), static_cast<unsigned long long>(bytes),
                              file.at("bytes").dump().c_str()));
         if (file_crc32c(path) != file.at("crc32c").get<std::string>())
@@ -218,17 +218,17 @@ TrainerState read_trainer_state(const std::string& checkpoint) {
         OrderedJson j = read_state_json(checkpoint);
         check_files(checkpoint, j, true);
         TrainerState s;
-        s.step = j.at("step").get<int64_t>();
-        s.optimizer_updates = j.at("optimizer_updates").get<int64_t>();
-        s.next_sample = j.at("next_sample").get<int64_t>();
-        s.seed = j.at("seed").get<uint64_t>();
+        s.step = json_whole_at<int64_t>(j, "step");
+        s.optimizer_updates = json_whole_at<int64_t>(j, "optimizer_updates");
+        s.next_sample = json_whole_at<int64_t>(j, "next_sample");
+        s.seed = json_whole_at<uint64_t>(j, "seed");
         s.seconds = json_number(j.at("seconds"));
         s.loss_window = json_window(j.at("loss_window"));
         s.norm_window = json_window(j.at("norm_window"));
         if (j.contains("clock")) {
             s.clock.limit = json_number(j["clock"].at("limit"));
             s.clock.position = json_number(j["clock"].at("position"));
-            s.clock.end = j["clock"].at("end").get<int64_t>();
+            s.clock.end = json_whole_at<int64_t>(j["clock"], "end");
         }
         if (!j.at("options").is_null()) s.options_json = j["options"].dump();
         if (!j.at("data").is_null()) s.data_json = j["data"].dump();

@@ -1,4 +1,4 @@
-// A model directory's config.json, which is transformers' GPT2Config, and the small files beside it that are like it.
+// A model directory's config.json, which is transformers' GPT2Config, and generation_config.json.
 #pragma once
 #include <string>
 #include "llmc/model/config.h"
@@ -7,8 +7,6 @@
 // impossible, or of another model than ours.
 ModelConfig read_model_config(const std::string& dir);
 
-// The texts of config.json, generation_config.json and tokenizer_config.json. end_of_text: the id of the token that
-// separates documents; -1: none is known.
-std::string config_json(const ModelConfig& config, bool bf16, int end_of_text);
-std::string generation_config_json(int end_of_text);
-std::string tokenizer_config_json(const ModelConfig& config);
+// Their texts. begin_of_text, end_of_text: ids of the tokens that begin and end a document; -1: none is known.
+std::string config_json(const ModelConfig& config, bool bf16, int begin_of_text, int end_of_text);
+std::string generation_config_json(int begin_of_text, int end_of_text);

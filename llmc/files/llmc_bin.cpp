@@ -31,7 +31,7 @@ BinHeader read_header(const std::string& path, const MappedFile& file) {
     if (h[1] != 3 && h[1] != 5)
         throw Error(
             strf("%s: llm.c model file of version %d; versions 3 (fp32) and 5 (bf16) can be read", path.c_str(), h[1]));
-    BinHeader header{{h[4], h[5], h[6], h[2], h[3]}, h[1] == 3 ? 4 : 2, h[7]};
+    BinHeader header{{.L = h[4], .NH = h[5], .C = h[6], .T = h[2], .V = h[3]}, h[1] == 3 ? 4 : 2, h[7]};
     const ModelConfig& m = header.config;
     check_model_config(m, path);
     if (m.V < 1 || header.Vp < m.V)

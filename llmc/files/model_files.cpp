@@ -1,5 +1,6 @@
 #include "llmc/files/model_files.h"
 
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -59,6 +60,83 @@ std::vector<std::unique_ptr<SafetensorsFile>> open_weights(const std::string& di
     return files;
 }
 
+// The tensors of a model directory by the names of the parameter table, and those that are none of them.
+struct Weights {
+    struct Found {
+        const SafetensorsFile* file;
+        const TensorInfo* tensor;
+    };
+    std::vector<std::unique_ptr<SafetensorsFile>> files;
+    std::map<std::string, Found> found;
+    std::vector<std::string> others;
+
+    explicit Weights(const std::string& dir) : files(open_weights(dir)) {
+        // Who has wrapped the model has put something in front of all names; it is what stands before wte's.
+        const std::string wte = "wte.weight";
+        std::string prefix, holder;
+        for (auto& file : files)
+            for (const TensorInfo& t : file->tensors()) {
+                if (!t.name.ends_with(wte) || (t.name.size() > wte.size() && !t.name.ends_with("." + wte))) continue;
+                if (!holder.empty())
+                    throw Error(strf("%s: both %s and %s are there; which of them is the model's?",
+                                     file->path().c_str(), holder.c_str(), t.name.c_str()));
+                holder = t.name, prefix = t.name.substr(0, t.name.size() - wte.size());
+            }
+        const std::string own = "transformer.";
+        const std::string outer = prefix.ends_with(own) ? prefix.substr(0, prefix.size() - own.size()) : prefix;
+        for (auto& file : files)
+            for (const TensorInfo& t : file->tensors()) {
+                if (t.name.ends_with(".attn.bias") || t.name.ends_with(".attn.masked_bias")) continue;  // causal masks
+                const std::string name = t.name.starts_with(prefix) ? t.name.substr(prefix.size()) : t.name;
+                const auto part = [&](const char* of_model) { return name.starts_with(of_model); };
+                if (t.name == outer + "lm_head.weight" || name == "lm_head.weight") add("lm_head.weight", *file, t);
+                else if (part("h.") || part("wte.") || part("wpe.") || part("ln_f.")) add(own + name, *file, t);
+                else others.push_back(t.name);
+            }
+    }
+    // Whether the LM head is there and is not wte.
+    bool has_head() const {
+        const auto head = found.find("lm_head.weight"), wte = found.find("transformer.wte.weight");
+        if (head == found.end() || wte == found.end()) return false;
+        const auto [file, h] = head->second;
+        const TensorInfo* w = wte->second.tensor;
+        const size_t bytes = h->end - h->begin;
+        return h->dtype != w->dtype || h->shape != w->shape || w->end - w->begin != bytes ||
+               memcmp(file->bytes(*h), wte->second.file->bytes(*w), bytes) != 0;
+    }
+
+  private:
+    void add(const std::string& name, const SafetensorsFile& file, const TensorInfo& t) {
+        if (!found.insert({name, {&file, &t}}).second)
+            throw Error(strf("%s: tensor %s is there twice", file.path().c_str(), t.name.c_str()));
+    }
+};
+
+// What the files of a directory say against its config.json, and what in them is of no use here.
+void look_at_weights(ModelSource* source) {
+    if (!is_file(source->path + "/model.safetensors") && !is_file(source->path + "/model.safetensors.index.json"))
+        return;
+    try {
+        const Weights weights(source->path);
+        const bool head = weights.has_head();
+        if (head != source->config.untied && (head || !weights.found.count("lm_head.weight"))) {
+            source->config.untied = head;
+            source->notes.push_back(
+                strf("note: %s: tie_word_embeddings is %s, but lm_head.weight is %s: it is taken for %s",
+                     source->path.c_str(), head ? "true" : "false", head ? "not wte" : "not there",
+                     head ? "weights of its own" : "wte"));
+        }
+        std::string some;
+        for (size_t i = 0; i < std::min<size_t>(3, weights.others.size()); i++)
+            some += (i ? ", " : "") + weights.others[i];
+        if (!weights.others.empty())
+            source->notes.push_back(strf(
+                "note: %s: %zu tensor(s) that are no part of the language model are left out: %s%s",
+                source->path.c_str(), weights.others.size(), some.c_str(), weights.others.size() > 3 ? ", ..." : ""));
+    } catch (const Error&) {  // load_weights() will say it, if anybody wants to load them
+    }
+}
+
 }  // namespace
 
 ModelSource find_model(const std::string& what) {
@@ -75,6 +153,7 @@ ModelSource find_model(const std::string& what) {
             if (source.path.empty()) continue;
             source.config = read_model_config(source.path);
             source.vocabulary = vocabulary_in(source.path);
+            look_at_weights(&source);
             return source;
         }
         if (is_file(path)) {
@@ -106,26 +185,20 @@ void load_weights(const ModelSource& source, const ModelTensors& tensors) {
     CHECK(source.kind != ModelSource::Kind::size, "a size has no weights");
     if (source.kind == ModelSource::Kind::llmc_bin) return load_llmc_bin(source.path, source.config, tensors);
 
-    auto files = open_weights(source.path);
-    std::map<std::string, std::pair<const SafetensorsFile*, const TensorInfo*>> found;  // by transformers' full name
-    for (auto& file : files)
-        for (const TensorInfo& t : file->tensors()) {
-            if (t.name == "lm_head.weight" || t.name.ends_with(".attn.bias") || t.name.ends_with(".attn.masked_bias"))
-                continue;  // wte again; causal masks, which old files carry
-            std::string name = t.name.starts_with("transformer.") ? t.name : "transformer." + t.name;
-            if (!found.insert({name, {file.get(), &t}}).second)
-                throw Error(strf("%s: tensor %s is there twice", file->path().c_str(), t.name.c_str()));
-        }
+    Weights weights(source.path);
+    auto& found = weights.found;
+    const std::string first = weights.files[0]->path();
     for (const Parameter& p : tensors.table) {
-        auto it = found.find(p.name);
-        if (it == found.end()) throw Error(strf("%s: tensor %s is missing", files[0]->path().c_str(), p.name.c_str()));
+        const auto it = found.find(p.name);
+        if (it == found.end()) throw Error(strf("%s: tensor %s is missing", first.c_str(), p.name.c_str()));
         auto [file, t] = it->second;
         read_parameter(*file, t->name, p, tensors, weight_buffers(tensors));
         found.erase(it);
     }
+    found.erase("lm_head.weight");  // wte again
     if (!found.empty())
         throw Error(strf("%s: tensor %s is none of a GPT-2 model with the sizes of config.json",
-                         found.begin()->second.first->path().c_str(), found.begin()->second.second->name.c_str()));
+                         found.begin()->second.file->path().c_str(), found.begin()->second.tensor->name.c_str()));
 }
 
 std::vector<WrittenFile> write_model_directory(const std::string& dir, const ModelConfig& config,
@@ -135,17 +208,17 @@ std::vector<WrittenFile> write_model_directory(const std::string& dir, const Mod
         written.push_back({name, write_file(dir + "/" + name, text), text.size()});
     };
 
-    int end_of_text = -1;
+    int begin_of_text = -1, end_of_text = -1;
     if (!vocabulary.empty()) {
-        for (const char* name : Tokenizer::kFiles) write_text(name, read_file(vocabulary + "/" + name));
-        write_text("tokenizer_config.json", tokenizer_config_json(config));
-        const Json ids = read_json_object(vocabulary + "/vocab.json");
-        end_of_text = ids.value(std::string(kEndOfText), -1);
+        const Tokenizer tokenizer = Tokenizer::load(vocabulary);
+        for (const auto& [name, text] : tokenizer.model_files(config.T)) write_text(name, text);
+        begin_of_text = tokenizer.begin_of_text(), end_of_text = tokenizer.end_of_text();
     } else if (config.V == kGpt2Vocabulary) {
-        end_of_text = kGpt2Vocabulary - 1;  // its files are not at hand, but the size says that it is meant
+        begin_of_text = end_of_text =
+            kGpt2Vocabulary - 1;  // its files are not at hand, but the size says what is meant
     }
-    write_text("config.json", config_json(config, tensors.bf16, end_of_text));
-    write_text("generation_config.json", generation_config_json(end_of_text));
+    write_text("config.json", config_json(config, tensors.bf16, begin_of_text, end_of_text));
+    write_text("generation_config.json", generation_config_json(begin_of_text, end_of_text));
 
     const char* dtype = tensors.bf16 ? "BF16" : "F32";
     std::vector<TensorInfo> infos;

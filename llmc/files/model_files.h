@@ -9,29 +9,30 @@
 // What --model names, before anything is loaded.
 struct ModelSource {
     enum class Kind { size, directory, llmc_bin } kind = Kind::size;
-    std::string path;        // directory (of a run: that of its newest whole checkpoint) or .bin file
-    ModelConfig config;      // V == 0 for a size without V
-    std::string vocabulary;  // directory with vocab.json and merges.txt, or ""
+    std::string path;                // directory (of a run: that of its newest whole checkpoint) or .bin file
+    ModelConfig config;              // V == 0 for a size without V
+    std::string vocabulary;          // directory with a vocabulary (text/vocabulary.h), or ""
+    std::vector<std::string> notes;  // lines for the user: what of the weights is not read, or not as config.json says
 };
 
 // Resolves `what`: a size, a Hugging Face directory, a run's directory, an llm.c .bin (model files, magic 20240326,
 // versions 3 fp32 and 5 bf16; llm.c's "d12" descriptors are sizes); gpt2, gpt2-medium, gpt2-large and gpt2-xl are also
-// looked for in data/. Reads headers and config.json only. Error / UsageError names `what`, lists what it may be, and
+// looked for in data/. Reads headers and config.json only, and an LM head that may be wte or not. Error / UsageError names `what`, lists what it may be, and
 // for gpt2* says how to get it (`make gpt2`). A config.json that describes another model than ours is refused, and the
 // field is named.
 ModelSource find_model(const std::string& what);
 
-// Loads the weights of a directory (model.safetensors, or the files of model.safetensors.index.json; names with or
-// without the "transformer." prefix; lm_head.weight and attn.bias masks ignored; F32, F16, BF16, F64) or a .bin into
-// `tensors` (Buffer::weights, and Buffer::master when there is one). Every row of the table must be there with its
-// shape, and nothing else: Error names file and tensor. NaN or infinite weights: Error.
+// Loads the weights of a directory (model.safetensors, or the files of model.safetensors.index.json; names with any prefix,
+// "transformer.", "module.transformer." or none; attn.bias masks and the heads of other tasks ignored; F32, F16, BF16,
+// F64) or a .bin into `tensors` (Buffer::weights, and Buffer::master when there is one). Every row of the table must be
+// there with its shape, and no other tensor of a GPT-2: Error names file and tensor. NaN or infinite weights: Error.
 void load_weights(const ModelSource& source, const ModelTensors& tensors);
 
 struct WrittenFile {
     std::string name, checksum;  // CRC-32C, hex
     uint64_t bytes = 0;
 };
-// Writes config.json, model.safetensors, generation_config.json, and from `vocabulary` (if not "") vocab.json,
-// merges.txt, tokenizer_config.json into the existing directory `dir`, each on disk when this returns.
+// Writes config.json, model.safetensors, generation_config.json, and the vocabulary in the directory `vocabulary` (if not
+// "") in all the forms that other programs read, into the existing directory `dir`, each on disk when this returns.
 std::vector<WrittenFile> write_model_directory(const std::string& dir, const ModelConfig& config,
                                                const ModelTensors& tensors, const std::string& vocabulary);

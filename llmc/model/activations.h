@@ -20,8 +20,8 @@ struct BlockActivations {
     X* atty;                                             // (B,T,C) attention, before its projection
     X* residual2;                                        // (B,T,C) residual stream between attention and MLP
     X* ln2;                                              // (B,T,C)
-    X* fch;                                              // (B,T,4C) before GELU
-    X* fch_gelu;                                         // (B,T,4C) after GELU
+    X* fch;                                              // (B,T,F) before GELU
+    X* fch_gelu;                                         // (B,T,F) after GELU; with room for (B,T,C)
     acc_t<X>*ln1_mean, *ln1_rstd, *ln2_mean, *ln2_rstd;  // (B,T)
     acc_t<X>* lse;                                       // (B,NH,T) log-sum-exp of attention's scores
 };
@@ -73,8 +73,8 @@ struct Activations {
             add(&Block::ln2, N * C, keep_all && recompute < 2);
             add(&Block::ln2_mean, N, keep_all);
             add(&Block::ln2_rstd, N, keep_all);
-            add(&Block::fch, 4 * N * C, keep_all && recompute < 3);
-            add(&Block::fch_gelu, 4 * N * C, keep_all && recompute < 1);
+            add(&Block::fch, N * m.F(), keep_all && recompute < 3);
+            add(&Block::fch_gelu, N * std::max(m.F(), m.C), keep_all && recompute < 1);
         }
         arena.add(&branch, N * C);
         arena.add(&logits, chunk * m.Vp());
@@ -94,13 +94,13 @@ template <typename X>
 struct BackwardScratch {
     X* dresidual;  // (N,C) gradient of the residual stream, the one thing that travels from block to block
     X* dbranch;    // (N,C)
-    X* dwide;      // (N,4C) gradient of fch, then of qkv
+    X* dwide;      // (N,F) gradient of fch, then (N,3C) of qkv
 
     template <class Arena>
-    void add_to(Arena& arena, int64_t N, int64_t C) {
+    void add_to(Arena& arena, int64_t N, int64_t C, int64_t F) {
         arena.add(&dresidual, N * C);
         arena.add(&dbranch, N * C);
-        arena.add(&dwide, N * 4 * C);
+        arena.add(&dwide, N * std::max(F, 3 * C));
     }
 };
 
@@ -114,7 +114,9 @@ struct MemoryPlan {
 // that is not finite. `weights` and `grads` may be null.
 template <typename X, class Arena, class Bad>
 std::string first_bad_tensor(const std::vector<Parameter>& table, const X* weights, const grad_t<X>* grads,
-                             const Activations<X, Arena>& acts, int64_t N, int64_t C, int recompute, Bad bad) {
+                             const Activations<X, Arena>& acts, int64_t N, const ModelConfig& m, int recompute,
+                             Bad bad) {
+    const int64_t C = m.C;
     for (const Parameter& p : table)
         if (weights && bad(weights + p.offset, p.size())) return "weight " + p.name;
     for (size_t l = 0; l + 1 < acts.h.size(); l++) {
@@ -122,7 +124,7 @@ std::string first_bad_tensor(const std::vector<Parameter>& table, const X* weigh
         std::string block = "transformer.h." + std::to_string(l);
         if (bad(a.input, N * C)) return "input of " + block;
         if (recompute < 3 && bad(a.atty, N * C)) return "attention of " + block;
-        if (recompute < 3 && bad(a.fch, 4 * N * C)) return "MLP of " + block;
+        if (recompute < 3 && bad(a.fch, N * m.F())) return "MLP of " + block;
     }
     if (bad(acts.h.back().input, N * C)) return "input of transformer.ln_f";
     if (bad(acts.losses, N)) return "logits";

@@ -28,6 +28,7 @@ struct AttentionShape {
     int B, Tq, Tk, NH, NKV, HS;      // Tq < Tk: the queries are the last Tq positions (decoding with a KV cache)
     int64_t q_row, kv_row, out_row;  // elements from one position to the next
     int64_t q_batch, kv_batch, out_batch;
+    float divisor = 1;  // of the scores, beside sqrt(HS)
 };
 
 // Shape of a packed qkv (B,T,3C) with q = qkv, k = qkv + C, v = qkv + 2C, out (B,T,C).

@@ -1,6 +1,9 @@
 #include "llmc/model/config.h"
 
 #include <algorithm>
+#include <bit>
+#include <cfloat>
+#include <charconv>
 #include <iterator>
 #include <utility>
 #include <vector>
@@ -18,13 +21,20 @@ std::string lower(std::string_view text) {
     return out;
 }
 
-std::vector<std::string> names_of(const ConfigField& f) {
+std::vector<std::string> split_names(const char* list) {
     std::vector<std::string> names;
-    for (const char* c = f.names; *c; c++) {
-        if (c == f.names || *c == '|') names.emplace_back();
+    for (const char* c = list; *c; c++) {
+        if (c == list || *c == '|') names.emplace_back();
         if (*c != '|') names.back() += *c;
     }
     return names;
+}
+std::vector<std::string> names_of(const ConfigField& f) { return split_names(f.names); }
+
+bool is_real(std::string_view text, float* number) {
+    const char* end = text.data() + text.size();
+    const auto [at, error] = std::from_chars(text.data(), end, *number);
+    return error == std::errc{} && at == end && *number > 0 && *number <= FLT_MAX;
 }
 
 }  // namespace
@@ -32,10 +42,16 @@ std::vector<std::string> names_of(const ConfigField& f) {
 // ---- one field -------------------------------------------------------------------------------------------------------
 
 std::string ConfigField::value_text(const ModelConfig& m) const {
-    return has_names() ? names_of(*this).at(static_cast<size_t>(get(m))) : std::to_string(get(m));
+    if (!real) return has_names() ? names_of(*this).at(static_cast<size_t>(get(m))) : std::to_string(get(m));
+    char digits[32];  // the shortest that reads as the same float
+    return {digits, std::to_chars(digits, std::end(digits), std::bit_cast<float>(get(m))).ptr};
+}
+std::string ConfigField::json_text(const ModelConfig& m) const {
+    return *json ? split_names(json).at(static_cast<size_t>(get(m))) : value_text(m);
 }
 
 std::string ConfigField::possible_text() const {
+    if (real) return "a number above 0";
     if (!has_names()) return strf("a whole number from %d to %d", low, high);
     std::string list;
     for (const std::string& name : names_of(*this)) list += (list.empty() ? "" : " or ") + name;
@@ -50,11 +66,20 @@ bool ConfigField::assign(std::string_view value, ModelConfig* m) const {
         member.set(*m, static_cast<int>(found - all.begin()));
         return true;
     }
+    if (float number; real) return is_real(value, &number) && (member.set(*m, std::bit_cast<int>(number)), true);
     int64_t number = 0;
     for (char c : value) number = std::min<int64_t>(number * 10 + (c - '0'), int64_t{INT_MAX} + 1);
     if (!is_digits(value) || number < low || number > high) return false;
     member.set(*m, static_cast<int>(number));
     return true;
+}
+
+bool ConfigField::assign_json(std::string_view value, ModelConfig* m) const {
+    const std::vector<std::string> all = split_names(json);
+    const auto found = std::find(all.begin(), all.end(), value);
+    if (all.empty()) return assign(value, m);
+    if (found != all.end()) member.set(*m, static_cast<int>(found - all.begin()));
+    return found != all.end();
 }
 
 // ---- checks ----------------------------------------------------------------------------------------------------------
@@ -67,13 +92,15 @@ static std::string wrong_value(const ConfigField& f, const std::string& value) {
 // What is impossible about `m`, or "". Arenas are indexed with int64, rows and columns with int.
 static std::string problem(const ModelConfig& m) {
     for (const ConfigField& f : kConfigFields) {
-        const bool unknown = f.from_data && f.get(m) == 0, in_range = f.get(m) >= f.low && f.get(m) <= f.high;
+        const bool unknown = (f.from_data || f.optional) && f.get(m) == 0,
+                   in_range = f.get(m) >= f.low && f.get(m) <= f.high;
         if (!f.has_names() && !unknown && !in_range) return wrong_value(f, f.value_text(m));
     }
     if (m.C % m.NH != 0) return strf("C=%d channels cannot be divided among H=%d attention heads", m.C, m.NH);
     if (m.HS() > 256 || m.HS() % 2 != 0)
         return strf("C=%d / H=%d makes heads of %d channels; they must be even and at most 256", m.C, m.NH, m.HS());
-    double C = m.C, elements = 12.0 * m.L * C * (C + 2) + (static_cast<double>(m.T) + m.V + 256) * C;  // about
+    double C = m.C, F = m.inner ? m.inner : 4 * C,
+           elements = m.L * (4 * C + 2 * F) * (C + 2) + (static_cast<double>(m.T) + 2.0 * m.V + 256) * C;  // about
     if (elements > 0x1p58) return strf("a model of %.1e parameters is too large for 64-bit byte offsets", elements);
     return "";
 }
@@ -136,7 +163,7 @@ std::string model_size_names() {
 std::string model_size_text(const ModelConfig& m) {
     std::string text;
     for (const ConfigField& f : kConfigFields) {
-        if ((f.from_data || f.has_names()) && f.get(m) == 0) continue;
+        if ((f.from_data && f.get(m) == 0) || f.goes_without_saying(m)) continue;
         text += (text.empty() ? "" : ":") + (f.has_names() ? "" : std::string(1, f.letter)) + f.value_text(m);
     }
     return text;
@@ -151,7 +178,7 @@ static const ConfigField* field_of(const std::string& part, std::string* value) 
         if (f.has_names() && f.assign(*value, &ignored)) return &f;
         if (part.empty() || lower(part)[0] != lower({&f.letter, 1})[0]) continue;
         *value = part.substr(1);
-        if (f.has_names() ? f.assign(*value, &ignored) : is_digits(*value)) return &f;
+        if (f.has_names() || f.real ? f.assign(*value, &ignored) : is_digits(*value)) return &f;
     }
     return nullptr;
 }
@@ -162,6 +189,7 @@ static ModelConfig parse_explicit_size(const std::string& name) {
     };
     std::string letters, form = "a size is written L6:H6:C384:T256, with :V5000 if you want to fix the vocabulary";
     for (const ConfigField& f : kConfigFields) {
+        if (f.optional) continue;
         if (f.has_names()) form += strf(", with :%s for that %s", names_of(f).back().c_str(), f.text);
         else letters += (letters.empty() ? "" : ", ") + std::string(1, f.letter);
     }
@@ -179,8 +207,9 @@ static ModelConfig parse_explicit_size(const std::string& name) {
         begin = end + 1;
     }
     for (const ConfigField& f : kConfigFields)
-        if (!seen[&f - kConfigFields] && !f.from_data && !f.has_names())
+        if (!seen[&f - kConfigFields] && !f.from_data && !f.optional && !f.has_names())
             throw wrong(strf("%c is missing; %s", f.letter, form.c_str()));
+    if (m.inner == 4 * m.C) m.inner = 0;
     if (std::string why = problem(m); !why.empty()) throw wrong(why);
     return m;
 }
@@ -190,7 +219,7 @@ bool parse_model_size(const std::string& name, ModelConfig* config) {
     if (low.starts_with("gpt2:d")) low = low.substr(5);  // llm.c's other spelling of d12
     for (const NamedSize& s : kSizes)
         if (low == s.name) {
-            *config = {s.L, s.NH, s.C, s.T, 0};
+            *config = {.L = s.L, .NH = s.NH, .C = s.C, .T = s.T};
             return true;
         }
     if (low == "gpt3:c5140")

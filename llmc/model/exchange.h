@@ -70,7 +70,7 @@ class Exchange {
         // Tensors to clear lie side by side between the matrices: one call for each row of them.
         Bucket bucket = memory_.shards.bucket(b);
         const Parameter* rows = &memory_.table[bucket.first_row];
-        auto cleared = [&](size_t row) { return !rows[row].transposed_in_file && (b > 0 || row > 0); };
+        auto cleared = [&](size_t row) { return !rows[row].by_product; };
         for (size_t row = 0; row < bucket.rows; row++) {
             if (!cleared(row)) continue;
             size_t last = row;

@@ -2,8 +2,8 @@
 //
 // Initialisation, optimizer, checkpoints and ZeRO walk this table; nobody counts tensors by hand. Names are those of
 // Hugging Face transformers' GPT2LMHeadModel. A linear layer's weight is (OC, C) in memory, as in llm.c; transformers'
-// Conv1D keeps (C, OC) in files, so those rows say `transposed_in_file`. The LM head is wte (weight tying): it has no
-// row of its own.
+// Conv1D keeps (C, OC) in files, so those rows say `transposed_in_file`. The LM head is wte (weight tying) and has no row
+// of its own, unless the model says so.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -25,6 +25,7 @@ struct Parameter {
     int layer;            // -1 outside the blocks
     bool weight_decay, trainable, transposed_in_file;
     Init init;
+    bool by_product;  // its gradient is written by a matrix product first, which overwrites what was there
     int64_t size() const { return rows * cols; }  // elements without padding: the first size() at offset
     int64_t padded_size() const { return padded_rows * cols; }
 };
@@ -39,11 +40,13 @@ inline std::string block_prefix(int layer) { return "transformer.h." + std::to_s
 // so that each of them divides into one part for each rank (zero.h).
 inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 1) {
     std::vector<Parameter> table;
-    int64_t C = m.C, end = 0, index = 0;
+    int64_t C = m.C, F = m.F(), end = 0, index = 0;
+    const std::string head = m.untied ? "lm_head.weight" : "transformer.wte.weight";
     auto add = [&](const std::string& name, int layer, int64_t rows, int64_t cols, Init init, bool linear) {
-        int64_t padded = name == "transformer.wte.weight" ? m.Vp() : rows;
+        int64_t padded = name == head || name == "transformer.wte.weight" ? m.Vp() : rows;
         if (!table.empty() && table.back().layer != layer) end = round_up(end, kArenaAlignment * world);
-        table.push_back({name, rows, cols, padded, end, index, layer, cols > 1, true, linear, init});
+        table.push_back(
+            {name, rows, cols, padded, end, index, layer, cols > 1, true, linear, init, linear || name == head});
         end += round_up(padded * cols, kArenaAlignment), index += round_up(padded * cols, kArenaAlignment);
     };
     auto vector = [&](const std::string& name, int layer, int64_t n, Init init) {
@@ -65,10 +68,11 @@ inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 
         linear(h + "attn.c_attn", l, 3 * C, C, Init::normal);
         linear(h + "attn.c_proj", l, C, C, Init::normal_residual);
         norm(h + "ln_2", l);
-        linear(h + "mlp.c_fc", l, 4 * C, C, Init::normal);
-        linear(h + "mlp.c_proj", l, C, 4 * C, Init::normal_residual);
+        linear(h + "mlp.c_fc", l, F, C, Init::normal);
+        linear(h + "mlp.c_proj", l, C, F, Init::normal_residual);
     }
     norm("transformer.ln_f", -1);
+    if (m.untied) add(head, -1, m.V, C, Init::normal, false);
     return table;
 }
 
@@ -97,13 +101,14 @@ struct BlockPointers {
     X *qkvw, *qkvb;          // (3C,C), (3C)
     X *attprojw, *attprojb;  // (C,C), (C)
     X *ln2w, *ln2b;          // (C)
-    X *fcw, *fcb;            // (4C,C), (4C)
-    X *fcprojw, *fcprojb;    // (C,4C), (C)
+    X *fcw, *fcb;            // (F,C), (F)
+    X *fcprojw, *fcprojb;    // (C,F), (C)
 };
 template <typename X>
 struct ModelPointers {
-    X *wte, *wpe;    // (Vp,C), (T,C)
-    X *lnfw, *lnfb;  // (C)
+    X *wte, *wpe;       // (Vp,C), (T,C)
+    X *lnfw, *lnfb;     // (C)
+    X* head = nullptr;  // (Vp,C): wte, where it has no row of its own
     std::vector<BlockPointers<X>> h;
 
     ModelPointers() = default;
@@ -113,10 +118,11 @@ struct ModelPointers {
     template <typename At>
     ModelPointers(const std::vector<Parameter>& table, At at) {
         using Block = BlockPointers<X>;
-        const Named<ModelPointers> outside[] = {{"wte.weight", &ModelPointers::wte},
-                                                {"wpe.weight", &ModelPointers::wpe},
-                                                {"ln_f.weight", &ModelPointers::lnfw},
-                                                {"ln_f.bias", &ModelPointers::lnfb}};
+        const Named<ModelPointers> outside[] = {{"transformer.wte.weight", &ModelPointers::wte},
+                                                {"transformer.wpe.weight", &ModelPointers::wpe},
+                                                {"transformer.ln_f.weight", &ModelPointers::lnfw},
+                                                {"transformer.ln_f.bias", &ModelPointers::lnfb},
+                                                {"lm_head.weight", &ModelPointers::head}};
         const Named<Block> in_block[] = {{"ln_1.weight", &Block::ln1w},
                                          {"ln_1.bias", &Block::ln1b},
                                          {"attn.c_attn.weight", &Block::qkvw},
@@ -131,11 +137,13 @@ struct ModelPointers {
                                          {"mlp.c_proj.bias", &Block::fcprojb}};
         for (const Parameter& p : table) h.resize(std::max(h.size(), static_cast<size_t>(p.layer + 1)));
         for (const Parameter& p : table) {
-            bool found = p.layer < 0 ? bind(this, outside, p.name, "transformer.", at(p))
+            bool found = p.layer < 0 ? bind(this, outside, p.name, "", at(p))
                                      : bind(&h[p.layer], in_block, p.name, block_prefix(p.layer), at(p));
             CHECK(found, "%s has no pointer in ModelPointers", p.name.c_str());
         }
-        size_t pointers = std::size(outside) + h.size() * std::size(in_block);
+        const size_t optional = head ? 0 : 1;
+        if (!head) head = wte;
+        size_t pointers = std::size(outside) - optional + h.size() * std::size(in_block);
         CHECK(table.size() == pointers, "%zu tensors for %zu pointers", table.size(), pointers);
     }
 

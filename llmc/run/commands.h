@@ -21,7 +21,7 @@ int sample_command(Run run) {
     auto answer = [&](const std::string& text) {
         std::vector<int> prompt;
         run.tokenizer->encode_with_special(text, prompt);
-        if (prompt.empty()) prompt.push_back(run.tokenizer->end_of_text());
+        if (prompt.empty()) prompt = empty_prompt(*run.tokenizer);
         if (const size_t T = static_cast<size_t>(run.config.T); prompt.size() > T)
             fprintf(stderr,
                     "note: the prompt has %zu tokens; the model sees %zu at a time and goes on from the last %zu\n",

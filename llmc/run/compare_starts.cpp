@@ -5,9 +5,9 @@
 #include "llmc/text/shards.h"
 
 std::string start_description(const Run& run, const std::string& device) {
-    Json j = Json::parse(arithmetic_options_json(run.options));
+    Json j = parse_json(arithmetic_options_json(run.options));
     if (!run.train_shards.empty()) {
-        j["training data"] = Json::parse(run.state.data_json);
+        j["training data"] = parse_json(run.state.data_json);
         for (const char* local : {"train_paths", "validation_paths"}) j["training data"].erase(local);
     }
     std::string validation;
@@ -25,7 +25,7 @@ std::string start_description(const Error& error) {
 
 void compare_starts(const std::vector<std::string>& descriptions) {
     std::vector<Json> all;
-    for (const std::string& text : descriptions) all.push_back(Json::parse(text));
+    for (const std::string& text : descriptions) all.push_back(parse_json(text));
     for (size_t r = 0; r < all.size(); r++)
         if (all[r].contains("error"))
             throw Error(strf("rank %zu: %s", r, all[r]["error"].get<std::string>().c_str()),

@@ -1,6 +1,7 @@
 // Every option of the programs.
 #include "llmc/run/option_table.h"
 
+#include <cfloat>
 #include <cmath>
 #include "llmc/base/error.h"
 #include "llmc/run/gpus.h"
@@ -11,9 +12,11 @@ static constexpr unsigned TRAIN = bit(Command::train), FINETUNE = bit(Command::f
 
 static constexpr Limits one_up{1, HUGE_VAL, "at least 1"}, zero_up{0, HUGE_VAL, "0 or more"},
     minus_one_up{-1, HUGE_VAL, "-1 or more"}, batch_tokens{-1, 2147483647, "-1 or more, below 2^31"},
-    positive{5e-324, HUGE_VAL, "above 0"}, zero_to_one{0, 1, "0 to 1"},
-    above_zero_to_one{5e-324, 1, "above 0, at most 1"}, below_one{0, 1 - 0x1p-53, "at least 0 and below 1"},
-    zero_to_three{0, 3, "0, 1, 2 or 3"}, fusion{-1, 2, "-1, 0, 1 or 2"};
+    positive{5e-324, HUGE_VAL, "above 0"},
+    positive_float{FLT_MIN, FLT_MAX, "1.18e-38 to 3.4e38: the smallest and the largest number of fp32"},
+    zero_to_one{0, 1, "0 to 1"}, above_zero_to_one{5e-324, 1, "above 0, at most 1"},
+    below_one{0, 1 - 0x1p-53, "at least 0 and below 1"}, zero_to_three{0, 3, "0, 1, 2 or 3"},
+    fusion{-1, 2, "-1, 0, 1 or 2"};
 
 static const char model_help[] =
     "what to start from: a size (d12, d24, d36, d48, gpt3:125m ... gpt3:175b, gpt3:c768, L6:H6:C384:T256), a Hugging "
@@ -80,7 +83,7 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .commands = TRAINING, .recorded = true, .help = "AdamW: decay of the mean gradient"},
         {.name = "beta2", .value = "X", .field = &o.beta2, .limits = below_one,
          .commands = TRAINING, .recorded = true, .help = "AdamW: decay of the mean squared gradient"},
-        {.name = "epsilon", .value = "X", .field = &o.epsilon, .limits = positive,
+        {.name = "epsilon", .value = "X", .field = &o.epsilon, .limits = positive_float,
          .commands = TRAINING, .recorded = true, .help = "AdamW: added to the root of the second moment"},
         {.name = "grad-clip", .value = "NORM", .field = &o.grad_clip, .limits = zero_up,
          .commands = TRAINING, .recorded = true, .help = "largest norm of the gradient; 0: no clipping"},

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <fstream>
+#include "llmc/base/files.h"
 #include "llmc/base/json.h"
 #include "llmc/base/system.h"
 #include "llmc/files/model_files.h"
@@ -29,8 +29,7 @@ static double attention_share(const ModelConfig& m) { return 0.35 * std::min(1.0
 
 // Rates that bench_cuda measured: its JSON, or the report.json that holds it.
 static void read_rates(const Options& o, PlanSetup* s, const GpuSheet** gpu) {
-    std::ifstream file(o.rates_file);
-    OrderedJson json = OrderedJson::parse(file, nullptr, false);
+    OrderedJson json = try_json<OrderedJson>(read_file(o.rates_file));
     if (json.is_object() && json.contains("bench_cuda")) json = json["bench_cuda"];
     try {
         const OrderedJson &rates = json.at("rates").at(0), &device = json.at("device").at(0);
@@ -40,7 +39,8 @@ static void read_rates(const Options& o, PlanSetup* s, const GpuSheet** gpu) {
             (*gpu = std::find_if(kGpuSheets, std::end(kGpuSheets), is_it)) == std::end(kGpuSheets))
             throw UsageError("--rates: " + o.rates_file + " is of " + name +
                              ", no --gpu that is known; name the nearest");
-        s->multiprocessors = device.at("multiprocessors"), s->capability = device.at("capability");
+        s->multiprocessors = json_whole_at<int>(device, "multiprocessors");
+        s->capability = json_whole_at<int>(device, "capability");
         s->memory_bytes = device.at("memory_bytes"), s->rates_from = "measured on " + name;
         s->rates.copy = 1e9 * rates.at("copy_gb_per_second").get<double>();
         if (s->bf16 || o.device.tf32)
@@ -48,7 +48,7 @@ static void read_rates(const Options& o, PlanSetup* s, const GpuSheet** gpu) {
         // the program's own attention, forward and 2.5 times as much backward; the head size nearest to the model's
         int nearest = 1 << 30;
         for (const OrderedJson& row : json.value("attention", OrderedJson::array())) {
-            int distance = std::abs(row.at("HS").get<int>() - s->model.HS());
+            int distance = std::abs(json_whole_at<int>(row, "HS") - s->model.HS());
             if (!s->bf16 || row.at("by") != "own" || distance >= nearest) continue;
             double forward = row.at("forward_tflops"), backward = row.at("backward_tflops");
             nearest = distance, s->rates.attention = 3.5e12 / (1 / forward + 2.5 / backward);
@@ -134,7 +134,11 @@ static OrderedJson plan_json(const Options& o, const PlanSetup& asked) {
     OrderedJson j = describe(s), model, batch, training, rates;
     if (none) j["fits"] = false;
     model["name"] = o.model, model["size"] = model_size_text(s.model);
-    for (const ConfigField& f : kConfigFields) model[std::string(1, f.letter)] = f.get(s.model);
+    for (const ConfigField& f : kConfigFields) {
+        if (f.goes_without_saying(s.model)) continue;
+        const bool whole = !f.has_names() && !f.real;
+        model[std::string(1, f.letter)] = whole ? OrderedJson(f.get(s.model)) : OrderedJson(f.value_text(s.model));
+    }
     model["parameters"] = parameter_count(s.model);
     double step_tokens = static_cast<double>(s.sequences) * s.T, flops = flops_per_token(s.model, s.T);
     batch["tokens"] = s.sequences * s.T, batch["sequences"] = s.sequences, batch["seq_len"] = s.T;

@@ -134,7 +134,7 @@ class PlanMachine {
         clock_.V = m.V;
         if (!gpu) return;
         int64_t N = int64_t(o.B) * o.T;
-        size_t bytes = gpu_workspace_bytes(o.training, N, m.C, packed_qkv_shape(o.B, o.T, m.C, m.NH), decode,
+        size_t bytes = gpu_workspace_bytes(o.training, N, m.C, m.F(), packed_qkv_shape(o.B, o.T, m.C, m.NH), decode,
                                            planned_device().multiprocessors, planned_sort_bytes(N));
         char* workspace = nullptr;
         arena.add(&workspace, static_cast<int64_t>(bytes));
@@ -219,12 +219,12 @@ void encoder_backward(grad_t<X>*, grad_t<X>*, const X*, const int*, const int*, 
     s.clock->memory(4 * N + N * C * sizeof(X) + 2 * rows * C * 4 + 2.0 * T * C * 4);
 }
 template <typename X>
-void layernorm_forward(X*, acc_t<X>*, acc_t<X>*, const X*, const X*, const X*, int N, int C, PlanStream s) {
+void layernorm_forward(X*, acc_t<X>*, acc_t<X>*, const X*, const X*, const X*, int N, int C, float, PlanStream s) {
     s.clock->memory(2.0 * N * C * sizeof(X) + 8.0 * N + 2.0 * C * sizeof(X));
 }
 template <typename X>
 void residual_layernorm_forward(X*, X*, acc_t<X>*, acc_t<X>*, const X*, const X*, const X*, const X*, int N, int C, int,
-                                Dropout, PlanStream s) {
+                                Dropout, float, PlanStream s) {
     s.clock->memory(4.0 * N * C * sizeof(X) + 8.0 * N + 2.0 * C * sizeof(X));
 }
 template <typename X>
@@ -235,6 +235,14 @@ void layernorm_backward(X*, grad_t<X>*, grad_t<X>*, const X*, const X*, const X*
 template <typename X>
 void gelu_forward(X*, const X*, int64_t n, PlanStream s) {
     s.clock->memory(2.0 * static_cast<double>(n) * sizeof(X));
+}
+template <typename X>
+void gelu_erf_forward(X*, const X*, int64_t n, PlanStream s) {
+    s.clock->memory(2.0 * static_cast<double>(n) * sizeof(X));
+}
+template <typename X>
+void gelu_erf_backward(X*, const X*, const X*, int64_t n, PlanStream s) {
+    s.clock->memory(3.0 * static_cast<double>(n) * sizeof(X));
 }
 
 // One product of (N,C) and (C,OC), in any of its three directions.

@@ -57,7 +57,7 @@ int run_options(Options& options, const ProgramInfo& program, std::unique_ptr<Gr
     try {
         Device::open(options.device, ranks.local_rank);
         run = training ? prepare_training(options, program, ranks.rank, ranks.world, &notes)
-                       : prepare_inference(options, program);
+                       : prepare_inference(options, program, &notes);
         Device::configure(run.options.device, run.bf16);
         group = std::make_unique<Group>(ranks, options.comm_timeout);
     } catch (const Error& e) {
@@ -68,7 +68,7 @@ int run_options(Options& options, const ProgramInfo& program, std::unique_ptr<Gr
         throw;
     }
     if (group->world() > 1) compare_starts(group->exchange(start_description(run, Device::name())));
-    for (const std::string& note : notes) printf("%s\n", note.c_str());
+    for (const std::string& note : notes) fprintf(training ? stdout : stderr, "%s\n", note.c_str());
     const int code = run.bf16 ? run_command<ModelOf<Half>>(std::move(run), *group)
                               : run_command<ModelOf<float>>(std::move(run), *group);
     if (!training) check_stdout();  // training goes on and ends well without anybody who reads

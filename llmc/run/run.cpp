@@ -17,7 +17,7 @@ StepOptions Run::step_options(int B) const {
     return o;
 }
 
-static void choose_model(Run& run, const std::string& default_model) {
+static void choose_model(Run& run, const std::string& default_model, Notes* notes) {
     Options& o = run.options;
     // a directory that is called like the program's own choice is meant only where it is named
     if (o.model.empty() && parse_model_size(default_model, &run.source.config)) o.model = default_model;
@@ -25,6 +25,7 @@ static void choose_model(Run& run, const std::string& default_model) {
     run.config = run.source.config;
     if (run.source.kind == ModelSource::Kind::directory && is_whole_checkpoint(run.source.path))
         check_model_files(run.source.path);
+    notes->insert(notes->end(), run.source.notes.begin(), run.source.notes.end());
     if (o.command != Command::train && run.source.kind == ModelSource::Kind::size)
         throw UsageError(strf("%s: --model %s is a size without weights; name a run, a model directory or a .bin file",
                               command_name(o.command), o.model.c_str()));
@@ -73,7 +74,7 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
     run.options = options;
     run.rank = rank, run.world = world;
     if (options.zero_stage > 0 && world == 1) notes->push_back("note: --zero-stage has no effect with one process");
-    choose_model(run, program.default_model);
+    choose_model(run, program.default_model, notes);
     // A run that is named brings its data with it; else the data gives the run its name.
     if (!options.output.empty()) choose_output(run, notes);
     choose_training_data(run, notes);
@@ -81,7 +82,7 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
     if (!run.resume_from.empty()) obey_resumed_run(run, notes);
     std::vector<std::string> all_shards = run.train_shards;
     all_shards.insert(all_shards.end(), run.val_shards.begin(), run.val_shards.end());
-    choose_vocabulary(run, all_shards);
+    choose_vocabulary(run, all_shards, notes);
     check_model_config(run.config, "--model " + run.options.model);
     choose_precision_and_length(run, program);
     choose_total_batch(run, program.default_total_batch);
@@ -90,16 +91,16 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
     return run;
 }
 
-Run prepare_inference(const Options& options, const ProgramInfo& program) {
+Run prepare_inference(const Options& options, const ProgramInfo& program, std::vector<std::string>* notes) {
     Run run;
     run.options = options;
-    choose_model(run, "");
+    choose_model(run, "", notes);
     check_model_config(run.config, "--model " + options.model);
     if (options.command == Command::eval && options.task.empty()) {
         choose_evaluation_data(run);
-        choose_vocabulary(run, run.val_shards);
+        choose_vocabulary(run, run.val_shards, notes);
     } else {
-        choose_model_vocabulary(run);
+        choose_model_vocabulary(run, notes);
     }
     choose_precision_and_length(run, program);
     return run;

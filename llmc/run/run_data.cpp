@@ -3,6 +3,7 @@
 #include "llmc/base/json.h"
 #include "llmc/run/run_rules.h"
 #include "llmc/text/shards.h"
+#include "llmc/text/vocabulary.h"
 
 namespace fs = std::filesystem;
 
@@ -55,6 +56,10 @@ void choose_evaluation_data(Run& run) {
     run.val_shards = expand_shards(run.options.val_data, "--val-data (-j)");
 }
 
+constexpr int kPaddedGpt2 = 50304;  // rows that others give a model of GPT-2's vocabulary, for speed
+constexpr const char* kOtherVocabulary =
+    "encode the text with the model's vocabulary (./tokenize encode --vocab), or train a new model";
+
 // Where GPT-2's vocabulary is, or "".
 static std::string gpt2_vocabulary() {
     for (const char* dir : {"data/gpt2", "gpt2"})
@@ -62,36 +67,64 @@ static std::string gpt2_vocabulary() {
     return "";
 }
 
-void choose_vocabulary(Run& run, const std::vector<std::string>& shards) {
-    std::string beside = vocabulary_dir(shards), models = run.source.vocabulary;  // what the model was trained with
-    if (!run.resume_from.empty()) models = Tokenizer::present(run.resume_from) ? run.resume_from : "";
-    run.vocabulary = beside.empty() && run.config.V == kGpt2Vocabulary ? models : beside;
-    if (beside.empty() && run.vocabulary.empty()) run.vocabulary = gpt2_vocabulary();
-    if (!run.vocabulary.empty()) run.tokenizer = Tokenizer::load(run.vocabulary);
-    int V = run.tokenizer ? run.tokenizer->vocab_size() : kGpt2Vocabulary;
-    if (run.config.V == 0) run.config.V = V;
-    const char* remedy =
-        "encode the text with the model's vocabulary (./tokenize encode --vocab), or train a new model";
-    if (run.config.V != V)
-        throw Error(strf("the data (%s) has a vocabulary of %d tokens, the model (%s) one of %d: %s", shards[0].c_str(),
-                         V, run.options.model.c_str(), run.config.V, remedy));
-    if (run.tokenizer && !models.empty() && models != run.vocabulary && !run.tokenizer->same(Tokenizer::load(models)))
-        throw Error(
-            strf("the vocabularies of the data (%s) and of the model (%s) have the same size and different tokens: %s",
-                 run.vocabulary.c_str(), models.c_str(), remedy));
+// A model may have more rows than its vocabulary has words, never fewer.
+static void check_rows(const Run& run) {
+    if (run.tokenizer->vocab_size() > run.config.V)
+        throw Error(strf(
+            "%s: the vocabulary has %d tokens, the model only %d; put the vocabulary it was trained with beside it",
+            run.vocabulary.c_str(), run.tokenizer->vocab_size(), run.config.V));
 }
 
-void choose_model_vocabulary(Run& run) {
+void choose_vocabulary(Run& run, const std::vector<std::string>& shards, Notes* notes) {
+    std::string beside = vocabulary_dir(shards), models = run.source.vocabulary;  // what the model was trained with
+    if (!run.resume_from.empty()) models = Tokenizer::present(run.resume_from) ? run.resume_from : "";
+    run.vocabulary = models.empty() ? beside : models;  // the model's has what was added to it
+    const bool gpt2s = run.config.V == 0 || run.config.V == kGpt2Vocabulary || run.config.V == kPaddedGpt2;
+    if (run.vocabulary.empty() && gpt2s) run.vocabulary = gpt2_vocabulary();
+    try {
+        if (!run.vocabulary.empty()) run.tokenizer = Tokenizer::load(run.vocabulary);
+    } catch (const OtherVocabulary& e) {
+        if (run.config.V == 0) throw;
+        const std::string why = e.what();
+        notes->push_back("note: " + why.substr(0, why.find("; only GPT-2")) + "; tokens are printed as numbers");
+        run.vocabulary = "";
+        return;
+    }
+    if (run.config.V == 0) run.config.V = run.tokenizer ? run.tokenizer->vocab_size() : kGpt2Vocabulary;
+    if (models.empty() && !beside.empty() && run.tokenizer->vocab_size() > run.config.V)
+        throw Error(strf("the data (%s) has a vocabulary of %d tokens, the model (%s) one of %d: %s", shards[0].c_str(),
+                         run.tokenizer->vocab_size(), run.options.model.c_str(), run.config.V, kOtherVocabulary));
+    if (run.tokenizer) check_rows(run);
+    if (models.empty() || models == beside) return;
+    if (beside.empty()) {  // GPT-2's ids, as in llm.c's shards
+        if (run.tokenizer->bytes(kGpt2Vocabulary - 1) == kEndOfText) return;
+        throw Error(
+            strf("no vocabulary lies beside the data (%s), so that it is in GPT-2's, the model (%s) in one of %d "
+                 "tokens; if the data is in the model's, copy that there, else %s",
+                 shards[0].c_str(), run.options.model.c_str(), run.tokenizer->vocab_size(), kOtherVocabulary));
+    }
+    const Tokenizer data = Tokenizer::load(beside);
+    if (data.within(*run.tokenizer)) return;
+    if (data.vocab_size() == run.tokenizer->vocab_size())
+        throw Error(
+            strf("the vocabularies of the data (%s) and of the model (%s) have the same size and different tokens: %s",
+                 beside.c_str(), models.c_str(), kOtherVocabulary));
+    throw Error(strf("the data (%s) has a vocabulary of %d tokens, the model (%s) another of %d: %s", shards[0].c_str(),
+                     data.vocab_size(), models.c_str(), run.tokenizer->vocab_size(), kOtherVocabulary));
+}
+
+void choose_model_vocabulary(Run& run, Notes* notes) {
     run.vocabulary = run.source.vocabulary;
-    if (run.vocabulary.empty() && run.config.V == kGpt2Vocabulary) run.vocabulary = gpt2_vocabulary();
+    if (run.vocabulary.empty() && (run.config.V == kGpt2Vocabulary || run.config.V == kPaddedGpt2))
+        run.vocabulary = gpt2_vocabulary();
     if (run.vocabulary.empty())
         throw Error(
             run.options.model +
-            " has no vocab.json and merges.txt beside it: copy those it was trained with there (GPT-2's: `make gpt2`)");
+            " has no vocabulary beside it (vocab.json and merges.txt, or tokenizer.json): copy there what it was "
+            "trained with (GPT-2's: `make gpt2`)");
     run.tokenizer = Tokenizer::load(run.vocabulary);
-    if (run.tokenizer->vocab_size() != run.config.V)
-        throw Error(strf("%s: vocab.json has %d tokens, the model %d; put the vocabulary it was trained with beside it",
-                         run.vocabulary.c_str(), run.tokenizer->vocab_size(), run.config.V));
+    check_rows(run);
+    notes->insert(notes->end(), run.tokenizer->notes().begin(), run.tokenizer->notes().end());
 }
 
 void record_data(Run& run, Notes* notes) {

@@ -310,8 +310,8 @@ class Trainer {
         SamplerOptions s;
         s.seed = o.seed;
         std::string text;
-        std::vector<int> prompt{run.tokenizer ? run.tokenizer->end_of_text()
-                                              : run.config.V - 1};  // the last id: GPT-2's <|endoftext|>
+        std::vector<int> prompt = run.tokenizer ? empty_prompt(*run.tokenizer)
+                                                : std::vector{run.config.V - 1};  // the last id: GPT-2's <|endoftext|>
         generate_text(model, run.tokenizer ? &*run.tokenizer : nullptr, prompt, o.sample_tokens, s, 0,
                       [&](const std::string& piece) { text += piece; });
         log.print("--- sample after step " + std::to_string(run.state.step) + "\n" + text + "\n---");

@@ -12,15 +12,15 @@ std::vector<MultipleChoice> read_hellaswag(const std::string& path, const Tokeni
     for (int64_t line = 1; std::getline(file, text) && (limit == 0 || line <= limit); line++) {
         if (text.empty()) continue;
         try {
-            Json j = Json::parse(text);
+            Json j = parse_json(text);
             MultipleChoice q;
             tokenizer.encode(j.at("ctx").get<std::string>(), q.context);
             for (const auto& ending : j.at("endings")) {
                 q.endings.emplace_back();
                 tokenizer.encode(" " + ending.get<std::string>(), q.endings.back());
             }
-            q.label =
-                j.at("label").is_string() ? std::stoi(j.at("label").get<std::string>()) : j.at("label").get<int>();
+            q.label = j.at("label").is_string() ? std::stoi(j.at("label").get<std::string>())
+                                                : json_whole_at<int>(j, "label");
             bool empty = q.context.empty();
             for (const auto& ending : q.endings) empty |= ending.empty();
             if (empty || q.label < 0 || q.label >= static_cast<int>(q.endings.size()))

@@ -48,6 +48,15 @@ inline int sample_token(const float* logits, int V, const SamplerOptions& o, flo
     return c[n - 1].id;  // rounding: the last one
 }
 
+// What stands for an empty prompt: the beginning of a document, or of a line where nothing separates documents.
+inline std::vector<int> empty_prompt(const Tokenizer& tokenizer) {
+    std::vector<int> ids;
+    if (tokenizer.end_of_text() >= 0) ids.push_back(tokenizer.end_of_text());
+    else tokenizer.encode("\n", ids);
+    if (ids.empty()) ids.push_back(0);
+    return ids;
+}
+
 // Feeds `prompt`, of which it may be that only the last T tokens count, and samples up to `max_tokens` more; each new id
 // goes to on_token, which returns false to stop. Where the context is full, generation goes on with the newer half of it. `sample` numbers the samples of one prompt, each
 // with random numbers of its own.
@@ -75,7 +84,7 @@ void generate(Model& model, const std::vector<int>& prompt, int max_tokens, cons
 }
 
 // The text of up to max_tokens tokens after `prompt`, given piece by piece to `print` as whole UTF-8 characters;
-// <|endoftext|> ends it. `tokenizer` may be null: ids are printed as numbers.
+// the end-of-text token ends it. `tokenizer` may be null: ids are printed as numbers.
 template <class Model>
 void generate_text(Model& model, const Tokenizer* tokenizer, const std::vector<int>& prompt, int max_tokens,
                    const SamplerOptions& o, uint32_t sample, const std::function<void(const std::string&)>& print) {

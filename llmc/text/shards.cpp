@@ -9,9 +9,9 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <utility>
 #include "llmc/base/error.h"
+#include "llmc/text/vocabulary.h"
 
 namespace fs = std::filesystem;
 
@@ -35,25 +35,13 @@ int64_t largest(const T* ids, int64_t n) {  // a loop that the compiler vectoris
     return top;
 }
 
-// Same merges, same tokenizer: FNV-1a of merges.txt without its "#version" line, so that files of different origin
-// agree.
-uint64_t merges_hash(const fs::path& dir) {
-    std::ifstream in(dir / "merges.txt", std::ios::binary);
+// Same merges, same tokenizer: FNV-1a of them, a line each.
+uint64_t merges_hash(const std::string& dir) {
     uint64_t hash = 14695981039346656037ull;
-    for (std::string line; std::getline(in, line);) {
-        if (line.rfind("#version", 0) == 0) continue;
-        if (!line.empty() && line.back() == '\r') line.pop_back();
-        if (line.empty()) continue;
-        line += '\n';
-        for (unsigned char c : line) hash = (hash ^ c) * 1099511628211ull;
-    }
+    for (unsigned char c : merges_text(dir)) hash = (hash ^ c) * 1099511628211ull;
     return hash;
 }
 constexpr uint64_t kGpt2MergesHash = 0xe9cb995b5ed1931eull;
-
-bool has_vocabulary(const fs::path& dir) {
-    return fs::is_regular_file(dir / "vocab.json") && fs::is_regular_file(dir / "merges.txt");
-}
 
 fs::path parent(const std::string& path) {
     const fs::path dir = fs::path(path).parent_path();
@@ -268,21 +256,21 @@ std::vector<std::string> expand_shards(const std::vector<std::string>& patterns,
 std::string vocabulary_dir(const std::vector<std::string>& shards) {
     std::string answer;
     uint64_t first_hash = 0;
-    fs::path last;
+    std::string last;
     for (size_t i = 0; i < shards.size(); ++i) {
-        const fs::path dir = parent(shards[i]);
+        const std::string dir = parent(shards[i]);
         if (i > 0 && dir == last) continue;
         last = dir;
-        const bool own = has_vocabulary(dir);
+        const bool own = vocabulary_present(dir);
         const uint64_t hash = own ? merges_hash(dir) : kGpt2MergesHash;
         if (i == 0) {
             first_hash = hash;
-            if (own) answer = dir.string();
+            if (own) answer = dir;
         } else if (hash != first_hash) {
             throw Error(strf("%s and %s are tokenized with different vocabularies; use shards of one vocabulary",
                              shards[0].c_str(), shards[i].c_str()));
         } else if (answer.empty() && own) {
-            answer = dir.string();  // GPT-2's, written out beside a later shard
+            answer = dir;  // GPT-2's, written out beside a later shard
         }
     }
     return answer;

@@ -54,6 +54,6 @@ class ShardWriter {
 // matches nothing; it names `option` and, for the default data, the command that makes it (`make data`).
 std::vector<std::string> expand_shards(const std::vector<std::string>& patterns, const std::string& option);
 
-// The vocabulary beside the shards: the first of their directories that has vocab.json and merges.txt, else ""
+// The vocabulary beside the shards: the first of their directories that has one, else ""
 // (GPT-2's, 50,257 tokens). Error if shards of different vocabularies are mixed.
 std::string vocabulary_dir(const std::vector<std::string>& shards);

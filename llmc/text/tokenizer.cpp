@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include "llmc/base/files.h"
 #include "llmc/text/splitter.h"
 #include "llmc/text/vocabulary.h"
 
@@ -12,22 +13,42 @@ Tokenizer::~Tokenizer() = default;
 
 Tokenizer Tokenizer::load(const std::string& dir) { return Tokenizer(load_vocabulary(dir)); }
 bool Tokenizer::present(const std::string& dir) { return vocabulary_present(dir); }
-void Tokenizer::save(const std::string& dir) const { save_vocabulary(dir, *v_); }
+std::vector<std::string> Tokenizer::save(const std::string& dir) const {
+    std::vector<std::string> names;
+    for (const auto& [name, text] : vocabulary_files(*v_, false, 0)) {
+        replace_file(dir + "/" + name, text);
+        names.push_back(name);
+    }
+    return names;
+}
+std::map<std::string, std::string> Tokenizer::model_files(int context) const {
+    return vocabulary_files(*v_, true, context);
+}
 Tokenizer Tokenizer::from_merges(const std::vector<std::pair<int, int>>& merges) {
     return Tokenizer(make_vocabulary(merges));
 }
 
-bool Tokenizer::same(const Tokenizer& other) const {
-    return v_->tokens == other.v_->tokens && v_->merges == other.v_->merges;
+bool Tokenizer::same(const Tokenizer& other) const { return vocab_size() == other.vocab_size() && within(other); }
+bool Tokenizer::within(const Tokenizer& other) const {
+    return vocab_size() <= other.vocab_size() && v_->merges == other.v_->merges &&
+           std::equal(v_->tokens.begin(), v_->tokens.end(), other.v_->tokens.begin());
 }
 int Tokenizer::vocab_size() const { return v_->size(); }
 int Tokenizer::end_of_text() const { return v_->end_of_text; }
+int Tokenizer::begin_of_text() const {
+    const auto named = v_->named.find("bos_token");
+    for (const AddedToken& token : v_->added)
+        if (named != v_->named.end() && token.text == named->second) return token.id;
+    return v_->end_of_text;
+}
+const std::vector<std::string>& Tokenizer::notes() const { return v_->notes; }
 
 std::string_view Tokenizer::bytes(int id) const {
     return id >= 0 && id < vocab_size() ? std::string_view(v_->tokens[static_cast<size_t>(id)]) : std::string_view();
 }
 
 void Tokenizer::encode(std::string_view text, std::vector<int>& ids) const {
+    const size_t before = ids.size();
     PieceCache& cache = PieceCache::of(v_->serial);
     const Splitter splitter;
     const uint8_t *p = byte_pointer(text), *const end = p + text.size();
@@ -76,16 +97,51 @@ void Tokenizer::encode(std::string_view text, std::vector<int>& ids) const {
         p += n;
     }
     flush();
+    if (v_->lacks_bytes)
+        ids.erase(std::remove(ids.begin() + static_cast<ptrdiff_t>(before), ids.end(), v_->size()), ids.end());
+}
+
+static bool is_word(char c) { return isalnum(static_cast<unsigned char>(c)) || c == '_' || (c & 0x80); }
+
+// The added token that comes first in text[from, ...), the longest of those at its place; `at` gets that.
+static const AddedToken* next_added(const Vocabulary& v, std::string_view text, size_t from, bool special, size_t* at) {
+    for (size_t i = from; i < text.size(); ++i) {
+        const AddedToken* best = nullptr;
+        for (const AddedToken& token : v.added) {
+            if (token.text[0] != text[i] || (token.special && !special) || !text.substr(i).starts_with(token.text))
+                continue;
+            const size_t end = i + token.text.size();
+            if (token.single_word && ((i > 0 && is_word(text[i - 1])) || (end < text.size() && is_word(text[end]))))
+                continue;
+            if (!best || token.text.size() > best->text.size()) best = &token;
+        }
+        if (best) return *at = i, best;
+    }
+    return *at = text.size(), nullptr;
+}
+
+void Tokenizer::encode_added(std::string_view text, bool begins, bool special, std::vector<int>& ids) const {
+    const bool any = std::any_of(v_->added.begin(), v_->added.end(), [=](auto& t) { return special || !t.special; });
+    const auto is_space = [&](size_t i) { return std::strchr(" \t\n\v\f\r", text[i]) && text[i]; };
+    for (size_t from = 0; from < text.size();) {
+        size_t at = text.size();
+        const AddedToken* token = any ? next_added(*v_, text, from, special, &at) : nullptr;
+        size_t end = at;
+        while (token && token->lstrip && end > from && is_space(end - 1)) --end;
+        const std::string_view words = text.substr(from, end - from);
+        if (v_->prefix_space && begins && !words.empty() && words[0] != ' ') encode(' ' + std::string(words), ids);
+        else encode(words, ids);
+        if (!token) return;
+        ids.push_back(token->id);
+        begins = true;
+        from = at + token->text.size();
+        while (token->rstrip && from < text.size() && is_space(from)) ++from;
+    }
 }
 
 void Tokenizer::encode_with_special(std::string_view text, std::vector<int>& ids) const {
-    for (;;) {
-        const size_t at = text.find(kEndOfText);
-        encode(text.substr(0, at), ids);
-        if (at == std::string_view::npos) return;
-        ids.push_back(v_->end_of_text);
-        text.remove_prefix(at + kEndOfText.size());
-    }
+    ids.insert(ids.end(), v_->before_prompts.begin(), v_->before_prompts.end());
+    encode_added(text, true, true, ids);
 }
 
 std::string Tokenizer::decode(const std::vector<int>& ids) const {

@@ -1,9 +1,10 @@
 // GPT-2's tokenizer: byte-level byte-pair encoding.   (Radford et al. 2019, section 2.2; Sennrich et al. 2016)
 //
 // Text is split into pieces (splitter.h), each piece becomes bytes, and the pairs of neighbours with the lowest rank in
-// the merge list are joined until none is left (bpe.h). A vocabulary is read from vocab.json and merges.txt
-// (vocabulary.h). Any bytes can be encoded; decode(encode(x)) == x for every x, valid UTF-8 or not.
+// the merge list are joined until none is left (bpe.h). Which files a vocabulary may have: vocabulary.h. With all 256 bytes
+// in it, any bytes can be encoded, and decode(encode(x)) == x for every x, valid UTF-8 or not.
 #pragma once
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -14,11 +15,13 @@ struct Vocabulary;
 
 class Tokenizer {
   public:
-    // Reads DIR/vocab.json and DIR/merges.txt. Error (file and line named) if they are missing or inconsistent.
+    // Error (file and line named) if the directory's files are missing or inconsistent.
     static Tokenizer load(const std::string& dir);
-    static bool present(const std::string& dir);  // both files are there
-    void save(const std::string& dir) const;      // writes vocab.json and merges.txt, each whole or not at all
-    static constexpr const char* kFiles[] = {"vocab.json", "merges.txt"};
+    static bool present(const std::string& dir);  // a vocabulary is there
+    // Writes a data set's vocabulary, each file whole or not at all; returns the files' names.
+    std::vector<std::string> save(const std::string& dir) const;
+    // The files that a model directory has of it; context: the model's longest.
+    std::map<std::string, std::string> model_files(int context) const;
     // A new vocabulary: 256 bytes, the tokens of the merges, <|endoftext|> (make_vocabulary in vocabulary.h).
     static Tokenizer from_merges(const std::vector<std::pair<int, int>>& merges);
 
@@ -26,19 +29,29 @@ class Tokenizer {
     Tokenizer& operator=(Tokenizer&&) noexcept;
     ~Tokenizer();
 
-    bool same(const Tokenizer& other) const;  // same tokens, ids and merges
-    int vocab_size() const;                   // largest id + 1
-    int end_of_text() const;                  // id of <|endoftext|>
-    std::string_view bytes(int id) const;     // of one token; empty for an id that has none
+    bool same(const Tokenizer& other) const;        // same tokens, ids and merges
+    bool within(const Tokenizer& other) const;      // the same, but the other may have more added tokens
+    int vocab_size() const;                         // largest id + 1
+    int end_of_text() const;                        // id of <|endoftext|> or what stands for it; -1: there is none
+    int begin_of_text() const;                      // the same, where the vocabulary names no other token for it
+    const std::vector<std::string>& notes() const;  // lines for the user
+    std::string_view bytes(int id) const;           // of one token; empty for an id that has none
 
     // Appends the ids of `text` as ordinary text ("<|endoftext|>" in it is thirteen characters, not the special token).
     // Thread-safe; each thread keeps a cache of pieces of its own.
     void encode(std::string_view text, std::vector<int>& ids) const;
-    // The same, but "<|endoftext|>" becomes the special token: for prompts that a person types.
+    // The same of a document or a part of one (begins: the first), with the words that were added to the vocabulary, and
+    // the space in front that some vocabularies want.
+    void encode_document(std::string_view text, bool begins, std::vector<int>& ids) const {
+        encode_added(text, begins, false, ids);
+    }
+    // The same, and special tokens become their ids, too: for prompts that a person types. Some vocabularies want a token
+    // in front of them.
     void encode_with_special(std::string_view text, std::vector<int>& ids) const;
     std::string decode(const std::vector<int>& ids) const;
 
   private:
     explicit Tokenizer(Vocabulary vocabulary);
+    void encode_added(std::string_view text, bool begins, bool special, std::vector<int>& ids) const;
     std::unique_ptr<const Vocabulary> v_;
 };

@@ -107,6 +107,12 @@ void expect_equals_cpu(const Problem<X>& p, bool backward = true, Schedules sche
     else body();
 }
 
+TYPED_TEST(CudaAttention, ScoresWithADivisor) {
+    Problem<TypeParam> p(2, 70, 70, 2, 1, 40);
+    p.s.divisor = 3;
+    expect_equals_cpu(p);
+}
+
 TYPED_TEST(CudaAttention, LengthsAroundTiles) {
     for (int T : {1, 2, 15, 17, 64, 65, 130}) expect_equals_cpu(Problem<TypeParam>(1, T, T, 1, 1, 64));
     expect_equals_cpu(Problem<TypeParam>(1, 270, 270, 1, 1, 64), true, once);

@@ -1,4 +1,5 @@
 // GELU on the GPU against the CPU's.
+#include "llmc/plain/layers.h"
 #include "test/cuda/device_test.h"
 
 namespace {
@@ -15,9 +16,11 @@ TYPED_TEST(Gelu, EqualsCpu) {
             SCOPED_TRACE(::testing::Message() << "n " << n << " shift " << shift);
             auto x = random_vector<X>(n + shift, 1, 3), dy = random_vector<X>(n + shift, 2);
             for (size_t i = 3; i < n; i += 7) x[i] = X(i % 2 ? 60.0f : -60.0f);  // where exp(-2u) overflows
-            auto y = x, dx = dy;
+            auto y = x, dx = dy, erf_y = x, erf_dx = dy;
             gelu_forward(y.data() + shift, x.data() + shift, int64_t(n));
             gelu_backward(dx.data() + shift, x.data() + shift, dy.data() + shift, int64_t(n));
+            gelu_erf_forward(erf_y.data() + shift, x.data() + shift, int64_t(n), Plain{});
+            gelu_erf_backward(erf_dx.data() + shift, x.data() + shift, dy.data() + shift, int64_t(n), Plain{});
             for_each_schedule([&] {
                 DeviceVector<X> device_x(x), device_y(x), device_dx(dy);
                 gelu_forward(device_y.get() + shift, device_x.get() + shift, int64_t(n), current_stream());
@@ -26,6 +29,12 @@ TYPED_TEST(Gelu, EqualsCpu) {
                 double tolerance = std::is_same_v<X, float> ? 1e-6 : 1e-3;
                 EXPECT_LT(relative_error(device_y.host(), y), tolerance);
                 EXPECT_LT(relative_error(device_dx.host(), dx), tolerance);
+                device_y.set(x), device_dx.set(dy);
+                gelu_erf_forward(device_y.get() + shift, device_x.get() + shift, int64_t(n), current_stream());
+                gelu_erf_backward(device_dx.get() + shift, device_x.get() + shift, device_dx.get() + shift, int64_t(n),
+                                  current_stream());
+                EXPECT_LT(relative_error(device_y.host(), erf_y), tolerance) << "erf";
+                EXPECT_LT(relative_error(device_dx.host(), erf_dx), tolerance) << "erf";
             });
         }
 }
