@@ -47,7 +47,8 @@ class FindRanks : public ::testing::Test {
     }
     static RankOptions by_hand(int rank, int world, const std::string& method) {
         RankOptions o;
-        o.num_processes = world, o.process_rank = rank, o.nccl_init_method = method, o.fs_path = "/shared";
+        o.num_processes = world, o.process_rank = rank, o.nccl_init_method = method,
+        o.fs_path = method == "fs" ? "/shared" : o.fs_path;
         return o;
     }
     void expect(const Ranks& r, int rank, int world, int local_rank, int local_world, Ranks::Meeting meeting) {
@@ -170,6 +171,11 @@ TEST_F(FindRanks, OneMachineMeetsOnItsLoopback) {
         EXPECT_EQ(ranks(one).meeting, Ranks::Meeting::tcp);
         EXPECT_EQ(ranks(one).address, other);
     }
+    RankOptions shared;  // the secret in a directory that all machines see
+    shared.fs_path = "/shared";
+    EXPECT_EQ(ranks(one, shared).meeting, Ranks::Meeting::file);
+    EXPECT_FALSE(ranks(one, shared).one_machine);
+    EXPECT_EQ(ranks(one, shared).address, "::ffff:10.0.0.1");
     EXPECT_EQ(ranks(open_mpi_).address, "127.0.0.1");
     EXPECT_EQ(ranks(srun_).address, "");  // two machines: any of rank 0's addresses
     RankOptions o;
@@ -190,7 +196,10 @@ TEST_F(FindRanks, AddressesThatCanNeverWorkAreRefused) {
     for (const char* v6 : {"::1::2", "fd00::xyz", "1:2:3:4:5:6:7:8:9", "[::1", "::1]", "fd00:::2", ":", "[]"})
         refused(v6, "29500", "is no IPv6 address");
     for (const char* v4 : {"10.0.0", "256.1.1.1", "1.2.3.4.5", "10", "."}) refused(v4, "29500", "is no IPv4 address");
-    for (const char* name : {"tcp//a", "a b", "a,b", "n\xc3\xb6" "de"}) refused(name, "29500", "is no name of a machine");
+    for (const char* name : {"tcp//a", "a b", "a,b",
+                             "n\xc3\xb6"
+                             "de"})
+        refused(name, "29500", "is no name of a machine");
     for (const char* any : {"0.0.0.0", "::", "[::]"}) refused(any, "29500", "names no machine");
     for (const char* port : {"0", "65536", "99999"})
         refused("node", port, std::string("MASTER_PORT ") + port + " is no port");

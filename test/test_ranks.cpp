@@ -150,7 +150,7 @@ TEST_P(Ranks, SamplesAndHelpAreWrittenOnce) {
     EXPECT_EQ(several.out, alone.out);
     EXPECT_EQ(start(3, "--help").out, start(1, "--help").out);
     EXPECT_EQ(start(2, "plan -e d12").out, start(1, "plan -e d12").out);
-    expect_error(start(3, "sample -e nowhere"), 1, "nowhere");
+    expect_error(start(3, "sample -e nowhere"), 2, "nowhere");
 }
 
 TEST_P(Ranks, EvaluationHasTheLossOfOneRank) {

@@ -254,13 +254,16 @@ TEST(Strangers, OfThisMachineCannotReadTheSecret) {
     for (RankProcess* rank : {&second, &first}) EXPECT_EQ(rank->wait(60), 0) << rank->err();
     EXPECT_EQ(read_text(victim), "precious");
     // A file that another user has put there: ranks look away. (Only root can try it.)
-    std::ofstream(path) << "1 secret here 127.0.0.1";
+    FalseRank0 stranger;
+    std::ofstream(path) << stranger.port << " secret here 127.0.0.1";
     if (chown(path.c_str(), 65534, 65534) == 0) {
         auto impatient = variables(1, "a");
         impatient["TEST_TIMEOUT_S"] = "1";
         RankProcess rank(impatient);
         EXPECT_EQ(rank.wait(20), 1);
         EXPECT_NE(rank.err().find("found no rank 0 at the address in "), std::string::npos) << rank.err();
+        pollfd connection{stranger.listener.fd, POLLIN, 0};
+        EXPECT_EQ(poll(&connection, 1, 0), 0);
     }
     std::filesystem::remove(victim);
 }

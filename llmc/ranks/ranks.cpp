@@ -76,7 +76,8 @@ static std::string checked_address(std::string a, const std::string& option, con
     return a;
 }
 
-// At an address and a port that the user gives. On one machine a file that only this user can read carries the secret.
+// At an address and a port that the user gives. A file that only this user can read carries the secret: on one machine,
+// or in a directory that all see.
 static void meet_at(Ranks* r, const RankOptions& o, const std::string& option, const std::string& port_option) {
     if (r->port < 1 || r->port > 65535)
         throw UsageError(strf("%s %d is no port; give one from 1 to 65535", port_option.c_str(), r->port));
@@ -85,7 +86,8 @@ static void meet_at(Ranks* r, const RankOptions& o, const std::string& option, c
     r->one_machine = r->one_machine || a == "localhost" || a == "::1" || a.starts_with("127.");
     if (r->one_machine && a != "::1" && !a.starts_with("127.")) a = "127.0.0.1";
     r->secret = text_variable("TRAIN_GPT2_SECRET");
-    r->meeting = r->one_machine && r->secret.empty() ? Ranks::Meeting::file : Ranks::Meeting::tcp;
+    const bool by_file = r->secret.empty() && (r->one_machine || o.fs_path != RankOptions().fs_path);
+    r->meeting = by_file ? Ranks::Meeting::file : Ranks::Meeting::tcp;
     r->file = meeting_file(o.fs_path, strf("%d_%d", static_cast<int>(geteuid()), r->port));
 }
 
@@ -155,3 +157,5 @@ int rank_if_known() {
         return 0;
     }
 }
+
+bool launcher_ends_all() { return getenv("OMPI_COMM_WORLD_RANK") || getenv("TORCHELASTIC_RUN_ID"); }

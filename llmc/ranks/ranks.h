@@ -31,3 +31,4 @@ Ranks find_ranks(const RankOptions& options);
 // This process's number as a launcher gives it, before anything is checked: for commands that one process does, and for errors that all ranks
 // have in common. 0 where it is not known.
 int rank_if_known();
+bool launcher_ends_all();  // when one rank ends with an error: mpirun and torchrun do

@@ -58,8 +58,10 @@ inline int end_with_error(const ProgramInfo& program, Group* group, const Ending
     fflush(stdout);
     const bool several = group && group->world() > 1, follows = several && group->rank() > 0;
     // What went wrong in all ranks alike, rank 0 says, and that ends this one while it waits: of a wrong command line
-    // the launcher does that.
-    if (follows || (!group && e.code == 2 && rank_if_known() > 0)) std::this_thread::sleep_for(std::chrono::seconds(1));
+    // the launcher does that, mpirun after a second.
+    if (follows) std::this_thread::sleep_for(std::chrono::seconds(1));
+    else if (!group && e.code == 2 && rank_if_known() > 0 && launcher_ends_all())
+        std::this_thread::sleep_for(std::chrono::seconds(3));
     if (several) group->fail(e.reason, e.code);
     if (follows) std::this_thread::sleep_for(std::chrono::seconds(3));  // rank 0 ends us
     else fprintf(stderr, "%s: %s\n", program.name.c_str(), printable(e.line).c_str());
@@ -81,7 +83,8 @@ int run_options(Options& options, const ProgramInfo& program, std::unique_ptr<Gr
     std::vector<std::string> notes;
     if (ranks.meeting == Ranks::Meeting::tcp && ranks.secret.empty())
         notes.push_back("note: whoever reaches port " + std::to_string(ranks.port) +
-                        " can take a rank's place; to prevent that, give all ranks the same TRAIN_GPT2_SECRET");
+                        " can take a rank's place; to prevent that, give all ranks the same TRAIN_GPT2_SECRET, or a "
+                        "--fs-path (-pf) that all see");
     Run run;
     std::exception_ptr failed;
     try {
