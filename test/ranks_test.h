@@ -47,6 +47,8 @@ inline void in_rank(const std::function<void(Group&)>& body) {
             options.num_processes = std::stoi(test_argument("TEST_WORLD"));
             options.process_rank = std::stoi(test_argument("TEST_RANK")), options.job = test_argument("TEST_JOB");
         }
+        if (std::string here = test_argument("TEST_LOCAL_SIZE"); !here.empty())  // as if the others were elsewhere
+            setenv("OMPI_COMM_WORLD_LOCAL_SIZE", here.c_str(), 1);
         std::string timeout = test_argument("TEST_TIMEOUT_S");
         group = std::make_unique<Group>(find_ranks(options), timeout.empty() ? 30 : std::stod(timeout));
         body(*group);

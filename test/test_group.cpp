@@ -39,6 +39,7 @@ TEST(Group, MeetsUnderMpirun) {
     if (is_rank()) return in_rank(exchange_texts);
     TemporaryDirectory directory;
     for (int world : {2, 4}) expect_mpirun_passes(world);
+    expect_mpirun_passes(3, {{"TEST_LOCAL_SIZE", "1"}});  // MPI carries address and secret
 }
 TEST(Group, MeetsByASharedFile) {
     if (is_rank()) return in_rank(exchange_texts);

@@ -23,7 +23,7 @@ namespace {
 
 constexpr size_t kStrangersBytes = 512, kAnswersBytes = 4096;  // of a message
 constexpr double kStrangersSeconds = 5;
-constexpr size_t kStrangers = 256;  // at a time; when more come, the first of them go
+constexpr size_t kStrangers = 256;  // at a time, besides the ranks; when more come, the first of them go
 
 // Where rank 0 listens, as the file and MPI carry it.
 struct Place {
@@ -164,7 +164,8 @@ class Reception {
     void accept_one(const Socket& listener) {
         int fd = accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC);
         bool full = fd < 0 && (errno == EMFILE || errno == ENFILE);
-        if ((full || strangers_.size() >= kStrangers) && !strangers_.empty()) strangers_.erase(strangers_.begin());
+        if ((full || strangers_.size() >= kStrangers + members_.size()) && !strangers_.empty())
+            strangers_.erase(strangers_.begin());
         else if (full) std::this_thread::sleep_for(std::chrono::milliseconds(100));
         if (fd < 0) return;
         Stranger s{std::make_unique<Socket>(fd), random_hex(16), "", clock_.now() + kStrangersSeconds};
