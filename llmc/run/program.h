@@ -74,10 +74,10 @@ template <template <typename X> class ModelOf, typename Half>
 int run_options(Options& options, const ProgramInfo& program, std::unique_ptr<Group>& group) {
     using Device = typename ModelOf<float>::Device;
     const bool training = options.command == Command::train || options.command == Command::finetune;
-    if (!options.output.empty()) options.ranks.job = options.output;
-    else
+    options.ranks.job = options.output.empty() ? options.model : options.output;
+    if (options.output.empty())
         for (const auto* list : {&options.train_data, &options.val_data})
-            for (const std::string& path : *list) options.ranks.job += options.model + " " + path + " ";
+            for (const std::string& path : *list) options.ranks.job += " " + path;
     const Ranks ranks = options.command == Command::sample ? Ranks{} : find_ranks(options.ranks);
     if (ranks.rank > 0 && !freopen("/dev/null", "w", stdout)) throw Error("/dev/null cannot be opened");
     std::vector<std::string> notes;
