@@ -45,8 +45,10 @@ inline void in_rank(const std::function<void(Group&)>& body) {
         if (std::string directory = test_argument("TEST_FS"); !directory.empty()) {  // -pi fs -pf DIR -pn N -pr R
             options.nccl_init_method = "fs", options.fs_path = directory;
             options.num_processes = std::stoi(test_argument("TEST_WORLD"));
-            options.process_rank = std::stoi(test_argument("TEST_RANK"));
+            options.process_rank = std::stoi(test_argument("TEST_RANK")), options.job = test_argument("TEST_JOB");
         }
+        if (std::string here = test_argument("TEST_LOCAL_SIZE"); !here.empty())  // as if the others were elsewhere
+            setenv("OMPI_COMM_WORLD_LOCAL_SIZE", here.c_str(), 1);
         std::string timeout = test_argument("TEST_TIMEOUT_S");
         group = std::make_unique<Group>(find_ranks(options), timeout.empty() ? 30 : std::stod(timeout));
         body(*group);
@@ -85,9 +87,9 @@ class RankProcess {
             dup2(open(out.c_str(), O_CREAT | O_WRONLY, 0600), 1);
             dup2(open(err.c_str(), O_CREAT | O_WRONLY, 0600), 2);
             // nothing of a launcher that may have started the tests themselves
-            for (const char* name :
-                 {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
-                  "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_ID", "PMIX_NAMESPACE", "PMIX_RANK"})
+            for (const char* name : {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR",
+                                     "MASTER_PORT", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_ID",
+                                     "PMIX_NAMESPACE", "PMIX_RANK", "TRAIN_GPT2_SECRET"})
                 unsetenv(name);
             setenv("TEST_IS_RANK", "1", 1);
             setenv("OMP_NUM_THREADS", "1", 1);
@@ -102,6 +104,7 @@ class RankProcess {
     }
     RankProcess(const RankProcess&) = delete;
 
+    pid_t id() const { return pid_; }
     void signal(int number) { ::kill(pid_, number); }
     bool running() {
         if (!ended_ && waitpid(pid_, &status_, WNOHANG) == pid_) ended_ = true;
@@ -203,4 +206,32 @@ inline void expect_ranks_pass(int world, RankProcess::Variables variables = {}, 
         if (code != 0 && !what_lacks(rank.err()).empty()) GTEST_SKIP() << what_lacks(rank.err());
         EXPECT_EQ(code, 0) << "rank " << r << ":\n" << rank.out() << rank.err();
     }
+}
+
+// ---- what the test says of them ----
+
+// Exit codes and messages of ranks that are to end within `limit` seconds. All run together: rank 0 says it for all,
+// and `said` is what somebody said.
+inline void expect_all_end(const std::vector<std::unique_ptr<RankProcess>>& ranks, double limit,
+                           const std::vector<std::string>& parts, int without = -1) {
+    double begin = seconds();
+    std::string said;
+    for (size_t r = 0; r < ranks.size(); r++) {
+        if (static_cast<int>(r) == without) continue;
+        EXPECT_EQ(ranks[r]->wait(limit - (seconds() - begin)), 1) << "rank " << r << " " << ranks[r]->err();
+        said += ranks[r]->err();
+    }
+    for (const std::string& part : parts) EXPECT_NE(said.find(part), std::string::npos) << part << " not in: " << said;
+}
+inline void wait_until_ready(const std::vector<std::unique_ptr<RankProcess>>& ranks) {
+    for (auto& rank : ranks)
+        for (double end = seconds() + 30; rank->out().find("ready") == std::string::npos;) {
+            ASSERT_TRUE(rank->running() && seconds() < end) << rank->out() << rank->err();
+            sleep_seconds(0.02);
+        }
+}
+inline void say_ready(Group& group) {
+    group.barrier();
+    printf("ready\n");
+    fflush(stdout);
 }

@@ -230,4 +230,26 @@ TEST(Communicator, NobodyWaitsForARankThatFailed) {
     }
 }
 
+// When all have said goodbye, and MPI ends, nobody watches any more.
+TEST(Communicator, ARankThatHangsWhileMpiEndsHoldsNobody) {
+    if (is_rank())
+        return in_rank([](Group& group) {
+            Communicator comm(group);
+            if (std::to_string(group.rank()) == test_argument("TEST_VICTIM"))
+                atexit([] { raise(SIGSTOP); });  // comes before MPI's own
+            else printf("nothing is lost\n");
+        });
+    for (const char* victim : {"0", "2"}) {
+        auto ranks = start_mpirun(3, {{"TEST_VICTIM", victim}, {"TEST_TIMEOUT_S", "2"}});
+        if (!ranks) GTEST_SKIP() << "no mpirun (package openmpi-bin)";
+        int code = ranks->wait(60);
+        std::string err = ranks->err();
+        if (!what_lacks(err).empty()) GTEST_SKIP() << what_lacks(err);
+        EXPECT_EQ(code, 1) << err;
+        EXPECT_NE(err.find("error: MPI does not end within 2 s (--comm-timeout): a rank hangs"), std::string::npos)
+            << err;
+        EXPECT_NE(ranks->out().find("nothing is lost"), std::string::npos);
+    }
+}
+
 }  // namespace

@@ -40,6 +40,19 @@ TEST(CompareStarts, ARankThatCouldNotPrepareSaysWhy) {
               "rank 1: no such file");
 }
 
+TEST(CompareStarts, WhatIsNoDescriptionIsNamed) {
+    ::Run run = training_run();
+    std::string good = start_description(run, "CPU");
+    for (const char* bad : {"", "\x1b[2J", "{", "[1]", "7", "{} trailing"})
+        EXPECT_NE(difference({good, good, bad}).find("rank 2 does not say what it was started with"), std::string::npos)
+            << bad;
+    EXPECT_EQ(difference({good, R"({"error": 7})"}), "rank 1: 7");
+    // A failure is one, whatever its rank says.
+    for (const char* code : {"0", "256", "\"x\"", "null", "-1"})
+        EXPECT_EQ(difference({good, strf(R"({"error": "full", "exit code": %s})", code)}), "rank 1: full");
+    EXPECT_EQ(difference({start_description(Error("full")), good}), "full");  // rank 0 speaks for itself
+}
+
 TEST(CompareStarts, EvaluationHasNoTrainingData) {
     ::Run run;
     EXPECT_EQ(difference({start_description(run, "CPU"), start_description(run, "CPU")}), "");

@@ -1,134 +1,9 @@
-// The processes of a run: who they are, how they meet, and how they notice each other's end.
+// The processes of a run: how they meet, and how they notice each other's end.
 #include "llmc/base/error.h"
+#include "llmc/ranks/socket.h"
 #include "ranks_test.h"
 
 namespace {
-
-// ---- who they are ----
-
-class FindRanks : public ::testing::Test {
-  protected:
-    void SetUp() override { clear(); }
-    void TearDown() override { clear(); }
-    static void clear() {
-        for (const char* name :
-             {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PMIX_NAMESPACE",
-              "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
-              "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS",
-              "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_SUBMIT_DIR", "SLURM_RESTART_COUNT"})
-            unsetenv(name);
-    }
-    using Variables = std::map<std::string, std::string>;
-    static Ranks ranks(const Variables& variables, const RankOptions& options = {}) {
-        clear();
-        for (const auto& [name, value] : variables) setenv(name.c_str(), value.c_str(), 1);
-        return find_ranks(options);
-    }
-    static std::string error(const Variables& variables, const RankOptions& options = {}) {
-        try {
-            ranks(variables, options);
-            return "none";
-        } catch (const UsageError& e) {
-            return e.what();
-        }
-    }
-    static RankOptions by_hand(int rank, int world, const std::string& method) {
-        RankOptions o;
-        o.num_processes = world, o.process_rank = rank, o.nccl_init_method = method, o.fs_path = "/shared";
-        return o;
-    }
-    void expect(const Ranks& r, int rank, int world, int local_rank, int local_world, Ranks::Meeting meeting) {
-        EXPECT_EQ(r.rank, rank);
-        EXPECT_EQ(r.world, world);
-        EXPECT_EQ(r.local_rank, local_rank);
-        EXPECT_EQ(r.local_world, local_world);
-        EXPECT_EQ(r.meeting, meeting);
-    }
-    const Variables torchrun_{{"RANK", "5"},        {"WORLD_SIZE", "8"},       {"LOCAL_RANK", "1"},
-                              {"MASTER_ADDR", "a"}, {"LOCAL_WORLD_SIZE", "4"}, {"MASTER_PORT", "29400"}};
-    const Variables open_mpi_{{"OMPI_COMM_WORLD_RANK", "3"},
-                              {"OMPI_COMM_WORLD_SIZE", "4"},
-                              {"OMPI_COMM_WORLD_LOCAL_RANK", "3"},
-                              {"OMPI_COMM_WORLD_LOCAL_SIZE", "4"},
-                              {"PMIX_NAMESPACE", "prterun-a@1"}};
-    const Variables srun_{{"SLURM_JOB_ID", "77"},          {"SLURM_STEP_ID", "0"},
-                          {"SLURM_PROCID", "6"},           {"SLURM_STEP_NUM_TASKS", "8"},
-                          {"SLURM_LOCALID", "2"},          {"SLURM_STEP_TASKS_PER_NODE", "4(x2)"},
-                          {"SLURM_SUBMIT_DIR", "/home/me"}};
-};
-
-TEST_F(FindRanks, OneProcessWaitsForNobody) {
-    expect(ranks({}), 0, 1, 0, 1, Ranks::Meeting::none);
-    // in an allocation's shell (salloc, sbatch) SLURM counts tasks that nobody started
-    Variables shell = srun_;
-    shell.erase("SLURM_STEP_ID");
-    expect(ranks(shell), 0, 1, 0, 1, Ranks::Meeting::none);
-    for (const char* reserved : {"4294967290", "4294967291", "4294967292"}) {
-        shell["SLURM_STEP_ID"] = reserved;
-        expect(ranks(shell), 0, 1, 0, 1, Ranks::Meeting::none);
-    }
-    expect(ranks({{"RANK", "0"}, {"WORLD_SIZE", "1"}}), 0, 1, 0, 1, Ranks::Meeting::none);
-    expect(ranks({{"WORLD_SIZE", "4"}}), 0, 1, 0, 1, Ranks::Meeting::none);  // half of it is nothing
-}
-
-TEST_F(FindRanks, FromTorchrunsVariables) {
-    Ranks r = ranks(torchrun_);
-    expect(r, 5, 8, 1, 4, Ranks::Meeting::tcp);
-    EXPECT_EQ(r.address, "a");
-    EXPECT_EQ(r.port, 29400);
-    Variables all = torchrun_;  // they come first
-    all.insert(open_mpi_.begin(), open_mpi_.end());
-    all.insert(srun_.begin(), srun_.end());
-    expect(ranks(all), 5, 8, 1, 4, Ranks::Meeting::tcp);
-    Variables without = torchrun_;
-    without.erase("MASTER_PORT");
-    EXPECT_NE(error(without).find("MASTER_PORT"), std::string::npos);
-}
-
-TEST_F(FindRanks, FromOpenMpis) {
-    Ranks r = ranks(open_mpi_);
-    expect(r, 3, 4, 3, 4, Ranks::Meeting::file);
-    EXPECT_EQ(r.file.find_first_of("@ "), std::string::npos) << r.file;
-    Variables two_machines = open_mpi_;
-    two_machines["OMPI_COMM_WORLD_LOCAL_RANK"] = "1", two_machines["OMPI_COMM_WORLD_LOCAL_SIZE"] = "2";
-    expect(ranks(two_machines), 3, 4, 1, 2, Ranks::Meeting::mpi);
-    Variables all = open_mpi_;
-    all.insert(srun_.begin(), srun_.end());  // mpirun in an allocation
-    expect(ranks(all), 3, 4, 3, 4, Ranks::Meeting::file);
-}
-
-TEST_F(FindRanks, FromSlurms) {
-    Ranks r = ranks(srun_);
-    expect(r, 6, 8, 2, 4, Ranks::Meeting::file);
-    EXPECT_EQ(r.file.rfind("/home/me/", 0), 0u) << r.file;
-    Variables again = srun_;
-    again["SLURM_RESTART_COUNT"] = "1";  // after --requeue what the first start left behind means nothing
-    EXPECT_NE(ranks(again).file, r.file);
-}
-
-TEST_F(FindRanks, FromOptions) {
-    RankOptions tcp = by_hand(9, 16, "tcp");
-    EXPECT_NE(error({}, tcp).find("--server-ip"), std::string::npos);
-    tcp.server_ip = "10.0.0.1", tcp.server_port = 4000;
-    Ranks r = ranks(torchrun_, tcp);  // before all variables
-    expect(r, 9, 16, 1, 8, Ranks::Meeting::tcp);
-    EXPECT_EQ(r.address, "10.0.0.1");
-    EXPECT_EQ(r.port, 4000);
-    r = ranks({}, by_hand(1, 2, "fs"));
-    expect(r, 1, 2, 1, 2, Ranks::Meeting::file);
-    EXPECT_EQ(r.file.rfind("/shared/", 0), 0u) << r.file;
-    expect(ranks(open_mpi_, by_hand(0, 4, "mpi")), 3, 4, 3, 4, Ranks::Meeting::file);  // llm.c's: mpirun numbers them
-}
-
-TEST_F(FindRanks, ContradictionsAreRefused) {
-    EXPECT_NE(error({{"RANK", "x"}, {"WORLD_SIZE", "4"}}).find("RANK=x"), std::string::npos);
-    EXPECT_NE(
-        error({{"RANK", "4"}, {"WORLD_SIZE", "4"}, {"MASTER_ADDR", "a"}, {"MASTER_PORT", "1"}}).find("rank 4 of 4"),
-        std::string::npos);
-    EXPECT_NE(error({}, by_hand(2, 2, "fs")).find("rank 2 of 2"), std::string::npos);
-    EXPECT_NE(error({}, by_hand(0, 8, "mpi")).find("mpirun -np 8"), std::string::npos);
-    EXPECT_NE(error(open_mpi_, by_hand(0, 8, "mpi")).find("mpirun says 4"), std::string::npos);
-}
 
 // ---- how they meet ----
 
@@ -164,12 +39,15 @@ TEST(Group, MeetsUnderMpirun) {
     if (is_rank()) return in_rank(exchange_texts);
     TemporaryDirectory directory;
     for (int world : {2, 4}) expect_mpirun_passes(world);
+    expect_mpirun_passes(3, {{"TEST_LOCAL_SIZE", "1"}});  // MPI carries address and secret
 }
 TEST(Group, MeetsByASharedFile) {
     if (is_rank()) return in_rank(exchange_texts);
     TemporaryDirectory directory;
     // an earlier run was killed: nobody listens there any more
-    std::ofstream(directory / ".train_gpt2_ranks_3") << free_port() << " 127.0.0.1";
+    RankOptions o;
+    o.nccl_init_method = "fs", o.fs_path = directory.path, o.num_processes = 3;
+    std::ofstream(find_ranks(o).file) << free_port() << " secret host 127.0.0.1";
     std::vector<std::unique_ptr<RankProcess>> ranks;
     for (int r : {2, 1, 0}) {
         ranks.push_back(std::make_unique<RankProcess>(RankProcess::Variables{
@@ -180,30 +58,76 @@ TEST(Group, MeetsByASharedFile) {
     EXPECT_TRUE(std::filesystem::is_empty(directory.path));
 }
 
-// Exit codes and messages of ranks that are to end within `limit` seconds. All run together: rank 0 says it for all,
-// and `said` is what somebody said.
-void expect_all_end(const std::vector<std::unique_ptr<RankProcess>>& ranks, double limit,
-                    const std::vector<std::string>& parts, int without = -1) {
-    double begin = seconds();
-    std::string said;
-    for (size_t r = 0; r < ranks.size(); r++) {
-        if (static_cast<int>(r) == without) continue;
-        EXPECT_EQ(ranks[r]->wait(limit - (seconds() - begin)), 1) << "rank " << r << " " << ranks[r]->err();
-        said += ranks[r]->err();
+TEST(Group, MeetsByIPv6) {
+    if (is_rank()) return in_rank(exchange_texts);
+    int port = 0;
+    try {
+        Socket probe(listen_on("::1", &port));
+    } catch (const Error&) {
+        GTEST_SKIP() << "there is no IPv6 here";
     }
-    for (const std::string& part : parts) EXPECT_NE(said.find(part), std::string::npos) << part << " not in: " << said;
+    for (const char* address : {"::1", "[::1]"}) expect_ranks_pass(2, {{"MASTER_ADDR", address}});
+    expect_ranks_pass(2, {{"MASTER_ADDR", "::1"}, {"TRAIN_GPT2_SECRET", "known"}});
 }
-void wait_until_ready(const std::vector<std::unique_ptr<RankProcess>>& ranks) {
-    for (auto& rank : ranks)
-        for (double end = seconds() + 30; rank->out().find("ready") == std::string::npos;) {
-            ASSERT_TRUE(rank->running() && seconds() < end) << rank->out() << rank->err();
-            sleep_seconds(0.02);
-        }
+TEST(Group, AnAddressThatMeansNothingIsRefusedAtOnce) {
+    if (is_rank()) return in_rank([](Group&) { FAIL(); });
+    std::vector<std::unique_ptr<RankProcess>> ranks;
+    for (int r : {0, 1}) {
+        auto variables = rank_variables(r, 2, free_port());
+        variables["MASTER_ADDR"] = "no-such-machine.invalid", variables["TEST_TIMEOUT_S"] = "600";
+        ranks.push_back(std::make_unique<RankProcess>(variables));
+    }
+    for (auto& rank : ranks) {
+        EXPECT_EQ(rank->wait(60), 2);
+        EXPECT_NE(rank->err().find("there is no machine no-such-machine.invalid"), std::string::npos) << rank->err();
+        EXPECT_NE(rank->err().find("MASTER_ADDR"), std::string::npos) << rank->err();
+    }
 }
-void say_ready(Group& group) {
-    group.barrier();
-    printf("ready\n");
-    fflush(stdout);
+// 203.0.113.0/24 is nobody's (RFC 5737).
+TEST(Group, AnAddressOfAnotherMachineIsRefusedByRank0) {
+    if (is_rank()) return in_rank([](Group&) { FAIL(); });
+    auto variables = rank_variables(0, 2, free_port());
+    variables["MASTER_ADDR"] = "203.0.113.77", variables["TEST_TIMEOUT_S"] = "600";
+    RankProcess rank(variables);
+    EXPECT_EQ(rank.wait(60), 1);
+    EXPECT_NE(rank.err().find("cannot listen on 203.0.113.77: it is no address of this machine"), std::string::npos)
+        << rank.err();
+}
+TEST(Group, TwoJobsInOneDirectoryKeepApart) {
+    if (is_rank())
+        return in_rank([](Group& group) {
+            for (const std::string& job : group.exchange(test_argument("TEST_JOB")))
+                EXPECT_EQ(job, test_argument("TEST_JOB"));
+        });
+    TemporaryDirectory directory;
+    auto start = [&](const std::string& job, int rank, const char* timeout = "30") {
+        return std::make_unique<RankProcess>(RankProcess::Variables{{"TEST_FS", directory.path},
+                                                                    {"TEST_WORLD", "2"},
+                                                                    {"TEST_RANK", std::to_string(rank)},
+                                                                    {"TEST_JOB", job},
+                                                                    {"TEST_TIMEOUT_S", timeout}});
+    };
+    std::vector<std::unique_ptr<RankProcess>> ranks;
+    for (auto [job, rank] : {std::pair{"a", 1}, {"a", 0}, {"b", 0}}) {
+        ranks.push_back(start(job, rank));
+        if (rank == 0) sleep_seconds(0.05);
+    }
+    ranks.push_back(start("b", 1));
+    for (auto& rank : ranks) EXPECT_EQ(rank->wait(60), 0) << rank->out() << rank->err();
+
+    // The same job twice is two jobs that nobody can tell apart: the second rank 0 says so, and the first goes on.
+    auto first = start("c", 0);
+    while (std::filesystem::is_empty(directory.path)) sleep_seconds(0.01);
+    sleep_seconds(0.1);
+    auto twice = start("c", 0);
+    EXPECT_EQ(twice->wait(30), 1);
+    EXPECT_NE(twice->err().find("another job like this one waits for its ranks at " + directory.path),
+              std::string::npos)
+        << twice->err();
+    auto second = start("c", 1);
+    EXPECT_EQ(first->wait(60), 0) << first->err();
+    EXPECT_EQ(second->wait(60), 0) << second->err();
+    EXPECT_TRUE(std::filesystem::is_empty(directory.path));
 }
 
 TEST(Group, AWorldThatDiffersIsNamed) {
@@ -354,6 +278,61 @@ TEST(Group, AnErrorInOneRankEndsAll) {
         EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
         for (int r : {1, 2, 3}) EXPECT_EQ(ranks[static_cast<size_t>(r)]->err(), "");
     }
+}
+
+// A failure never ends with exit code 0, and its text never reaches a terminal as it is.
+TEST(Group, AnErrorOfAnotherRankIsAFailureAndText) {
+    if (is_rank())
+        return in_rank([](Group& group) {
+            say_ready(group);
+            if (group.rank() == 1) group.fail("\x1b[2Jgone\nerror: all is well", std::stoi(test_argument("TEST_CODE")));
+            for (;;) group.barrier();
+        });
+    for (const char* code : {"0", "256", "-1"}) {
+        auto ranks = start_ranks(3, {{"TEST_CODE", code}});
+        expect_all_end(ranks, 20, {"\\x1b[2Jgone\\x0aerror: all is well; every rank ends"});
+        EXPECT_EQ(ranks[0]->err().find('\x1b'), std::string::npos);
+    }
+}
+
+// A job that is stopped as a whole, longer than the time for a rank that hangs, goes on.
+TEST(Group, ASuspendedJobGoesOn) {
+    if (is_rank())
+        return in_rank([](Group& group) {
+            say_ready(group);
+            while (group.most(std::filesystem::exists(test_argument("TEST_END"))) == 0) sleep_seconds(0.005);
+        });
+    TemporaryDirectory directory;
+    auto ranks = start_ranks(3, {{"TEST_TIMEOUT_S", "1.5"}, {"TEST_END", directory / "end"}});
+    wait_until_ready(ranks);
+    for (int times = 0; times < 2; times++) {
+        for (auto& rank : ranks) rank->signal(SIGSTOP);
+        sleep_seconds(2);
+        for (auto& rank : ranks) rank->signal(SIGCONT);
+        sleep_seconds(0.5);
+    }
+    std::ofstream(directory / "end") << "now";
+    for (auto& rank : ranks) {
+        EXPECT_EQ(rank->wait(20), 0);
+        EXPECT_EQ(rank->err(), "");
+    }
+}
+TEST(Group, AJobThatIsSuspendedWhileItMeetsGoesOn) {
+    if (is_rank()) return in_rank(exchange_texts);
+    int port = free_port();
+    std::vector<std::unique_ptr<RankProcess>> ranks;
+    auto start = [&](int rank) {
+        auto variables = rank_variables(rank, 3, port);
+        variables["TEST_TIMEOUT_S"] = "1.5";
+        ranks.push_back(std::make_unique<RankProcess>(variables));
+    };
+    start(0), start(1);
+    sleep_seconds(0.4);
+    for (auto& rank : ranks) rank->signal(SIGSTOP);
+    sleep_seconds(2);
+    for (auto& rank : ranks) rank->signal(SIGCONT);
+    start(2);
+    for (auto& rank : ranks) EXPECT_EQ(rank->wait(60), 0) << rank->out() << rank->err();
 }
 
 }  // namespace

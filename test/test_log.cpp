@@ -165,13 +165,23 @@ TEST_F(RunLogTest, WhatCannotBeWrittenIsAnError) {
     RunLog log(dir + "/plot", 0);
     expect_warning([&] { log.write_plot(); }, "the plot was not written");
     EXPECT_FALSE(std::filesystem::exists(dir + "/plot/loss.svg.tmp"));
-    if (access("/dev/full", W_OK) == 0) {  // a full disk
-        std::filesystem::create_directories(dir + "/full");
-        std::filesystem::create_symlink("/dev/full", dir + "/full/loss.svg.tmp");
-        RunLog full(dir + "/full", 0);
-        expect_warning([&] { full.write_plot(); }, "the plot was not written");
-        EXPECT_FALSE(std::filesystem::exists(dir + "/full/loss.svg"));
-    }
+    // A link in the place of the file that is written first leads nowhere.
+    std::filesystem::create_directories(dir + "/full");
+    std::ofstream(dir + "/victim") << "precious";
+    std::filesystem::create_symlink(dir + "/victim", dir + "/full/loss.svg.tmp");
+    RunLog full(dir + "/full", 0);
+    full.write_plot();
+    EXPECT_EQ(read("victim"), "precious");
+    EXPECT_TRUE(std::filesystem::remove(dir + "/full/loss.svg"));
+    // As on a full disk: a file may not grow beyond 600 bytes.
+    rlimit before{}, little{600, RLIM_INFINITY};
+    getrlimit(RLIMIT_FSIZE, &before);
+    little.rlim_max = before.rlim_max;
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &little);
+    expect_warning([&] { full.write_plot(); }, "the plot was not written");
+    setrlimit(RLIMIT_FSIZE, &before);
+    for (const char* name : {"loss.svg", "loss.svg.tmp"}) EXPECT_FALSE(std::filesystem::exists(dir + "/full/" + name));
 }
 
 TEST_F(RunLogTest, HumanLines) {

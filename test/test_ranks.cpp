@@ -2,6 +2,7 @@
 //
 // Every command has a time limit: a run that hangs is a failure.
 #include <gtest/gtest.h>
+#include <chrono>
 #include <cstring>
 
 #include "mpi_fixture.h"
@@ -136,8 +137,9 @@ TEST_P(Ranks, RecomputationChangesNothing) {
 TEST_P(Ranks, StartsThatCannotWorkEndWithOneLine) {
     std::string one = small() + "-o run ";
     expect_error(start(3, one + "-d 32"), 2, "a step, fewer than the 3 ranks");
-    // Each rank says this one: it knows of no other.
-    expect_error(start(2, one + "-pn 3"), 2, "--num-processes (-pn) says 3, mpirun says 2", 2);
+    // Before they meet the first says what is wrong in all of them.
+    expect_error(start(2, one + "-pn 3"), 2, "--num-processes (-pn) says 3, mpirun says 2");
+    expect_error(start(3, one + "--nonsense"), 2, "unknown option --nonsense");
     expect_error(start(2, one + " : -np 1 " + program() + one + "-l 1e-3"), 1,
                  "rank 2 differs from rank 0 in learning-rate");
     fs::copy(dir / "data/t", dir / "other");
@@ -150,6 +152,43 @@ TEST_P(Ranks, StartsThatCannotWorkEndWithOneLine) {
                  "rank 2: --train-data (-i): no token shard matches");
     expect_error(start(2, other + " : -np 1 " + program() + one), 2, "no token shard matches");
     EXPECT_FALSE(fs::exists(dir / "run/log.jsonl"));
+}
+
+// What one process does, the first of several does alone.
+TEST_P(Ranks, SamplesAndHelpAreWrittenOnce) {
+    expect_good(start(1, small() + "-x 1 -o run"));
+    std::string sample = "sample -e run --prompt 'the king' --max-tokens 5";
+    CommandResult alone = start(1, sample), several = start(3, sample);
+    expect_good(alone), expect_good(several);
+    EXPECT_EQ(several.out, alone.out);
+    EXPECT_EQ(start(3, "--help").out, start(1, "--help").out);
+    EXPECT_EQ(start(2, "plan -e d12").out, start(1, "plan -e d12").out);
+    expect_error(start(3, "sample -e nowhere"), 2, "nowhere");
+}
+
+TEST_P(Ranks, EvaluationHasTheLossOfOneRank) {
+    expect_good(start(1, small() + "-x 1 -o run"));
+    auto loss = [&](int ranks) {
+        CommandResult r = start(ranks, "eval -e run -j data/t/val_000000.bin -b 2");
+        EXPECT_EQ(count(r.out, "loss "), 1) << r.out << r.err;
+        return number_after(r.out, "loss ");
+    };
+    double one = loss(1);
+    EXPECT_GT(one, 1);
+    for (int ranks : {2, 3}) EXPECT_NEAR(loss(ranks), one, 1e-5 * one);
+}
+
+TEST_P(Ranks, ARankThatDoesNotComeIsNamedAfterOneTimeLimit) {
+    for (const char* rank : {"0", "1"}) {
+        auto begin = std::chrono::steady_clock::now();
+        CommandResult r = run_shell(
+            std::string("export RANK=") + rank +
+                " WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=" + std::to_string(20000 + getpid() % 10000) + "; " +
+                environment() + program() + small() + "-o run --comm-timeout 4",
+            dir.path);
+        expect_error(r, 1, "within 4 s (--comm-timeout)");
+        EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(7800));
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Programs, Ranks, testing::ValuesIn(programs_under_test()),

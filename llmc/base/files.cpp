@@ -130,6 +130,13 @@ FileWriter::FileWriter(const std::string& path) : path_(path) {
     buffer_.reserve(size_t{1} << 20);
 }
 
+FileWriter::FileWriter(const std::string& path, int own_mode) : path_(path) {
+    unlink(path.c_str());  // what a dead process left; a link goes, not what it leads to
+    fd_ = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, own_mode);
+    if (fd_ < 0) fail("create", path, errno);
+    buffer_.reserve(size_t{1} << 20);
+}
+
 FileWriter::~FileWriter() {
     if (fd_ >= 0) ::close(fd_);
 }
@@ -174,10 +181,12 @@ void open_standard_streams() {
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) < 0) return;
 }
 
-void replace_file(const std::string& path, const std::string& contents) {
+void replace_file(const std::string& path, const std::string& contents, int mode) {
     std::string temporary = path + ".tmp";
+    FileWriter file(temporary, mode);
     try {
-        write_file(temporary, contents);
+        file.write(contents.data(), contents.size());
+        file.close();
         if (rename(temporary.c_str(), path.c_str()) != 0) fail("replace", path, errno);
     } catch (const Error&) {
         unlink(temporary.c_str());

@@ -31,7 +31,8 @@ std::string read_file(const std::string& path, size_t max_bytes = size_t{1} << 3
 // (full disk, no permission). An unfinished file is closed, not removed.
 class FileWriter {
   public:
-    explicit FileWriter(const std::string& path);  // creates or empties it
+    explicit FileWriter(const std::string& path);       // creates or empties it
+    FileWriter(const std::string& path, int own_mode);  // a new file in its place, never one that another has made
     ~FileWriter();
     FileWriter(const FileWriter&) = delete;
     void write(const void* bytes, size_t n);
@@ -52,8 +53,8 @@ std::string write_file(const std::string& path, const std::string& contents);
 void open_standard_streams();
 
 // Replaces a file as a whole: written to PATH.tmp, on disk, then renamed. After an error or a crash the old file is
-// there.
-void replace_file(const std::string& path, const std::string& contents);
+// there. mode: who may read it.
+void replace_file(const std::string& path, const std::string& contents, int mode = 0666);
 
 // Makes renames and new names in a directory survive a crash. Error names the directory.
 void sync_directory(const std::string& path);

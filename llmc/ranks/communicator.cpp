@@ -134,7 +134,7 @@ struct Communicator::State {
 Communicator::Communicator(Group& group) : state_(std::make_unique<State>()) {
     state_->group = &group;
     if (group.world() == 1) return;
-    start_mpi();
+    start_mpi(group.rank(), group.timeout());
     state_->comm = MPI_COMM_WORLD;
     MPI_CHECK(MPI_Comm_rank(state_->comm, &state_->rank));
     MPI_CHECK(MPI_Comm_size(state_->comm, &state_->size));

@@ -9,11 +9,12 @@
 void mpi_check(int error, const char* call, const char* file, int line);
 #define MPI_CHECK(call) mpi_check((call), #call, __FILE__, __LINE__)
 
-// Calls come from one thread at a time.
-void start_mpi();
+// Calls come from one thread at a time. A rank that lets this one wait for longer than `timeout` seconds while MPI begins
+// or ends, when no Group watches, ends the program.
+void start_mpi(int rank, double timeout);
 #endif
 
 // Before there is a Group: rank 0's text to all ranks that mpirun started. Error: the build has no MPI.
-void mpi_broadcast_text(std::string* text);
+void mpi_broadcast_text(std::string* text, int rank, double timeout);
 // Error: how to get a build that has MPI.
 [[noreturn]] void no_mpi();

@@ -25,11 +25,18 @@ std::string start_description(const Error& error) {
 
 void compare_starts(const std::vector<std::string>& descriptions) {
     std::vector<Json> all;
-    for (const std::string& text : descriptions) all.push_back(parse_json(text));
+    for (const std::string& text : descriptions) {
+        all.push_back(try_json(text));
+        if (!all.back().is_object())
+            throw Error(strf("rank %zu does not say what it was started with; start the same program in all ranks",
+                             all.size() - 1));
+    }
     for (size_t r = 0; r < all.size(); r++)
-        if (all[r].contains("error"))
-            throw Error(strf("rank %zu: %s", r, all[r]["error"].get<std::string>().c_str()),
-                        all[r]["exit code"].get<int>());
+        if (all[r].contains("error")) {
+            const Json error = all[r]["error"], code = all[r].value("exit code", Json());
+            const std::string text = error.is_string() ? error.get<std::string>() : error.dump();
+            throw Error(r == 0 ? text : strf("rank %zu: %s", r, text.c_str()), code == 2 ? 2 : 1);
+        }
     for (size_t r = 1; r < all.size(); r++)
         for (auto& [key, value] : all[0].items())
             if (all[r][key] != value)

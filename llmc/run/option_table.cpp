@@ -213,15 +213,15 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .choices = {"mpi", "tcp", "fs"},
          .commands = TRAINING | EVAL, .help = "how ranks find each other: mpi, tcp or fs"},
         {.name = "server-ip", .flag = "ps", .value = "ADDRESS", .field = &o.ranks.server_ip,
-         .commands = TRAINING | EVAL, .default_text = "none", .help = "tcp: address of rank 0"},
+         .commands = TRAINING | EVAL, .default_text = "none", .help = "address of rank 0, which listens on no other"},
         {.name = "server-port", .value = "PORT", .field = &o.ranks.server_port,
-         .commands = TRAINING | EVAL, .help = "tcp: port of rank 0"},
+         .commands = TRAINING | EVAL, .help = "tcp: port of rank 0 at that address"},
         {.name = "comm-timeout", .value = "SECONDS", .field = &o.comm_timeout, .limits = positive,
          .commands = TRAINING | EVAL,
          .help = "how long to wait for a rank that does not come, hangs or stalls; longer than writing a checkpoint "
                  "takes"},
         {.name = "fs-path", .flag = "pf", .value = "DIR", .field = &o.ranks.fs_path,
-         .commands = TRAINING | EVAL, .help = "fs: directory that all ranks see"},
+         .commands = TRAINING | EVAL, .help = "directory that all ranks see, where rank 0 leaves its address and the job's secret"},
     });
     add("GPU (train_gpt2cu; read and ignored by the CPU program)", {
         {.name = "tf32", .flag = "f", .field = &o.device.tf32,

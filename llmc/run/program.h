@@ -4,6 +4,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <exception>
 #include <filesystem>
 #include <memory>
 #include <new>
@@ -11,6 +12,7 @@
 #include <thread>
 #include "llmc/base/error.h"
 #include "llmc/base/files.h"
+#include "llmc/base/human.h"
 #include "llmc/run/commands.h"
 #include "llmc/run/compare_starts.h"
 #include "llmc/run/plan.h"
@@ -30,19 +32,41 @@ inline void check_stdout() {
     if (fflush(stdout) != 0 || ferror(stdout)) throw Error("cannot write to standard output");
 }
 
+// What an exception says to a person. `reason`: the same for those who hear of it from another rank.
+struct Ending {
+    std::string line, reason;
+    int code = 1;
+};
+inline Ending ending_of(const std::exception_ptr& exception) {
+    const auto error = [](const std::string& reason, int code) { return Ending{"error: " + reason, reason, code}; };
+    try {
+        std::rethrow_exception(exception);
+    } catch (const Error& e) {
+        return error(e.what(), e.exit_code);
+    } catch (const std::filesystem::filesystem_error& e) {
+        return error(e.path1().string() + ": " + e.code().message(), 1);
+    } catch (const std::bad_alloc&) {
+        return error("out of memory; try a smaller --micro-batch-size (-b), --seq-len (-t) or --model (-e)", 1);
+    } catch (const std::exception& e) {
+        return {strf("internal error: %s; please report it with the command line", e.what()), e.what(), 1};
+    }
+}
+
 // One line on stderr; returns the exit code. With several ranks rank 0 speaks for all, and none waits for another any
-// more. `reason` is what the others hear, `line` what a person reads.
-inline int end_with_error(const ProgramInfo& program, Group* group, const std::string& line, const std::string& reason,
-                          int code) {
+// more.
+inline int end_with_error(const ProgramInfo& program, Group* group, const Ending& e) {
     fflush(stdout);
-    const bool several = group && group->world() > 1;
-    // What went wrong in all ranks alike, rank 0 says, and that ends this one while it waits.
-    if (several && group->rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(1));
-    if (several) group->fail(reason, code);
-    if (several && group->rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(3));  // rank 0 ends us
-    else fprintf(stderr, "%s: %s\n", program.name.c_str(), line.c_str());
-    if (several) fflush(nullptr), _exit(code);
-    return code;
+    const bool several = group && group->world() > 1, follows = several && group->rank() > 0;
+    // What went wrong in all ranks alike, rank 0 says, and that ends this one while it waits: of a wrong command line
+    // the launcher does that, mpirun after a second.
+    if (follows) std::this_thread::sleep_for(std::chrono::seconds(1));
+    else if (!group && e.code == 2 && rank_if_known() > 0 && launcher_ends_all())
+        std::this_thread::sleep_for(std::chrono::seconds(3));
+    if (several) group->fail(e.reason, e.code);
+    if (follows) std::this_thread::sleep_for(std::chrono::seconds(3));  // rank 0 ends us
+    else fprintf(stderr, "%s: %s\n", program.name.c_str(), printable(e.line).c_str());
+    if (several) fflush(nullptr), _exit(e.code);
+    return e.code;
 }
 
 // A run of its command with the model of its precision. `group` is made here; the caller keeps it for errors.
@@ -50,24 +74,35 @@ template <template <typename X> class ModelOf, typename Half>
 int run_options(Options& options, const ProgramInfo& program, std::unique_ptr<Group>& group) {
     using Device = typename ModelOf<float>::Device;
     const bool training = options.command == Command::train || options.command == Command::finetune;
+    options.ranks.job = options.output.empty() ? options.model : options.output;
+    if (options.output.empty())
+        for (const auto* list : {&options.train_data, &options.val_data})
+            for (const std::string& path : *list) options.ranks.job += " " + path;
     const Ranks ranks = options.command == Command::sample ? Ranks{} : find_ranks(options.ranks);
     if (ranks.rank > 0 && !freopen("/dev/null", "w", stdout)) throw Error("/dev/null cannot be opened");
     std::vector<std::string> notes;
+    if (ranks.meeting == Ranks::Meeting::tcp && ranks.secret.empty())
+        notes.push_back("note: whoever reaches port " + std::to_string(ranks.port) +
+                        " can take a rank's place; to prevent that, give all ranks the same TRAIN_GPT2_SECRET, or a "
+                        "--fs-path (-pf) that all see");
     Run run;
+    std::exception_ptr failed;
     try {
         Device::open(options.device, ranks.local_rank);
         run = training ? prepare_training(options, program, ranks.rank, ranks.world, &notes)
                        : prepare_inference(options, program, &notes);
         Device::configure(run.options.device, run.bf16);
-        group = std::make_unique<Group>(ranks, options.comm_timeout);
-    } catch (const Error& e) {
-        // The others learn why this rank does not take part. If it is alone, or did not meet them, it just ends.
-        if (ranks.world == 1 || group) throw;
-        group = std::make_unique<Group>(ranks, options.comm_timeout);
-        group->exchange(start_description(e));
-        throw;
+    } catch (const std::exception&) {
+        if (ranks.world == 1) throw;
+        failed = std::current_exception();
     }
-    if (group->world() > 1) compare_starts(group->exchange(start_description(run, Device::name())));
+    // Of a rank that could not prepare all learn why.
+    group = std::make_unique<Group>(ranks, options.comm_timeout);
+    if (group->world() > 1) {
+        const Ending why = failed ? ending_of(failed) : Ending{};
+        compare_starts(group->exchange(failed ? start_description(Error(why.reason, why.code))
+                                              : start_description(run, Device::name())));
+    }
     for (const std::string& note : notes) fprintf(training ? stdout : stderr, "%s\n", note.c_str());
     const int code = run.bf16 ? run_command<ModelOf<Half>>(std::move(run), *group)
                               : run_command<ModelOf<float>>(std::move(run), *group);
@@ -81,27 +116,19 @@ int run_program(int argc, char** argv, const ProgramInfo& program) {
     handle_signals_of_files();
     open_standard_streams();
     std::unique_ptr<Group> group;
-    const auto end = [&](const std::string& line, const std::string& reason, int code) {
-        return end_with_error(program, group.get(), line, reason, code);
-    };
     try {
         Options options;
+        const bool first = rank_if_known() == 0;
+        if (!first && !freopen("/dev/null", "w", stdout)) throw Error("/dev/null cannot be opened");
         const bool help_was_printed = !parse_options(argc, argv, program, &options);
+        // what one process does, the first of several does alone
+        if (!first && (options.command == Command::sample || options.command == Command::plan)) return 0;
         if (!help_was_printed && options.command != Command::plan)
             return run_options<ModelOf, Half>(options, program, group);
         if (!help_was_printed) plan_command(options);
         check_stdout();
         return 0;
-    } catch (const Error& e) {
-        return end(strf("error: %s", e.what()), e.what(), e.exit_code);
-    } catch (const std::filesystem::filesystem_error& e) {
-        const std::string reason = e.path1().string() + ": " + e.code().message();
-        return end("error: " + reason, reason, 1);
-    } catch (const std::bad_alloc&) {
-        const std::string reason =
-            "out of memory; try a smaller --micro-batch-size (-b), --seq-len (-t) or --model (-e)";
-        return end("error: " + reason, reason, 1);
-    } catch (const std::exception& e) {
-        return end(strf("internal error: %s; please report it with the command line", e.what()), e.what(), 1);
+    } catch (const std::exception&) {
+        return end_with_error(program, group.get(), ending_of(std::current_exception()));
     }
 }

@@ -4,7 +4,6 @@
 #include <unistd.h>
 #include <cerrno>
 #include <filesystem>
-#include <fstream>
 #include "llmc/base/error.h"
 #include "llmc/files/run_directory.h"
 #include "llmc/run/run_rules.h"
@@ -93,10 +92,10 @@ static void check_writable(const std::string& output) {
     std::error_code error;
     fs::create_directories(output, error);
     std::string probe = output + "/.write_test";
-    if (!error && std::ofstream(probe) << "x") {
-        fs::remove(probe, error);
-        return;
-    }
+    int fd = error ? -1 : (unlink(probe.c_str()), open(probe.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
+    bool good = fd >= 0 && write(fd, "x", 1) == 1;
+    if (fd >= 0) close(fd), unlink(probe.c_str());
+    if (good) return;
     throw Error("cannot write into " + output + (error ? ": " + error.message() : "") +
                 "; choose another directory with --output (-o)");
 }

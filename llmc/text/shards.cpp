@@ -163,7 +163,8 @@ void Shard::prefetch(int64_t offset, int64_t n) const {
 
 ShardWriter::ShardWriter(const std::string& path, int vocab_size)
     : path_(path), temporary_(path + ".tmp"), token_bytes_(vocab_size > 65536 ? 4 : 2) {
-    fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    unlink(temporary_.c_str());  // what a dead process left
+    fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd_ < 0) throw Error(strf("%s: cannot write token shard: %s", temporary_.c_str(), reason(errno).c_str()));
     buffer_.reserve(kWriteBuffer);
     buffer_.assign(kHeaderBytes, 0);  // the header's place; close() fills it in
