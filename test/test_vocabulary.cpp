@@ -144,6 +144,9 @@ TEST(Vocabulary, TokensInFrontOfPrompts) {
         const Tokenizer tokenizer = Directory({{"tokenizer.json", j.dump()}}).load();
         EXPECT_EQ(prompt(tokenizer, "a the"), (Ids{259, 64, 258})) << post;
         EXPECT_EQ(encode(tokenizer, "a the"), (Ids{64, 258}));
+        TemporaryDirectory data;
+        tokenizer.save(data.path);
+        EXPECT_EQ(prompt(Tokenizer::load(data.path), "a the"), (Ids{259, 64, 258}));
         EXPECT_EQ(json::parse(tokenizer.model_files(0).at("tokenizer.json"))["post_processor"], post);
     }
     const Tokenizer bos = Directory({{"vocab.json", vocab_json({"<s>"}).dump()},
@@ -253,7 +256,7 @@ TEST(Vocabulary, WhatIsWrittenIsReadAgain) {
     j["model"]["unk_token"] = "<unk>", j["pre_tokenizer"]["add_prefix_space"] = true;
     const Directory from({{"tokenizer.json", j.dump()},
                           {"tokenizer_config.json", R"({"tokenizer_class": "TokenizersBackend", "bos_token": "<unk>",
-                              "eos_token": "</s>", "chat_template": "{{ x }}"})"}});
+                              "eos_token": "</s>", "extra_special_tokens": ["<unk>"], "chat_template": "{{ x }}"})"}});
     const Tokenizer first = from.load();
     const string text = "the\u9000 the</s> x \n w\u00e9 a</s>";
     const Ids ids = prompt(first, text);
@@ -264,6 +267,8 @@ TEST(Vocabulary, WhatIsWrittenIsReadAgain) {
     EXPECT_EQ(config["model_max_length"], 77);
     EXPECT_EQ(config["tokenizer_class"], "PreTrainedTokenizerFast");
     EXPECT_EQ(config["eos_token"], "</s>");
+    EXPECT_FALSE(config.contains("extra_special_tokens"));  // version 4 knows an object of that name
+    EXPECT_EQ(config["additional_special_tokens"], json::array({"<unk>"}));
     EXPECT_EQ(config["added_tokens_decoder"]["301"]["rstrip"], true);
     EXPECT_EQ(json::parse(files.at("special_tokens_map.json"))["bos_token"], "<unk>");
     TemporaryDirectory data;

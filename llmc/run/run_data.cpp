@@ -18,7 +18,7 @@ static std::string default_data(const std::string& split) {
 
 // The data of the run that is resumed, which goes on with no other unless the user names it.
 static void take_recorded_data(Run& run, Notes* notes) {
-    const Json data = Json::parse(run.state.data_json);
+    const Json data = parse_json(run.state.data_json);
     const auto take = [&](const char* key, const char* option, std::vector<std::string>* to) {
         if (!to->empty() || !data.contains(key)) return;
         *to = data[key].get<std::vector<std::string>>();
@@ -138,7 +138,7 @@ void record_data(Run& run, Notes* notes) {
         return list;
     };
     if (!run.resume_from.empty() && !run.state.data_json.empty()) {
-        const Json before = Json::parse(run.state.data_json);
+        const Json before = parse_json(run.state.data_json);
         const bool same = before.value("train", Json()) == data["train"] &&
                           before.value("vocabulary_size", Json()) == data["vocabulary_size"];
         if (!same && !run.options.was_given("train-data"))

@@ -93,6 +93,10 @@ static std::string tokenizer_config_json(const Vocabulary& v, int context) {
     // transformers 5 says so of a tokenizer.json; version 4 knows that by another name
     if (j["tokenizer_class"] == "TokenizersBackend") j["tokenizer_class"] = "PreTrainedTokenizerFast";
     if (context > 0) j["model_max_length"] = context;
+    if (j.contains("extra_special_tokens") && j["extra_special_tokens"].is_array()) {  // and this
+        j["additional_special_tokens"] = j["extra_special_tokens"];
+        j.erase("extra_special_tokens");
+    }
     j["add_prefix_space"] = v.prefix_space;
     if (!j.contains("errors")) j["errors"] = "replace";
     for (const auto& [name, token] : v.named) j[name] = token;
@@ -171,7 +175,8 @@ std::map<std::string, std::string> vocabulary_files(const Vocabulary& v, bool fo
                 map[name] = v.tokens[static_cast<size_t>(v.end_of_text)];
         files["special_tokens_map.json"] = map.dump(2) + "\n";
     }
-    if (for_model || !v.unknown.empty()) files["tokenizer.json"] = tokenizer_json(v, vocab, "[" + merge_list + "]");
+    if (for_model || !v.unknown.empty() || !v.before_prompts.empty())
+        files["tokenizer.json"] = tokenizer_json(v, vocab, "[" + merge_list + "]");
     files["vocab.json"] = vocab + "\n", files["merges.txt"] = merges;
     return files;
 }
