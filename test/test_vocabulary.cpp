@@ -126,8 +126,17 @@ TEST(Vocabulary, AddedTokensInSmallFiles) {
                                    {"tokenizer_config.json", R"({"bos_token": "<s>", "pad_token": "<none>",
                                        "added_tokens_decoder": {"270": {"content": "</s>"}, "271": {"content": "<s>"}}})"}})
                             .load();
-    EXPECT_EQ(b.end_of_text(), 270);
+    EXPECT_EQ(b.end_of_text(), 259);  // <|endoftext|>, as transformers has it; the model stops at its own
+    EXPECT_EQ(b.ends(), (Ids{270}));
     EXPECT_EQ(b.begin_of_text(), 271);
+    const Tokenizer c = Directory({{"vocab.json", vocab_json({}, {}, {"<a>", "<b>"}).dump()},
+                                   {"merges.txt", kMerges},
+                                   {"config.json", R"({"eos_token_id": 70, "bos_token_id": 260})"},
+                                   {"generation_config.json", R"({"eos_token_id": [260, 259, 70, 99999, "x"]})"}})
+                            .load();
+    EXPECT_EQ(c.ends(), (Ids{260, 259}));  // no word, and no token that is not there
+    EXPECT_EQ(c.end_of_text(), 260);
+    EXPECT_EQ(c.begin_of_text(), 260);
     EXPECT_EQ(b.vocab_size(), 272);
     EXPECT_EQ(b.bytes(265), "");
 }

@@ -39,9 +39,12 @@ ModelConfig read_model_config(const std::string& dir) {
     return m;
 }
 
-static OrderedJson id_json(int token) { return token < 0 ? OrderedJson() : OrderedJson(token); }
+static OrderedJson id_json(const std::vector<int>& ids) {
+    return ids.empty() ? OrderedJson() : ids.size() == 1 ? OrderedJson(ids[0]) : OrderedJson(ids);
+}
+static OrderedJson id_json(int id) { return id < 0 ? OrderedJson() : OrderedJson(id); }
 
-std::string config_json(const ModelConfig& m, bool bf16, int begin_of_text, int end_of_text) {
+std::string config_json(const ModelConfig& m, bool bf16, int begin, const std::vector<int>& ends) {
     OrderedJson j = {{"architectures", {"GPT2LMHeadModel"}}, {"model_type", "gpt2"}};
     for (const ConfigField& f : kConfigFields) {
         const std::string text = f.json_text(m);
@@ -53,13 +56,13 @@ std::string config_json(const ModelConfig& m, bool bf16, int begin_of_text, int 
               {"attn_pdrop", 0.0},
               {"embd_pdrop", 0.0},
               {"resid_pdrop", 0.0},
-              {"bos_token_id", id_json(begin_of_text)},
-              {"eos_token_id", id_json(end_of_text)},
+              {"bos_token_id", id_json(begin)},
+              {"eos_token_id", id_json(ends)},
               {"torch_dtype", bf16 ? "bfloat16" : "float32"},
               {"use_cache", true}});
     return j.dump(2) + "\n";
 }
 
-std::string generation_config_json(int begin_of_text, int end_of_text) {
-    return OrderedJson{{"bos_token_id", id_json(begin_of_text)}, {"eos_token_id", id_json(end_of_text)}}.dump(2) + "\n";
+std::string generation_config_json(int begin, const std::vector<int>& ends) {
+    return OrderedJson{{"bos_token_id", id_json(begin)}, {"eos_token_id", id_json(ends)}}.dump(2) + "\n";
 }

@@ -208,17 +208,17 @@ std::vector<WrittenFile> write_model_directory(const std::string& dir, const Mod
         written.push_back({name, write_file(dir + "/" + name, text), text.size()});
     };
 
-    int begin_of_text = -1, end_of_text = -1;
+    int begin = -1;
+    std::vector<int> ends;
     if (!vocabulary.empty()) {
         const Tokenizer tokenizer = Tokenizer::load(vocabulary);
         for (const auto& [name, text] : tokenizer.model_files(config.T)) write_text(name, text);
-        begin_of_text = tokenizer.begin_of_text(), end_of_text = tokenizer.end_of_text();
+        begin = tokenizer.begin_of_text(), ends = tokenizer.ends();
     } else if (config.V == kGpt2Vocabulary) {
-        begin_of_text = end_of_text =
-            kGpt2Vocabulary - 1;  // its files are not at hand, but the size says what is meant
+        begin = kGpt2Vocabulary - 1, ends = {begin};  // its files are not at hand, but the size says what is meant
     }
-    write_text("config.json", config_json(config, tensors.bf16, begin_of_text, end_of_text));
-    write_text("generation_config.json", generation_config_json(begin_of_text, end_of_text));
+    write_text("config.json", config_json(config, tensors.bf16, begin, ends));
+    write_text("generation_config.json", generation_config_json(begin, ends));
 
     const char* dtype = tensors.bf16 ? "BF16" : "F32";
     std::vector<TensorInfo> infos;

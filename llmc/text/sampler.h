@@ -84,13 +84,13 @@ void generate(Model& model, const std::vector<int>& prompt, int max_tokens, cons
 }
 
 // The text of up to max_tokens tokens after `prompt`, given piece by piece to `print` as whole UTF-8 characters;
-// the end-of-text token ends it. `tokenizer` may be null: ids are printed as numbers.
+// a token at which the model stops ends it. `tokenizer` may be null: ids are printed as numbers.
 template <class Model>
 void generate_text(Model& model, const Tokenizer* tokenizer, const std::vector<int>& prompt, int max_tokens,
                    const SamplerOptions& o, uint32_t sample, const std::function<void(const std::string&)>& print) {
     Utf8Stream stream;
     generate(model, prompt, max_tokens, o, sample, [&](int id) {
-        if (tokenizer && id == tokenizer->end_of_text()) return false;
+        if (tokenizer && std::count(tokenizer->ends().begin(), tokenizer->ends().end(), id)) return false;
         print(tokenizer ? stream.push(tokenizer->bytes(id)) : std::to_string(id) + " ");
         return true;
     });

@@ -35,12 +35,8 @@ bool Tokenizer::within(const Tokenizer& other) const {
 }
 int Tokenizer::vocab_size() const { return v_->size(); }
 int Tokenizer::end_of_text() const { return v_->end_of_text; }
-int Tokenizer::begin_of_text() const {
-    const auto named = v_->named.find("bos_token");
-    for (const AddedToken& token : v_->added)
-        if (named != v_->named.end() && token.text == named->second) return token.id;
-    return v_->end_of_text;
-}
+int Tokenizer::begin_of_text() const { return v_->begin_of_text; }
+const std::vector<int>& Tokenizer::ends() const { return v_->ends; }
 const std::vector<std::string>& Tokenizer::notes() const { return v_->notes; }
 
 std::string_view Tokenizer::bytes(int id) const {

@@ -34,6 +34,7 @@ class Tokenizer {
     int vocab_size() const;                         // largest id + 1
     int end_of_text() const;                        // id of <|endoftext|> or what stands for it; -1: there is none
     int begin_of_text() const;                      // the same, where the vocabulary names no other token for it
+    const std::vector<int>& ends() const;           // ids at which a model stops
     const std::vector<std::string>& notes() const;  // lines for the user
     std::string_view bytes(int id) const;           // of one token; empty for an id that has none
 

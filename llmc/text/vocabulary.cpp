@@ -75,6 +75,7 @@ Vocabulary make_vocabulary(const std::vector<std::pair<int, int>>& merges) {
     }
     v.end_of_text = v.size();
     v.tokens.emplace_back(kEndOfText);
+    v.begin_of_text = v.end_of_text, v.ends = {v.end_of_text};
     v.added.push_back({std::string(kEndOfText), v.end_of_text});
     return v;
 }

@@ -34,7 +34,9 @@ struct Vocabulary {
     BytePairs bpe;                             // the same merges, for encoding
     std::vector<AddedToken> added;             // by id
     std::map<std::string, std::string> named;  // "eos_token" -> "</s>"
-    int end_of_text = -1;                      // -1: it has none
+    int end_of_text = -1;                      // stands between documents; -1: it has none
+    int begin_of_text = -1;                    // the same, where no other token is named for that
+    std::vector<int> ends;                     // at which a model stops
     bool prefix_space = false;                 // a text begins as a word within it does
     bool lacks_bytes = false;                  // the id size() stands for a byte that has no token, or
     std::string unknown;                       // this token does

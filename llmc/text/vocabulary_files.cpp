@@ -1,6 +1,7 @@
 // How a vocabulary is read: what its files say, and then what follows from that.
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <sstream>
 #include <unordered_map>
 #include "llmc/base/files.h"
@@ -23,7 +24,7 @@ struct Found {
     std::vector<std::array<std::string, 2>> merges;  // as they are spelled
     std::vector<size_t> places;                      // of each merge: its line, or its number
     std::map<std::string, AddedToken> added;         // by text; id -1: not known
-    std::vector<int> ends;                           // ids that end a text, by config.json
+    std::vector<int> ends, begins;                   // ids that end and begin a text, by the model's files
     std::vector<std::string> before_prompts;         // as they are spelled
 
     Error bad_merge(size_t i, const std::string& what) const {
@@ -211,9 +212,13 @@ void read_small_files(const std::string& dir, Found* f, Vocabulary* v) {
         v->prefix_space = config["add_prefix_space"].get<bool>();
     for (const char* file : {"/generation_config.json", "/config.json"}) {
         const Json j = is_file(dir + file) ? try_json(read_file(dir + file)) : Json();
-        const Json ids = j.is_object() ? j.value("eos_token_id", Json()) : Json();
-        for (const Json& id : ids.is_array() ? ids : Json::array({ids}))
-            if (int number; json_whole(id, &number)) f->ends.push_back(number);
+        const auto ids = [&](const char* key, std::vector<int>* to) {
+            const Json found = j.is_object() ? j.value(key, Json()) : Json();
+            for (const Json& id : found.is_array() ? found : Json::array({found}))
+                if (int number; json_whole(id, &number)) to->push_back(number);
+        };
+        if (f->ends.empty()) ids("eos_token_id", &f->ends);
+        if (f->begins.empty()) ids("bos_token_id", &f->begins);
     }
 }
 
@@ -339,22 +344,31 @@ void place_merges(Found& f, const Ids& ids, Vocabulary& v) {
     }
 }
 
-// By what the tokenizer's files name, by what the model's do, by the names that are usual.
-void choose_end_of_text(const Found& f, Vocabulary& v) {
-    const auto look = [&](const std::string& text) {
+// What begins and ends a document: by what the tokenizer's files name, by transformers' default, by what the model's files
+// say, by the names that are usual. Where a model stops: by what its own files say.
+void choose_ends(const Found& f, Vocabulary& v) {
+    const auto look = [&](const std::string& text, int* id) {
         const auto found = f.added.find(text);
-        if (v.end_of_text < 0 && found != f.added.end()) v.end_of_text = found->second.id;
+        if (*id < 0 && found != f.added.end()) *id = found->second.id;
     };
-    if (const auto named = v.named.find("eos_token"); named != v.named.end()) look(named->second);
-    for (int end : f.ends)
-        for (const auto& [text, token] : f.added)
-            if (token.id == end && v.end_of_text < 0) v.end_of_text = end;
-    for (const char* usual : {"<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|eos|>", "<EOS>", "<|EOS|>",
-                              "[EOS]", "<|end|>", "EOS", "[SEP]"})
-        look(usual);
+    const auto known = [&](int id) {
+        return std::any_of(f.added.begin(), f.added.end(), [=](const auto& entry) { return entry.second.id == id; });
+    };
+    std::copy_if(f.ends.begin(), f.ends.end(), std::back_inserter(v.ends), known);
+    if (const auto named = v.named.find("eos_token"); named != v.named.end()) look(named->second, &v.end_of_text);
+    look(std::string(kEndOfText), &v.end_of_text);
+    if (v.end_of_text < 0 && !v.ends.empty()) v.end_of_text = v.ends[0];
+    for (const char* usual :
+         {"</s>", "<|end_of_text|>", "<eos>", "<|eos|>", "<EOS>", "<|EOS|>", "[EOS]", "<|end|>", "EOS", "[SEP]"})
+        look(usual, &v.end_of_text);
     if (v.end_of_text < 0)
         v.notes.push_back(
             strf("note: %s has no end-of-text token: nothing stands between documents", f.vocab_path.c_str()));
+    else if (v.ends.empty()) v.ends = {v.end_of_text};
+    if (const auto named = v.named.find("bos_token"); named != v.named.end()) look(named->second, &v.begin_of_text);
+    for (int id : f.begins)
+        if (v.begin_of_text < 0 && known(id)) v.begin_of_text = id;
+    if (v.begin_of_text < 0) v.begin_of_text = v.end_of_text;
 }
 
 }  // namespace
@@ -381,7 +395,7 @@ static Vocabulary load(const std::string& dir) {
     read_small_files(dir, &f, &v);
     const Ids ids = place_tokens(f, v);
     place_merges(f, ids, v);
-    choose_end_of_text(f, v);
+    choose_ends(f, v);
     std::erase_if(v.named, [&](const auto& entry) { return !f.added.count(entry.second); });
     for (const auto& [text, token] : f.added) v.added.push_back(token);
     std::sort(v.added.begin(), v.added.end(), [](auto& a, auto& b) { return a.id < b.id; });
