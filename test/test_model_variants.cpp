@@ -148,7 +148,7 @@ TEST(ModelVariants, DirectoriesComeBackTheSame) {
         StepOptions options;
         options.training = false;
         auto model = random_model<float>(sized(size), options);
-        write_model_directory(dir.path, model->config(), model->tensors(), "");
+        write_model_directory(dir.path, model->config(), model->tensors(), nullptr);
         const ModelSource source = find_model(dir.path);
         EXPECT_EQ(source.config, model->config()) << model_size_text(source.config);
         EXPECT_EQ(source.notes.size(), 0u);

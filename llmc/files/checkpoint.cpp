@@ -142,10 +142,10 @@ void write_state(const std::string& dir, const ModelConfig& config, const ModelT
     write_file(dir + "/trainer_state.json", j.dump(1) + "\n");
 }
 
-// That the files are as trainer_state.json says, those of the optimizer only if they are wanted.
-void check_files(const std::string& checkpoint, const OrderedJson& state, bool optimizer) {
+// That the files are as trainer_state.json says: all, or the model's weights, beside which the user may have changed things.
+void check_files(const std::string& checkpoint, const OrderedJson& state, bool all) {
     for (auto& [name, file] : state.at("files").items()) {
-        if (!optimizer && name.starts_with("optimizer")) continue;
+        if (!all && !name.starts_with("model")) continue;
         std::string path = checkpoint + "/" + name;
         std::error_code error;
         uint64_t bytes = fs::file_size(path, error);
@@ -161,7 +161,7 @@ void check_files(const std::string& checkpoint, const OrderedJson& state, bool o
 }  // namespace
 
 std::string save_checkpoint(const std::string& output, const ModelConfig& config, const ModelTensors& tensors,
-                            const std::string& vocabulary, const TrainerState& state, int64_t optimizer_file_bytes) {
+                            const Tokenizer* tokenizer, const TrainerState& state, int64_t optimizer_file_bytes) {
     CHECK(state.step >= 0, "step %lld", static_cast<long long>(state.step));
     std::string name = step_name(state.step), dir = (fs::path(output) / name).string(), aside = dir + ".old";
     std::string temporary = temporary_name(output, name);
@@ -176,7 +176,7 @@ std::string save_checkpoint(const std::string& output, const ModelConfig& config
         if (!fs::create_directory(temporary, error))
             throw Error(strf("cannot create directory %s: %s", temporary.c_str(), error.message().c_str()));
 
-        std::vector<WrittenFile> files = write_model_directory(temporary, config, tensors, vocabulary);
+        std::vector<WrittenFile> files = write_model_directory(temporary, config, tensors, tokenizer);
         write_optimizer(temporary, tensors, optimizer_file_bytes, &files);
         write_state(temporary, config, tensors, state, files);
         sync_directory(temporary);

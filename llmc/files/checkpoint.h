@@ -36,7 +36,7 @@ struct TrainerState {
 // name is an Error. Temporary directories that dead processes left are removed first. Optimizer files are split at
 // `optimizer_file_bytes`.
 std::string save_checkpoint(const std::string& output, const ModelConfig& config, const ModelTensors& tensors,
-                            const std::string& vocabulary, const TrainerState& state,
+                            const Tokenizer* tokenizer, const TrainerState& state,
                             int64_t optimizer_file_bytes = 4'000'000'000);
 
 // What a checkpoint holds of a model, in the order in which rank 0 reads it; and what the other ranks do meanwhile: they
@@ -47,6 +47,6 @@ void take_part_in_checkpoint(const ModelTensors& tensors);
 // Reads trainer_state.json and checks that every file it names is there with its checksum (Error names file and remedy:
 // the next older checkpoint). Then load_training_state reads weights, masters, m, v.
 TrainerState read_trainer_state(const std::string& checkpoint);
-// Checks the files of the model alone, for those who use nothing else of a checkpoint.
+// Checks the model's weights alone, for those who use nothing else of a checkpoint.
 void check_model_files(const std::string& checkpoint);
 void load_training_state(const std::string& checkpoint, const ModelConfig& config, const ModelTensors& tensors);

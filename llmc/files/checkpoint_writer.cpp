@@ -18,7 +18,7 @@ CheckpointWriter::Outcome CheckpointWriter::write(const ModelTensors& tensors, c
     outcome.step = state.step;
     const double begin = now();
     try {
-        outcome.path = save_checkpoint(output_, config_, tensors, vocabulary_, state);
+        outcome.path = save_checkpoint(output_, config_, tensors, tokenizer_, state);
     } catch (const Error& e) {
         outcome.error = e.what();
     } catch (const std::bad_alloc&) {

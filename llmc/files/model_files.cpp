@@ -202,7 +202,7 @@ void load_weights(const ModelSource& source, const ModelTensors& tensors) {
 }
 
 std::vector<WrittenFile> write_model_directory(const std::string& dir, const ModelConfig& config,
-                                               const ModelTensors& tensors, const std::string& vocabulary) {
+                                               const ModelTensors& tensors, const Tokenizer* tokenizer) {
     std::vector<WrittenFile> written;
     auto write_text = [&](const std::string& name, const std::string& text) {
         written.push_back({name, write_file(dir + "/" + name, text), text.size()});
@@ -210,10 +210,9 @@ std::vector<WrittenFile> write_model_directory(const std::string& dir, const Mod
 
     int begin = -1;
     std::vector<int> ends;
-    if (!vocabulary.empty()) {
-        const Tokenizer tokenizer = Tokenizer::load(vocabulary);
-        for (const auto& [name, text] : tokenizer.model_files(config.T)) write_text(name, text);
-        begin = tokenizer.begin_of_text(), ends = tokenizer.ends();
+    if (tokenizer) {
+        for (const auto& [name, text] : tokenizer->model_files(config.T)) write_text(name, text);
+        begin = tokenizer->begin_of_text(), ends = tokenizer->ends();
     } else if (config.V == kGpt2Vocabulary) {
         begin = kGpt2Vocabulary - 1, ends = {begin};  // its files are not at hand, but the size says what is meant
     }

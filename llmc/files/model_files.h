@@ -5,6 +5,7 @@
 #include <vector>
 #include "llmc/model/config.h"
 #include "llmc/model/tensors.h"
+#include "llmc/text/tokenizer.h"
 
 // What --model names, before anything is loaded.
 struct ModelSource {
@@ -32,7 +33,7 @@ struct WrittenFile {
     std::string name, checksum;  // CRC-32C, hex
     uint64_t bytes = 0;
 };
-// Writes config.json, model.safetensors, generation_config.json, and the vocabulary in the directory `vocabulary` (if not
-// "") in all the forms that other programs read, into the existing directory `dir`, each on disk when this returns.
+// Writes config.json, model.safetensors, generation_config.json, and the vocabulary (if not null) in all the forms that
+// other programs read, into the existing directory `dir`, each on disk when this returns.
 std::vector<WrittenFile> write_model_directory(const std::string& dir, const ModelConfig& config,
-                                               const ModelTensors& tensors, const std::string& vocabulary);
+                                               const ModelTensors& tensors, const Tokenizer* tokenizer);

@@ -346,7 +346,7 @@ class Trainer {
             return;
         }
         if (at_end) throw Error(outcome->error);
-        retry_after = std::max<int64_t>(1, 2 * retry_after), retry_at = run.state.step + retry_after;
+        retry_after = std::clamp<int64_t>(2 * retry_after, 1, 64), retry_at = run.state.step + retry_after;
         log.warn(strf("%s; training goes on, and saves again after step %lld", outcome->error.c_str(),
                       static_cast<long long>(retry_at)));
     }
@@ -365,7 +365,8 @@ class Trainer {
     std::vector<MultipleChoice> questions;
     RunLog log;  // after all that may fail: a run that never began leaves no log
     OutlierDetector loss_outliers, norm_outliers;
-    CheckpointWriter writer{run.output, run.config, run.vocabulary, o.keep_checkpoints, o.major_checkpoint_every};
+    CheckpointWriter writer{run.output, run.config, run.tokenizer ? &*run.tokenizer : nullptr, o.keep_checkpoints,
+                            o.major_checkpoint_every};
     int64_t retry_at = 0, retry_after = 0;  // after which step a checkpoint that failed is tried again; 0: none failed
     int not_finite_in_a_row = 0, rollbacks = 0;
     int64_t end = 0;  // the run ends after that many steps; --time-limit moves it
