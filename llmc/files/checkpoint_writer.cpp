@@ -13,12 +13,13 @@ static double now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-CheckpointWriter::Outcome CheckpointWriter::write(const ModelTensors& tensors, const TrainerState& state) const {
+CheckpointWriter::Outcome CheckpointWriter::write(const ModelTensors& tensors, const TrainerState& state) {
     Outcome outcome;
     outcome.step = state.step;
     const double begin = now();
     try {
         outcome.path = save_checkpoint(output_, config_, tensors, vocabulary_, state);
+        if (!vocabulary_.empty()) vocabulary_ = outcome.path;
     } catch (const Error& e) {
         outcome.error = e.what();
     } catch (const std::bad_alloc&) {

@@ -31,12 +31,12 @@ class CheckpointWriter {
     std::optional<Outcome> wait();
 
   private:
-    Outcome write(const ModelTensors& tensors, const TrainerState& state) const;
+    Outcome write(const ModelTensors& tensors, const TrainerState& state);
     ModelTensors copy(const ModelTensors& tensors);
 
     const std::string output_;
     const ModelConfig config_;
-    const std::string vocabulary_;
+    std::string vocabulary_;  // where it lies: the newest checkpoint's stays, the one that a resume began from does not
     const int keep_;
     const int64_t major_every_;
     std::unique_ptr<float[]> buffers_[4];  // by Buffer; they stay, so that the next copy finds its memory at hand
