@@ -171,6 +171,18 @@ TEST_F(ProgramResume, ValidationIsOverTheSameTextWhateverFits) {
     EXPECT_NEAR(number_after(a.out, "loss "), number_after(b.out, "loss "), 2e-6);
 }
 
+// The checkpoint that a resume began from, whose vocabulary it has, is deleted while the run goes on.
+TEST_F(ProgramResume, SavesOnWhenItsFirstCheckpointIsGone) {
+    expect_good(train("-nk 1 -o run"));
+    const std::string vocabulary = file("run/step_00000020/vocab.json");
+    CommandResult r = train("-nk 1 -x 60 -o run --resume");
+    expect_good(r);
+    EXPECT_EQ(r.err, "");
+    EXPECT_FALSE(exists("run/step_00000020"));
+    EXPECT_FALSE(vocabulary.empty());
+    EXPECT_EQ(file("run/step_00000060/vocab.json"), vocabulary);
+}
+
 TEST_F(ProgramResume, ACheckpointThatFailsIsTriedAgain) {
     // Something lies where the checkpoint of step 300 is to be, put there after the start.
     CommandResult r =

@@ -251,7 +251,8 @@ class Visitor {
             if (r.meeting == Ranks::Meeting::file) text = read_own(r.file);
             if (r.meeting != Ranks::Meeting::tcp) place.read(text);
             for (const std::string& host : place.addresses)
-                if (auto socket = knock(host, place)) return wait_for_all(std::move(socket), host);
+                if (auto socket = knock(host, place))
+                    return wait_for_all(std::move(socket), place.host.empty() ? host : place.host);
             std::this_thread::sleep_for(std::chrono::milliseconds(50));
         }
         std::string where = r.port > 0                          ? with_port(r.address, r.port)
