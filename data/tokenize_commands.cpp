@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <thread>
 #include <utility>
 #include "llmc/base/error.h"
@@ -57,25 +58,33 @@ class Progress {
 struct EncodedChunk : Chunk {
     std::vector<int> ids;
     int64_t documents = 0, text_bytes = 0;
+    ReadingNotes notes;
 };
 struct Totals {
     int64_t documents = 0, text_bytes = 0;
+    ReadingNotes notes;
 };
+
+[[noreturn]] void no_text_in(const std::vector<std::string>& inputs, const ReadingNotes& notes) {
+    notes.print();
+    throw Error(strf("%s: no text in it", inputs.size() == 1 ? inputs[0].c_str() : "the inputs"));
+}
 
 // Encodes the inputs, every document with <|endoftext|> before it (llm.c's convention), into the shards of one split.
 Totals encode_split(const std::vector<std::string>& inputs, const TokenizeOptions& options, const Tokenizer& tokenizer,
                     SplitWriter& out) {
     Totals totals;
     Reader reader(inputs, options.reading);
-    Progress progress("encoding", reader.total_bytes());
+    std::optional<Progress> progress(std::in_place, "encoding", reader.total_bytes());
     ordered_pipeline<EncodedChunk>(
         options.threads, [&](EncodedChunk& chunk) { return reader.next(chunk); },
         [&](EncodedChunk& chunk) {
             chunk.ids.clear();
             chunk.documents = chunk.text_bytes = 0;
+            chunk.notes = {};
             bool begins = false;
             for_each_document(
-                chunk, options.reading.text_field,
+                chunk, options.reading, chunk.notes,
                 [&] {
                     if (tokenizer.end_of_text() >= 0) chunk.ids.push_back(tokenizer.end_of_text());
                     ++chunk.documents;
@@ -90,12 +99,14 @@ Totals encode_split(const std::vector<std::string>& inputs, const TokenizeOption
             out.write(chunk.ids.data(), static_cast<int64_t>(chunk.ids.size()));
             totals.documents += chunk.documents;
             totals.text_bytes += chunk.text_bytes;
-            progress.update(chunk.bytes);
+            totals.notes.add(chunk.notes);
+            progress->update(chunk.bytes);
         });
     options.reading.check_interrupt();
+    progress.reset();
+    totals.notes.add(reader.notes());
     out.finish();
-    if (totals.text_bytes == 0)
-        throw Error(strf("%s: no text in it", inputs.size() == 1 ? inputs[0].c_str() : "the inputs"));
+    if (totals.text_bytes == 0) no_text_in(inputs, totals.notes);
     return totals;
 }
 
@@ -143,6 +154,7 @@ void encode_text(const TokenizeOptions& options) {
     if (!options.val_inputs.empty()) {
         const Totals more = encode_split(options.val_inputs, options, tokenizer, val);
         totals.text_bytes += more.text_bytes;
+        totals.notes.add(more.notes);
         val_documents = more.documents;
         val_tokens = val.tokens();
     } else {
@@ -166,6 +178,8 @@ void encode_text(const TokenizeOptions& options) {
         human_count(all - val_tokens).c_str(), train.names().size(), human_count(val_tokens).c_str(),
         val.names().size(), static_cast<double>(totals.text_bytes) / static_cast<double>(all),
         static_cast<double>(all) / 1e6 / seconds_since(start));
+    fflush(stdout);
+    totals.notes.print();
 }
 
 void train_vocabulary(const TokenizeOptions& options) {
@@ -180,10 +194,12 @@ void train_vocabulary(const TokenizeOptions& options) {
     const auto start = Clock::now();
     struct Counted : Chunk {
         PieceCounts counts;
+        ReadingNotes notes;
     };
     const Staging staging(options.output);
     BpeTrainer trainer;
     int64_t bytes = 0;
+    ReadingNotes notes;
     {
         Reader reader(options.inputs, options.reading);
         Progress progress("counting", reader.total_bytes());
@@ -191,19 +207,21 @@ void train_vocabulary(const TokenizeOptions& options) {
             options.threads, [&](Counted& chunk) { return reader.next(chunk); },
             [&](Counted& chunk) {
                 chunk.counts.clear();
+                chunk.notes = {};
                 for_each_document(
-                    chunk, options.reading.text_field, [] {},
+                    chunk, options.reading, chunk.notes, [] {},
                     [&](std::string_view text) { count_pieces(text, chunk.counts); });
             },
             [&](Counted& chunk) {
                 trainer.add(chunk.counts);
                 bytes = chunk.bytes;
+                notes.add(chunk.notes);
                 progress.update(bytes);
             });
+        notes.add(reader.notes());
     }
     options.reading.check_interrupt();
-    if (trainer.pieces() == 0)
-        throw Error(strf("%s: no text in it", options.inputs.size() == 1 ? options.inputs[0].c_str() : "the inputs"));
+    if (trainer.pieces() == 0) no_text_in(options.inputs, notes);
     const Tokenizer tokenizer = trainer.train(options.vocab_size);
     for (const std::string& name : old) fs::remove(options.output + "/" + name);
     publish_vocabulary(tokenizer, options.output, staging);
@@ -214,6 +232,8 @@ void train_vocabulary(const TokenizeOptions& options) {
     if (trainer.dropped() > 0)
         printf("(%s occurrences of rare pieces were left out to bound memory)\n",
                human_count(trainer.dropped()).c_str());
+    fflush(stdout);
+    notes.print();
 }
 
 void decode_shards(const TokenizeOptions& options) {

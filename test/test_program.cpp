@@ -131,7 +131,7 @@ TEST_F(Program, FinetuneSampleAndEval) {
     EXPECT_EQ(gpt2("sample -e tuned/step_00000030 --prompt 'the cat' --max-tokens 20 --seed 3").out, s.out);
     EXPECT_EQ(gpt2("sample -e tuned --max-tokens 20 --seed 3", "echo 'the cat' | ").out, s.out);
     EXPECT_NE(gpt2("sample -e tuned --prompt 'the cat' --max-tokens 20 --seed 4").out, s.out);
-    std::ofstream(dir / "prompt.txt") << "the cat";
+    std::ofstream(dir / "prompt.txt") << "\xEF\xBB\xBFthe cat \r\n";  // as Windows' editor writes it
     EXPECT_EQ(gpt2("sample -e tuned --prompt-file prompt.txt --max-tokens 20 --seed 3").out, s.out);
     EXPECT_EQ(count(gpt2("sample -e tuned --prompt x --max-tokens 3 --num-samples 3").out, "--- sample"), 3);
     // Beyond the context of 32 tokens, and with every filter.
