@@ -16,6 +16,7 @@
 #include "llmc/text/bpe_trainer.h"
 #include "llmc/text/dataset_writer.h"
 #include "llmc/text/ordered_pipeline.h"
+#include "llmc/text/splitter.h"
 #include "llmc/text/tokenizer.h"
 #include "llmc/text/vocabulary.h"
 
@@ -74,7 +75,13 @@ struct Totals {
 Totals encode_split(const std::vector<std::string>& inputs, const TokenizeOptions& options, const Tokenizer& tokenizer,
                     SplitWriter& out) {
     Totals totals;
-    Reader reader(inputs, options.reading);
+    ReaderOptions reading = options.reading;
+    reading.cut_unbroken = [&](std::string_view text) {
+        size_t cut = 0;
+        while (text.size() - cut >= kUnbroken) cut += tokenizer.safe_cut(text.substr(cut, kUnbroken));
+        return cut;
+    };
+    Reader reader(inputs, reading);
     std::optional<Progress> progress(std::in_place, "encoding", reader.total_bytes());
     ordered_pipeline<EncodedChunk>(
         options.threads, [&](EncodedChunk& chunk) { return reader.next(chunk); },
@@ -110,13 +117,6 @@ Totals encode_split(const std::vector<std::string>& inputs, const TokenizeOption
     return totals;
 }
 
-// In place of one that may be there.
-void publish_vocabulary(const Tokenizer& tokenizer, const std::string& output, const Staging& staging) {
-    const std::vector<std::string> names = tokenizer.save(staging.path());
-    for (const char* name : kVocabularyFiles) fs::remove(output + "/" + name);
-    for (const std::string& name : names) staging.publish(name);
-}
-
 bool same_file(const std::string& a, const std::string& b) {
     std::error_code ignored;
     return fs::equivalent(a, b, ignored);
@@ -125,6 +125,7 @@ bool same_file(const std::string& a, const std::string& b) {
 }  // namespace
 
 void encode_text(const TokenizeOptions& options) {
+    finish_publication(options.output);
     const std::string vocab = options.vocab.empty() ? options.output : options.vocab;
     if (options.vocab.empty() && !Tokenizer::present(vocab))
         throw UsageError(
@@ -145,7 +146,7 @@ void encode_text(const TokenizeOptions& options) {
                          options.output.c_str()));
 
     const auto start = Clock::now();
-    const Staging staging(options.output);
+    Staging staging(options.output);
     SplitWriter train(staging.path(), "train", tokenizer.vocab_size(), options.shard_tokens);
     SplitWriter val(staging.path(), "val", tokenizer.vocab_size(), options.shard_tokens);
     Totals totals = encode_split(options.inputs, options, tokenizer, train);
@@ -166,10 +167,8 @@ void encode_text(const TokenizeOptions& options) {
         if (wanted > 0) train.move_tail(val, wanted, tokenizer.end_of_text());
         val_tokens = val.tokens();
     }
-    for (const std::string& name : old) fs::remove(options.output + "/" + name);
-    if (copy) publish_vocabulary(tokenizer, options.output, staging);
-    for (const std::string& name : train.names()) staging.publish(name);
-    for (const std::string& name : val.names()) staging.publish(name);
+    if (copy) tokenizer.save(staging.path());
+    staging.publish();
     const int64_t all = options.val_inputs.empty() ? tokens : tokens + val_tokens;
     printf(
         "%s: %s documents, %s tokens: %s in %zu train_*.bin, %s in %zu val_*.bin; %.2f bytes per token, %.2f M "
@@ -183,6 +182,7 @@ void encode_text(const TokenizeOptions& options) {
 }
 
 void train_vocabulary(const TokenizeOptions& options) {
+    finish_publication(options.output);
     const std::vector<std::string> old = existing_shards(options.output);
     if (!options.force && (!old.empty() || Tokenizer::present(options.output)))
         throw Error(strf("%s has %s already; give --force to replace %s, or another -o", options.output.c_str(),
@@ -196,7 +196,7 @@ void train_vocabulary(const TokenizeOptions& options) {
         PieceCounts counts;
         ReadingNotes notes;
     };
-    const Staging staging(options.output);
+    Staging staging(options.output);
     BpeTrainer trainer;
     int64_t bytes = 0;
     ReadingNotes notes;
@@ -223,8 +223,8 @@ void train_vocabulary(const TokenizeOptions& options) {
     options.reading.check_interrupt();
     if (trainer.pieces() == 0) no_text_in(options.inputs, notes);
     const Tokenizer tokenizer = trainer.train(options.vocab_size);
-    for (const std::string& name : old) fs::remove(options.output + "/" + name);
-    publish_vocabulary(tokenizer, options.output, staging);
+    tokenizer.save(staging.path());
+    staging.publish();
     printf("%s: vocabulary of %s tokens from %.1f MB of text, %s distinct pieces, %.1f s%s\n", options.output.c_str(),
            human_count(tokenizer.vocab_size()).c_str(), static_cast<double>(bytes) / 1e6,
            human_count(trainer.pieces()).c_str(), seconds_since(start),

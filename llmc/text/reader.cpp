@@ -16,8 +16,6 @@
 
 namespace fs = std::filesystem;
 
-constexpr size_t kUnbroken = 1 << 20;  // so much text without a break is cut by cut_unbroken
-
 Reader::Reader(const std::vector<std::string>& inputs, const ReaderOptions& options) : options_(options) {
     for (const std::string& input : inputs) add(input);
 }

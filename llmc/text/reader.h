@@ -22,7 +22,7 @@ struct ReaderOptions {
     std::string text_field = "text";  // of a JSON object
     size_t chunk_bytes = 1 << 20;
     std::function<void()> check_interrupt = [] {};  // may throw; called before each chunk, and when a signal came
-    // Where text without a break can be cut, which continues after what is given; 0 for nowhere.
+    // Where to cut text without a break, which continues after what is given.
     std::function<size_t(std::string_view)> cut_unbroken = [](std::string_view text) { return text.size() / 2; };
 };
 

@@ -52,7 +52,7 @@ fs::path parent(const std::string& path) {
 
 Shard::Shard(const std::string& path, int vocab_size) : path_(path), vocab_size_(vocab_size) {
     const char* name = path.c_str();
-    const int fd = open(name, O_RDONLY | O_CLOEXEC);
+    const int fd = open(name, O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // a FIFO must not hold us
     if (fd < 0) throw Error(strf("%s: cannot open token shard: %s", name, reason(errno).c_str()));
     struct stat info {};
     const int failed = fstat(fd, &info);
@@ -216,6 +216,20 @@ void ShardWriter::close() {
     }
 }
 
+// A pattern in which the directories that are there mean themselves, whatever characters are in their names.
+static std::string literal_directories(const std::string& pattern) {
+    size_t end = 0;  // of the longest such part
+    for (size_t at = pattern.find('/'); at != std::string::npos && fs::is_directory(pattern.substr(0, at + 1));
+         at = pattern.find('/', at + 1))
+        end = at + 1;
+    std::string out;
+    for (const char c : pattern.substr(0, end)) {
+        if (std::strchr("*?[]\\", c)) out += '\\';
+        out += c;
+    }
+    return out + pattern.substr(end);
+}
+
 std::vector<std::string> expand_shards(const std::vector<std::string>& patterns, const std::string& option) {
     std::vector<std::string> files;
     for (const std::string& pattern : patterns) {
@@ -235,7 +249,7 @@ std::vector<std::string> expand_shards(const std::vector<std::string>& patterns,
             found.push_back(pattern);
         } else {
             glob_t matches{};
-            if (glob(pattern.c_str(), GLOB_NOSORT, nullptr, &matches) == 0)
+            if (glob(literal_directories(pattern).c_str(), GLOB_NOSORT, nullptr, &matches) == 0)
                 found.assign(matches.gl_pathv, matches.gl_pathv + matches.gl_pathc);
             globfree(&matches);
         }
@@ -247,6 +261,12 @@ std::vector<std::string> expand_shards(const std::vector<std::string>& patterns,
                           : "name files, a directory of *.bin files or a pattern; ./tokenize writes them from text"));
         }
         std::sort(found.begin(), found.end());
+        for (const std::string& file : found)
+            if (const std::string dir = parent(file).string(); fs::exists(dir + kPublication))
+                throw Error(
+                    strf("%s: a ./tokenize that ended too early has not put all of its data set there; give "
+                         "its command again, which does the rest",
+                         dir.c_str()));
         files.insert(files.end(), found.begin(), found.end());
     }
     if (files.empty())

@@ -47,6 +47,36 @@ std::string_view Tokenizer::bytes(int id) const {
     return id >= 0 && id < vocab_size() ? std::string_view(v_->tokens[static_cast<size_t>(id)]) : std::string_view();
 }
 
+// Tokens t1 t2 ... are the encoding of their text if each pair of neighbours is the encoding of its own (bpe.h), so the
+// beginning of an encoding is one, too. Whatever follows, some token of the whole piece ends within the longest token's
+// length of our end. If cutting at b is right for the text up to each place there, it is right for the whole piece.
+size_t Tokenizer::safe_cut(std::string_view part) const {
+    const uint8_t* const bytes = byte_pointer(part);
+    const size_t size = part.size(), longest = std::max<size_t>(4, v_->longest);
+    if (v_->lacks_bytes || !v_->unknown.empty()) return size / 2;  // a token's text does not say how long it was
+    std::vector<int> ids, first, pair;
+    v_->bpe.merge(bytes, size, ids);
+    size_t cut = size, any = size / 2;
+    for (int tries = 0; tries < 64 && ids.size() > 1; ids.pop_back()) {
+        cut -= v_->tokens[static_cast<size_t>(ids.back())].size();
+        // not inside a character, nor where the rest would look like a contraction
+        if (cut + 3 * longest > size || (bytes[cut] & 0xC0) == 0x80 || bytes[cut] == '\'') continue;
+        if (tries++ == 0) any = cut;
+        const int left = ids[ids.size() - 2];
+        const auto fits = [&](size_t end) {
+            first.clear(), pair.clear();
+            v_->bpe.merge(bytes + cut, end - cut, first);
+            const std::string both = v_->tokens[static_cast<size_t>(left)] + v_->tokens[static_cast<size_t>(first[0])];
+            v_->bpe.merge(byte_pointer(both), both.size(), pair);
+            return pair.size() == 2 && pair[0] == left;
+        };
+        size_t end = size;
+        while (end > size - longest && fits(end)) --end;
+        if (end == size - longest) return cut;
+    }
+    return any;  // of no trained vocabulary; memory stays bounded all the same
+}
+
 void Tokenizer::encode(std::string_view text, std::vector<int>& ids) const {
     const size_t before = ids.size();
     PieceCache& cache = PieceCache::of(v_->serial);
@@ -64,8 +94,10 @@ void Tokenizer::encode(std::string_view text, std::vector<int>& ids) const {
         const size_t n = splitter.piece(p, end);
         if (n > PieceCache::kBytes) {
             flush();
-            v_->bpe.merge(p, n, ids);
-            p += n;
+            size_t part = n;
+            while (part > 2 * kUnbroken) part = safe_cut({reinterpret_cast<const char*>(p), kUnbroken});
+            v_->bpe.merge(p, part, ids);
+            p += part;
             continue;
         }
         uint64_t key[2] = {0, 0};
