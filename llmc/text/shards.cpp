@@ -166,7 +166,7 @@ ShardWriter::ShardWriter(const std::string& path, int vocab_size)
     unlink(temporary_.c_str());  // what a dead process left
     fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd_ < 0) throw Error(strf("%s: cannot write token shard: %s", temporary_.c_str(), reason(errno).c_str()));
-    buffer_.reserve(kWriteBuffer);
+    buffer_.reserve(2 * kWriteBuffer);
     buffer_.assign(kHeaderBytes, 0);  // the header's place; close() fills it in
 }
 
@@ -180,12 +180,17 @@ void ShardWriter::write(const int* ids, int64_t n) {
     CHECK(fd_ >= 0, "shard %s is closed", path_.c_str());
     if (tokens_ + n > INT32_MAX)
         throw Error(strf("%s: more than 2^31 - 1 tokens in one shard; write smaller shards", path_.c_str()));
-    for (int64_t i = 0; i < n; ++i) {
-        CHECK(ids[i] >= 0 && (token_bytes_ == 4 || ids[i] < 65536), "id %d in shard %s", ids[i], path_.c_str());
-        char bytes[4];
-        std::memcpy(bytes, &ids[i], 4);  // little endian: the low bytes come first
-        buffer_.insert(buffer_.end(), bytes, bytes + token_bytes_);
-        if (buffer_.size() + 4 > kWriteBuffer) flush();
+    uint32_t all = 0;
+    for (int64_t i = 0; i < n; ++i) all |= static_cast<uint32_t>(ids[i]);
+    CHECK(all <= (token_bytes_ == 4 ? uint32_t{INT32_MAX} : 65535u), "an id beyond the size of shard %s",
+          path_.c_str());
+    for (int64_t done = 0; done < n;) {
+        const size_t part = std::min(static_cast<size_t>(n - done), kWriteBuffer / 4), at = buffer_.size();
+        buffer_.resize(at + part * static_cast<size_t>(token_bytes_));
+        if (token_bytes_ == 2) std::copy_n(ids + done, part, reinterpret_cast<uint16_t*>(buffer_.data() + at));
+        else std::memcpy(buffer_.data() + at, ids + done, part * 4);
+        done += static_cast<int64_t>(part);
+        if (buffer_.size() >= kWriteBuffer) flush();
     }
     tokens_ += n;
 }

@@ -77,58 +77,78 @@ size_t Tokenizer::safe_cut(std::string_view part) const {
     return any;  // of no trained vocabulary; memory stays bounded all the same
 }
 
+// In batches: first all pieces of a batch are found, and their places in the cache fetched; then they are looked up. So
+// the memory's delays pass side by side.
 void Tokenizer::encode(std::string_view text, std::vector<int>& ids) const {
     const size_t before = ids.size();
     PieceCache& cache = PieceCache::of(v_->serial);
     const Splitter splitter;
     const uint8_t *p = byte_pointer(text), *const end = p + text.size();
-    constexpr size_t kBuffer = 1024;  // ids on their way to the vector
-    int buffer[kBuffer + PieceCache::kIds];
-    size_t buffered = 0;
-    const auto flush = [&] {
-        ids.insert(ids.end(), buffer, buffer + buffered);
-        buffered = 0;
-    };
+    constexpr size_t kBatch = 64;
+    struct Piece {
+        const uint8_t* bytes;
+        size_t size;
+        PieceCache::Entry* entry;
+        uint64_t key[2];
+    } batch[kBatch];
+    size_t used = ids.size();
     std::vector<int> merged;
+    const auto merge = [&](const uint8_t* bytes, size_t size, std::vector<int>& out) {
+        for (size_t part; size > 0; bytes += part, size -= part) {
+            part = size;
+            while (part > 2 * kUnbroken) part = safe_cut({reinterpret_cast<const char*>(bytes), kUnbroken});
+            v_->bpe.merge(bytes, part, out);
+        }
+    };
     while (p < end) {
-        const size_t n = splitter.piece(p, end);
-        if (n > PieceCache::kBytes) {
-            flush();
-            size_t part = n;
-            while (part > 2 * kUnbroken) part = safe_cut({reinterpret_cast<const char*>(p), kUnbroken});
-            v_->bpe.merge(p, part, ids);
-            p += part;
-            continue;
-        }
-        uint64_t key[2] = {0, 0};
-        if (end - p >= 16) {  // a copy of fixed size, then a mask, is faster than a copy of n bytes
-            std::memcpy(key, p, 16);
-            key[0] &= n < 8 ? (uint64_t{1} << 8 * n) - 1 : ~uint64_t{0};
-            key[1] &= n > 8 ? (uint64_t{1} << 8 * (n - 8)) - 1 : 0;
-        } else {
-            std::memcpy(key, p, n);
-        }
-        key[1] |= static_cast<uint64_t>(n) << 56;
-        PieceCache::Entry& entry = cache.find(key[0], key[1]);
-        if (entry.a != key[0] || entry.b != key[1]) {
-            merged.clear();
-            v_->bpe.merge(p, n, merged);
-            if (merged.size() > PieceCache::kIds) {
-                flush();
-                ids.insert(ids.end(), merged.begin(), merged.end());
-                p += n;
-                continue;
+        size_t pieces = 0;
+        for (; pieces < kBatch && p < end; ++pieces) {
+            Piece& piece = batch[pieces];
+            piece.bytes = p;
+            piece.size = splitter.piece(p, end);
+            if (piece.size <= PieceCache::kBytes) {
+                PieceCache::make_key(p, piece.size, end, piece.key);
+                piece.entry = &cache.find(piece.key[0], piece.key[1]);
+                __builtin_prefetch(piece.entry, 1);
             }
-            entry = {key[0], key[1], {-1, -1, -1, -1}};
-            std::copy(merged.begin(), merged.end(), entry.ids);
+            p += piece.size;
         }
-        static_assert(PieceCache::kIds == 4);
-        std::memcpy(buffer + buffered, entry.ids, sizeof(entry.ids));  // all four, whatever their number
-        buffered += 1u + (entry.ids[1] >= 0) + (entry.ids[2] >= 0) + (entry.ids[3] >= 0);
-        if (buffered >= kBuffer) flush();
-        p += n;
+        if (ids.size() < used + PieceCache::kIds * kBatch) ids.resize(2 * used + PieceCache::kIds * kBatch);
+        for (size_t i = 0; i < pieces; ++i) {
+            Piece& piece = batch[i];
+            if (piece.size <= PieceCache::kBytes) {
+                PieceCache::Entry& entry = *piece.entry;
+                if (entry.a == piece.key[0] && entry.b == piece.key[1]) {
+                    static_assert(PieceCache::kIds == 4);
+                    std::memcpy(ids.data() + used, entry.ids, sizeof(entry.ids));  // all four, whatever their number
+                    used += 1u + (entry.ids[1] >= 0) + (entry.ids[2] >= 0) + (entry.ids[3] >= 0);
+                    continue;
+                }
+            }
+            merged.clear();
+            PieceCache::LongEntry* kept =
+                piece.size <= PieceCache::kLongBytes ? &cache.find_long(piece.bytes, piece.size) : nullptr;
+            if (kept && kept->size == piece.size && std::memcmp(kept->bytes, piece.bytes, piece.size) == 0) {
+                merged.assign(kept->ids, kept->ids + kept->count);
+            } else {
+                merge(piece.bytes, piece.size, merged);
+                if (piece.size <= PieceCache::kBytes && merged.size() <= PieceCache::kIds) {
+                    *piece.entry = {piece.key[0], piece.key[1], {-1, -1, -1, -1}};
+                    std::copy(merged.begin(), merged.end(), piece.entry->ids);
+                } else if (kept && merged.size() <= PieceCache::kLongIds) {
+                    kept->size = static_cast<uint8_t>(piece.size);
+                    std::memcpy(kept->bytes, piece.bytes, piece.size);
+                    kept->count = static_cast<int>(merged.size());
+                    std::copy(merged.begin(), merged.end(), kept->ids);
+                }
+            }
+            const size_t room = used + merged.size() + PieceCache::kIds * kBatch;
+            if (ids.size() < room) ids.resize(2 * room);
+            std::copy(merged.begin(), merged.end(), ids.begin() + static_cast<ptrdiff_t>(used));
+            used += merged.size();
+        }
     }
-    flush();
+    ids.resize(used);
     if (v_->lacks_bytes)
         ids.erase(std::remove(ids.begin() + static_cast<ptrdiff_t>(before), ids.end(), v_->size()), ids.end());
 }
