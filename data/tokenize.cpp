@@ -20,12 +20,15 @@ static void parse_and_run(int argc, char** argv) {
     const auto text_options = [&](CLI::App* command) {
         command
             ->add_option("inputs", options.inputs,
-                         "Text: files, directories (every file in them, sorted), *.jsonl (one document a line), - for "
-                         "standard input, which is JSON lines if it begins with {\", else plain text")
+                         "Text: files, directories (every text in them, sorted), - for standard input. JSON (lines, an "
+                         "array, objects) is known by its first bytes, and each of its objects is a document")
             ->required();
         command->add_option("-o,--output", options.output, "Directory to write to, data/NAME")->required();
-        command->add_flag("--jsonl", reading.jsonl, "All inputs are JSON lines, whatever their names");
-        command->add_option("--text-field", reading.text_field, "Field of a JSON line that holds the text")
+        command->add_flag("--jsonl", reading.jsonl, "All inputs are JSON, a document a line, whatever their names");
+        command->add_flag("--plain", reading.plain, "All inputs are plain text, whatever they look like")
+            ->excludes("--jsonl");
+        command->add_flag("--skip-bad", reading.skip_bad, "Leave JSON out that is broken or has no text, and count it");
+        command->add_option("--text-field", reading.text_field, "Field of a JSON object that holds the text")
             ->capture_default_str();
         command
             ->add_option(

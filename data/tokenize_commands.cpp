@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <thread>
 #include <utility>
 #include "llmc/base/error.h"
@@ -15,6 +16,7 @@
 #include "llmc/text/bpe_trainer.h"
 #include "llmc/text/dataset_writer.h"
 #include "llmc/text/ordered_pipeline.h"
+#include "llmc/text/splitter.h"
 #include "llmc/text/tokenizer.h"
 #include "llmc/text/vocabulary.h"
 
@@ -57,25 +59,39 @@ class Progress {
 struct EncodedChunk : Chunk {
     std::vector<int> ids;
     int64_t documents = 0, text_bytes = 0;
+    ReadingNotes notes;
 };
 struct Totals {
     int64_t documents = 0, text_bytes = 0;
+    ReadingNotes notes;
 };
+
+[[noreturn]] void no_text_in(const std::vector<std::string>& inputs, const ReadingNotes& notes) {
+    notes.print();
+    throw Error(strf("%s: no text in it", inputs.size() == 1 ? inputs[0].c_str() : "the inputs"));
+}
 
 // Encodes the inputs, every document with <|endoftext|> before it (llm.c's convention), into the shards of one split.
 Totals encode_split(const std::vector<std::string>& inputs, const TokenizeOptions& options, const Tokenizer& tokenizer,
                     SplitWriter& out) {
     Totals totals;
-    Reader reader(inputs, options.reading);
-    Progress progress("encoding", reader.total_bytes());
+    ReaderOptions reading = options.reading;
+    reading.cut_unbroken = [&](std::string_view text) {
+        size_t cut = 0;
+        while (text.size() - cut >= kUnbroken) cut += tokenizer.safe_cut(text.substr(cut, kUnbroken));
+        return cut;
+    };
+    Reader reader(inputs, reading);
+    std::optional<Progress> progress(std::in_place, "encoding", reader.total_bytes());
     ordered_pipeline<EncodedChunk>(
         options.threads, [&](EncodedChunk& chunk) { return reader.next(chunk); },
         [&](EncodedChunk& chunk) {
             chunk.ids.clear();
             chunk.documents = chunk.text_bytes = 0;
+            chunk.notes = {};
             bool begins = false;
             for_each_document(
-                chunk, options.reading.text_field,
+                chunk, options.reading, chunk.notes,
                 [&] {
                     if (tokenizer.end_of_text() >= 0) chunk.ids.push_back(tokenizer.end_of_text());
                     ++chunk.documents;
@@ -90,20 +106,15 @@ Totals encode_split(const std::vector<std::string>& inputs, const TokenizeOption
             out.write(chunk.ids.data(), static_cast<int64_t>(chunk.ids.size()));
             totals.documents += chunk.documents;
             totals.text_bytes += chunk.text_bytes;
-            progress.update(chunk.bytes);
+            totals.notes.add(chunk.notes);
+            progress->update(chunk.bytes);
         });
     options.reading.check_interrupt();
+    progress.reset();
+    totals.notes.add(reader.notes());
     out.finish();
-    if (totals.text_bytes == 0)
-        throw Error(strf("%s: no text in it", inputs.size() == 1 ? inputs[0].c_str() : "the inputs"));
+    if (totals.text_bytes == 0) no_text_in(inputs, totals.notes);
     return totals;
-}
-
-// In place of one that may be there.
-void publish_vocabulary(const Tokenizer& tokenizer, const std::string& output, const Staging& staging) {
-    const std::vector<std::string> names = tokenizer.save(staging.path());
-    for (const char* name : kVocabularyFiles) fs::remove(output + "/" + name);
-    for (const std::string& name : names) staging.publish(name);
 }
 
 bool same_file(const std::string& a, const std::string& b) {
@@ -114,6 +125,7 @@ bool same_file(const std::string& a, const std::string& b) {
 }  // namespace
 
 void encode_text(const TokenizeOptions& options) {
+    finish_publication(options.output);
     const std::string vocab = options.vocab.empty() ? options.output : options.vocab;
     if (options.vocab.empty() && !Tokenizer::present(vocab))
         throw UsageError(
@@ -134,7 +146,7 @@ void encode_text(const TokenizeOptions& options) {
                          options.output.c_str()));
 
     const auto start = Clock::now();
-    const Staging staging(options.output);
+    Staging staging(options.output);
     SplitWriter train(staging.path(), "train", tokenizer.vocab_size(), options.shard_tokens);
     SplitWriter val(staging.path(), "val", tokenizer.vocab_size(), options.shard_tokens);
     Totals totals = encode_split(options.inputs, options, tokenizer, train);
@@ -143,6 +155,7 @@ void encode_text(const TokenizeOptions& options) {
     if (!options.val_inputs.empty()) {
         const Totals more = encode_split(options.val_inputs, options, tokenizer, val);
         totals.text_bytes += more.text_bytes;
+        totals.notes.add(more.notes);
         val_documents = more.documents;
         val_tokens = val.tokens();
     } else {
@@ -154,10 +167,8 @@ void encode_text(const TokenizeOptions& options) {
         if (wanted > 0) train.move_tail(val, wanted, tokenizer.end_of_text());
         val_tokens = val.tokens();
     }
-    for (const std::string& name : old) fs::remove(options.output + "/" + name);
-    if (copy) publish_vocabulary(tokenizer, options.output, staging);
-    for (const std::string& name : train.names()) staging.publish(name);
-    for (const std::string& name : val.names()) staging.publish(name);
+    if (copy) tokenizer.save(staging.path());
+    staging.publish();
     const int64_t all = options.val_inputs.empty() ? tokens : tokens + val_tokens;
     printf(
         "%s: %s documents, %s tokens: %s in %zu train_*.bin, %s in %zu val_*.bin; %.2f bytes per token, %.2f M "
@@ -166,9 +177,12 @@ void encode_text(const TokenizeOptions& options) {
         human_count(all - val_tokens).c_str(), train.names().size(), human_count(val_tokens).c_str(),
         val.names().size(), static_cast<double>(totals.text_bytes) / static_cast<double>(all),
         static_cast<double>(all) / 1e6 / seconds_since(start));
+    fflush(stdout);
+    totals.notes.print();
 }
 
 void train_vocabulary(const TokenizeOptions& options) {
+    finish_publication(options.output);
     const std::vector<std::string> old = existing_shards(options.output);
     if (!options.force && (!old.empty() || Tokenizer::present(options.output)))
         throw Error(strf("%s has %s already; give --force to replace %s, or another -o", options.output.c_str(),
@@ -180,10 +194,12 @@ void train_vocabulary(const TokenizeOptions& options) {
     const auto start = Clock::now();
     struct Counted : Chunk {
         PieceCounts counts;
+        ReadingNotes notes;
     };
-    const Staging staging(options.output);
+    Staging staging(options.output);
     BpeTrainer trainer;
     int64_t bytes = 0;
+    ReadingNotes notes;
     {
         Reader reader(options.inputs, options.reading);
         Progress progress("counting", reader.total_bytes());
@@ -191,22 +207,24 @@ void train_vocabulary(const TokenizeOptions& options) {
             options.threads, [&](Counted& chunk) { return reader.next(chunk); },
             [&](Counted& chunk) {
                 chunk.counts.clear();
+                chunk.notes = {};
                 for_each_document(
-                    chunk, options.reading.text_field, [] {},
+                    chunk, options.reading, chunk.notes, [] {},
                     [&](std::string_view text) { count_pieces(text, chunk.counts); });
             },
             [&](Counted& chunk) {
                 trainer.add(chunk.counts);
                 bytes = chunk.bytes;
+                notes.add(chunk.notes);
                 progress.update(bytes);
             });
+        notes.add(reader.notes());
     }
     options.reading.check_interrupt();
-    if (trainer.pieces() == 0)
-        throw Error(strf("%s: no text in it", options.inputs.size() == 1 ? options.inputs[0].c_str() : "the inputs"));
+    if (trainer.pieces() == 0) no_text_in(options.inputs, notes);
     const Tokenizer tokenizer = trainer.train(options.vocab_size);
-    for (const std::string& name : old) fs::remove(options.output + "/" + name);
-    publish_vocabulary(tokenizer, options.output, staging);
+    tokenizer.save(staging.path());
+    staging.publish();
     printf("%s: vocabulary of %s tokens from %.1f MB of text, %s distinct pieces, %.1f s%s\n", options.output.c_str(),
            human_count(tokenizer.vocab_size()).c_str(), static_cast<double>(bytes) / 1e6,
            human_count(trainer.pieces()).c_str(), seconds_since(start),
@@ -214,6 +232,8 @@ void train_vocabulary(const TokenizeOptions& options) {
     if (trainer.dropped() > 0)
         printf("(%s occurrences of rare pieces were left out to bound memory)\n",
                human_count(trainer.dropped()).c_str());
+    fflush(stdout);
+    notes.print();
 }
 
 void decode_shards(const TokenizeOptions& options) {

@@ -131,7 +131,7 @@ TEST_F(Program, FinetuneSampleAndEval) {
     EXPECT_EQ(gpt2("sample -e tuned/step_00000030 --prompt 'the cat' --max-tokens 20 --seed 3").out, s.out);
     EXPECT_EQ(gpt2("sample -e tuned --max-tokens 20 --seed 3", "echo 'the cat' | ").out, s.out);
     EXPECT_NE(gpt2("sample -e tuned --prompt 'the cat' --max-tokens 20 --seed 4").out, s.out);
-    std::ofstream(dir / "prompt.txt") << "the cat";
+    std::ofstream(dir / "prompt.txt") << "\xEF\xBB\xBFthe cat \r\n";  // as Windows' editor writes it
     EXPECT_EQ(gpt2("sample -e tuned --prompt-file prompt.txt --max-tokens 20 --seed 3").out, s.out);
     EXPECT_EQ(count(gpt2("sample -e tuned --prompt x --max-tokens 3 --num-samples 3").out, "--- sample"), 3);
     // Beyond the context of 32 tokens, and with every filter.
@@ -390,3 +390,23 @@ TEST_F(Program, ShardWhoseNameIsNoUtf8) {
 TEST_F(Program, ModelTooLargeForMemory) { expect_one_error(train("-o run -e gpt3:175b -t 32"), 1, "memory"); }
 
 }  // namespace
+
+TEST_F(Program, DirectoriesWithAnyCharactersAndSmallDataSets) {
+    fs::copy(dir / "data/t", dir / "data/a[b]*?", fs::copy_options::recursive);
+    const std::string small = "-e L1:H1:C16:T32 -b 1 -d 32 -x 1 ";
+    CommandResult r = gpt2("-i 'data/a[b]*?/train_*.bin' -j 'data/a[b]*?/val_0*.bin' -o out " + small);
+    EXPECT_EQ(r.exit_code, 0) << r.err;
+    r = gpt2("-i 'data/a[b]*?' " + small);
+    EXPECT_EQ(r.exit_code, 0) << r.err;
+    EXPECT_EQ(count(r.out, "| val loss"), 2) << r.out;  // the shards beside were found
+    // a validation part of its own that has not one window
+    std::ofstream(dir / "few.txt")
+        << "the cat sees the dog and the queen, my king fears no man becomes a dog. a dog, a cat!\n";
+    ASSERT_EQ(
+        run_shell(program_path("TOKENIZE", "tokenize") + " encode --vocab data/t -o few few.txt", dir.path).exit_code,
+        0);
+    r = gpt2("-i few -o few-out " + small + "-t 16 -d 16");
+    EXPECT_EQ(r.exit_code, 0) << r.err;
+    EXPECT_EQ(count(r.out + r.err, "validation loss is not measured"), 1) << r.out << r.err;
+    expect_one_error(gpt2("-i few -j few/val_000000.bin -o few-out2 -t 16 " + small), 1, "few/val_000000.bin");
+}

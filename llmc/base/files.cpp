@@ -25,8 +25,8 @@ namespace {
 // An open file that closes itself.
 struct OpenFile {
     int fd;
-    OpenFile(const std::string& path, int flags) : fd(open(path.c_str(), flags | O_CLOEXEC)) {
-        if (fd < 0) fail("open", path, errno);
+    OpenFile(const std::string& path, int flags) : fd(open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK)) {
+        if (fd < 0) fail("open", path, errno);  // not blocked: a FIFO, which nobody may write to, is refused later
     }
     ~OpenFile() { close(fd); }
     OpenFile(const OpenFile&) = delete;
@@ -84,6 +84,7 @@ std::string crc32c_hex(uint32_t crc) { return strf("%08x", crc); }
 
 std::string file_crc32c(const std::string& path) {
     OpenFile file(path, O_RDONLY);
+    regular_file_size(file.fd, path);
     std::string buffer(size_t{1} << 20, '\0');
     uint32_t crc = 0;
     for (;;) {

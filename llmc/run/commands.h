@@ -8,6 +8,7 @@
 #include <iterator>
 #include <memory>
 #include "llmc/run/trainer.h"
+#include "llmc/text/input_kind.h"
 
 template <Model M>
 int sample_command(Run run) {
@@ -44,16 +45,16 @@ int sample_command(Run run) {
         std::ifstream file(o.prompt_file, std::ios::binary);
         if (!file || std::filesystem::is_directory(o.prompt_file))
             throw Error("--prompt-file: cannot read " + o.prompt_file);
-        answer({std::istreambuf_iterator<char>(file), {}});
+        answer(written_text({std::istreambuf_iterator<char>(file), {}}, o.prompt_file));
     } else if (isatty(STDIN_FILENO)) {
         printf("Type the beginning of a text; an empty line ends.\n");
-        for (std::string line; printf("> "), fflush(stdout), std::getline(std::cin, line) && !line.empty();)
+        for (std::string line; printf("> "), fflush(stdout), std::getline(std::cin, line);) {
+            line = written_text(line + "\n", "standard input");
+            if (line.empty()) break;
             answer(line);
+        }
     } else {
-        std::string text{std::istreambuf_iterator<char>(std::cin), {}};
-        while (!text.empty() && text.back() == '\n')
-            text.pop_back();  // echo and editors end a text with a newline that is not meant
-        answer(text);
+        answer(written_text({std::istreambuf_iterator<char>(std::cin), {}}, "standard input"));
     }
     return 0;
 }

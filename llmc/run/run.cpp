@@ -85,6 +85,7 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
     choose_vocabulary(run, all_shards, notes);
     check_model_config(run.config, "--model " + run.options.model);
     choose_precision_and_length(run, program);
+    drop_short_validation(run, notes);
     choose_total_batch(run, program.default_total_batch);
     record_data(run, notes);
     if (rank == 0) take_output(run);

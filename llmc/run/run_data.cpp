@@ -51,6 +51,16 @@ void choose_training_data(Run& run, Notes* notes) {
     }
 }
 
+void drop_short_validation(Run& run, Notes* notes) {
+    int64_t longest = 0;
+    for (const std::string& path : run.val_shards) longest = std::max(longest, Shard(path, 0).size());
+    if (!run.options.val_data.empty() || run.val_shards.empty() || longest > run.T) return;
+    notes->push_back(
+        strf("note: %s has %lld tokens, fewer than the %d that --seq-len %d needs: validation loss is not measured",
+             run.val_shards[0].c_str(), static_cast<long long>(longest), run.T + 1, run.T));
+    run.val_shards.clear();
+}
+
 void choose_evaluation_data(Run& run) {
     if (run.options.val_data.empty()) run.options.val_data = {default_data("val")};
     run.val_shards = expand_shards(run.options.val_data, "--val-data (-j)");

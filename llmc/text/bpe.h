@@ -4,6 +4,7 @@
 // comes first, the leftmost where it occurs twice, until no pair of the list is left. Three parts, all for speed:
 // a hash table of the pairs, two ways to merge (short pieces and long ones), and a cache of pieces that were merged.
 #pragma once
+#include <sys/mman.h>
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -12,6 +13,18 @@
 #include <cstring>
 #include <vector>
 #include "llmc/base/error.h"
+
+// n empty elements, in huge pages where the system has them: tables that are read at random are too large for the CPU to
+// know where so many small pages are.
+template <typename T>
+void assign_huge(std::vector<T>& table, size_t n) {
+    table.clear();
+    table.reserve(n);
+    const uintptr_t begin = (reinterpret_cast<uintptr_t>(table.data()) + 4095) & ~uintptr_t{4095};
+    if (n * sizeof(T) >= size_t{1} << 21)
+        madvise(reinterpret_cast<void*>(begin), (n * sizeof(T) - 4096) & ~size_t{4095}, MADV_HUGEPAGE);  // a hint
+    table.resize(n);
+}
 
 // Open addressing from a pair of ids to its rank in the merge list and the token that it makes. Most pairs that are
 // looked up merge into nothing; a filter of one bit for each hash, 64 KB that stay in the CPU's cache, answers for nine
@@ -23,7 +36,7 @@ class PairTable {
         int rank = 0, result = 0;
     };
     void reserve(size_t n) {
-        slots_.assign(std::bit_ceil(std::max<size_t>(16, 2 * n)), Slot{});
+        assign_huge(slots_, std::bit_ceil(std::max<size_t>(16, 2 * n)));
         filter_.assign(size_t{1} << (kFilterBits - 6), 0);
     }
     bool insert(int left, int right, int rank, int result) {  // false if the pair is there
@@ -148,28 +161,56 @@ class BytePairs {
     }
 };
 
-// The tokens of short pieces, one table for each thread: natural text repeats its words, and a hit costs a few
-// nanoseconds where merging costs hundreds. Direct-mapped, so that its size is fixed and nothing needs to be evicted.
+// The tokens of pieces, for each thread: natural text repeats its words, and a hit costs a few nanoseconds where merging
+// costs hundreds. Direct-mapped, so that its size is fixed and nothing needs to be evicted; words in one table (4 MB),
+// longer pieces and those of more tokens in another (4 MB).
 struct PieceCache {
-    static constexpr size_t kBytes = 15, kIds = 4;  // a longer piece, or one of more tokens, is not kept
-    static constexpr int kBits = 16;                // 65,536 entries of 32 bytes
+    static constexpr size_t kBytes = 15, kIds = 4;
+    static constexpr size_t kLongBytes = 47, kLongIds = 19;  // a longer piece, or one of more tokens, is not kept
+    static constexpr int kBits = 17, kLongBits = 15;
     struct Entry {
         uint64_t a = 0, b = 0;  // the piece's bytes, zeros, its length in the last byte
         int ids[kIds] = {-1, -1, -1, -1};
     };
+    struct LongEntry {
+        uint8_t size = 0;
+        uint8_t bytes[kLongBytes] = {};
+        int count = 0;
+        int ids[kLongIds] = {};
+    };
     uint64_t owner = 0;  // serial number of the vocabulary whose ids these are
     std::vector<Entry> entries;
+    std::vector<LongEntry> longs;
 
+    // The bytes of a piece and its length; they end before `end`.
+    static void make_key(const uint8_t* bytes, size_t n, const uint8_t* end, uint64_t key[2]) {
+        key[0] = key[1] = 0;
+        if (end - bytes >= 16) {  // a copy of fixed size, then a mask, is faster than a copy of n bytes
+            std::memcpy(key, bytes, 16);
+            key[0] &= n < 8 ? (uint64_t{1} << 8 * n) - 1 : ~uint64_t{0};
+            key[1] &= n > 8 ? (uint64_t{1} << 8 * (n - 8)) - 1 : 0;
+        } else {
+            std::memcpy(key, bytes, n);
+        }
+        key[1] |= static_cast<uint64_t>(n) << 56;
+    }
     Entry& find(uint64_t a, uint64_t b) {
         const uint64_t hash = (a ^ (b * 0x9E3779B97F4A7C15ull)) * 0xD6E8FEB86659FD93ull;
         return entries[hash >> (64 - kBits)];
+    }
+    LongEntry& find_long(const uint8_t* bytes, size_t n) {
+        uint64_t hash = n;
+        for (size_t i = 0; i + 8 <= n; i += 8) hash = (hash ^ load(bytes + i, 8)) * 0xD6E8FEB86659FD93ull;
+        hash = ((hash ^ hash >> 32) ^ load(bytes + (n & ~size_t{7}), n & 7)) * 0xD6E8FEB86659FD93ull;
+        return longs[hash >> (64 - kLongBits)];
     }
 
     // The calling thread's, emptied if it was another vocabulary's.
     static PieceCache& of(uint64_t owner) {
         static thread_local PieceCache cache;
         if (cache.owner != owner) {
-            cache.entries.assign(size_t{1} << kBits, Entry{});
+            assign_huge(cache.entries, size_t{1} << kBits);
+            assign_huge(cache.longs, size_t{1} << kLongBits);
             cache.owner = owner;
         }
         return cache;
@@ -177,5 +218,12 @@ struct PieceCache {
     static uint64_t new_owner() {
         static std::atomic<uint64_t> counter{0};
         return ++counter;
+    }
+
+  private:
+    static uint64_t load(const uint8_t* bytes, size_t n) {
+        uint64_t x = 0;
+        std::memcpy(&x, bytes, n);
+        return x;
     }
 };

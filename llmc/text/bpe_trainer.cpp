@@ -9,7 +9,7 @@
 
 void count_pieces(std::string_view text, PieceCounts& counts) {
     while (!text.empty()) {
-        const std::string_view piece = text.substr(0, next_piece(text));
+        const std::string_view piece = text.substr(0, std::min(next_piece(text), kUnbroken));
         const auto found = counts.find(piece);
         if (found != counts.end()) ++found->second;
         else counts.emplace(piece, 1);

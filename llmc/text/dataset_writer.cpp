@@ -1,31 +1,115 @@
 #include "llmc/text/dataset_writer.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <sstream>
 #include "llmc/base/error.h"
+#include "llmc/base/files.h"
+#include "llmc/text/vocabulary.h"
 
 namespace fs = std::filesystem;
 
-Staging::Staging(const std::string& output) : output_(output) {
-    std::error_code error;
-    fs::create_directories(output, error);
-    path_ = output + "/.tokenize-XXXXXX";
-    if (error || !mkdtemp(path_.data()))
-        throw Error(
-            strf("%s: cannot write there: %s", output.c_str(), error ? error.message().c_str() : std::strerror(errno)));
+namespace {
+
+constexpr const char* kNames = "/names";  // a file with the names of all that is published
+
+[[noreturn]] void cannot_write(const std::string& path, const std::string& why) {
+    throw Error(strf("%s: cannot write there: %s", path.c_str(), why.c_str()));
 }
+
+// Locks a directory of a run; -1 if it is locked, or cannot be.
+int lock_directory(const std::string& path) {
+    const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
+    close(fd);
+    return -1;
+}
+
+void clear_dead_runs(const std::string& home) {
+    std::error_code ignored;
+    std::vector<std::string> found;
+    for (const auto& entry : fs::directory_iterator(home, ignored))
+        if (entry.path().filename().string().starts_with(".tokenize-")) found.push_back(entry.path().string());
+    for (const std::string& path : found) {
+        if (path == home + kPublication) continue;
+        const int fd = lock_directory(path);
+        if (fd < 0) continue;
+        fs::remove_all(path, ignored);
+        close(fd);
+    }
+}
+
+std::string parent_of(const std::string& path) {
+    const std::string parent = fs::path(path).parent_path().string();
+    return parent.empty() ? "." : parent;
+}
+
+}  // namespace
+
+Staging::Staging(const std::string& output) : output_(output) {
+    while (output_.size() > 1 && output_.back() == '/') output_.pop_back();
+    const bool there = fs::exists(output_);
+    home_ = there ? output_ : parent_of(output_);
+    std::error_code error;
+    fs::create_directories(home_, error);
+    if (error) cannot_write(output, error.message());
+    clear_dead_runs(parent_of(output_));
+    if (there) clear_dead_runs(output_);
+    path_ = home_ + "/.tokenize-XXXXXX";
+    if (!mkdtemp(path_.data())) cannot_write(output, std::strerror(errno));
+    lock_ = lock_directory(path_);
+    const mode_t mask = umask(0);
+    umask(mask);
+    chmod(path_.c_str(), 0777 & ~mask);  // it may become the output; mkdtemp made it for its owner alone
+}
+
 Staging::~Staging() {
     std::error_code ignored;
     fs::remove_all(path_, ignored);
-    fs::remove(output_, ignored);  // only if it is empty
+    if (lock_ >= 0) close(lock_);
 }
-void Staging::publish(const std::string& name) const {
+
+void Staging::publish() {
     std::error_code error;
-    fs::rename(path_ + "/" + name, output_ + "/" + name, error);
-    if (error) throw Error(strf("%s/%s: cannot write: %s", output_.c_str(), name.c_str(), error.message().c_str()));
+    if (home_ == output_) {
+        std::string names;
+        for (const auto& entry : fs::directory_iterator(path_)) names += entry.path().filename().string() + "\n";
+        write_file(path_ + kNames, names);
+    }
+    sync_directory(path_);
+    fs::rename(path_, home_ == output_ ? output_ + kPublication : output_, error);
+    if (error) cannot_write(output_, error.message());
+    sync_directory(home_);
+    finish_publication(output_);
+}
+
+void finish_publication(const std::string& output) {
+    const std::string from = output + kPublication;
+    if (!fs::exists(from)) return;
+    std::vector<std::string> names;
+    if (fs::exists(from + kNames)) {
+        std::istringstream list(read_file(from + kNames));
+        for (std::string name; std::getline(list, name);) names.push_back(name);
+        const auto among = [&](const std::string& name) {
+            return std::find(names.begin(), names.end(), name) != names.end();
+        };
+        for (const std::string& old : existing_shards(output))
+            if (!among(old)) fs::remove(output + "/" + old);
+        if (std::any_of(std::begin(kVocabularyFiles), std::end(kVocabularyFiles), among))  // one vocabulary, not two
+            for (const std::string old : kVocabularyFiles)
+                if (!among(old)) fs::remove(output + "/" + old);
+        for (const std::string& name : names)
+            if (fs::exists(from + "/" + name)) fs::rename(from + "/" + name, output + "/" + name);
+        sync_directory(output);
+    }
+    fs::remove_all(from);
 }
 
 std::string shard_name(const char* split, int64_t number) {

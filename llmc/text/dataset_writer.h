@@ -6,18 +6,26 @@
 #include <vector>
 #include "llmc/text/shards.h"
 
-// A directory inside `output` for what is being written; it goes away with its contents if the run fails.
+// A directory for what is being written; it goes away with its contents if the run fails. It stands beside `output`,
+// and becomes it, if there is none; else it stands in it. A lock on it says that its run is alive: what dead runs left
+// is cleared by the next one.
 class Staging {
   public:
-    explicit Staging(const std::string& output);  // makes `output` if need be
+    explicit Staging(const std::string& output);
     ~Staging();
     Staging(const Staging&) = delete;
     const std::string& path() const { return path_; }
-    void publish(const std::string& name) const;  // moves a file to the output, where it replaces one of that name
+    // Makes all files in path() the data set in `output`, in place of the shards there and of files of the same names.
+    // Either that is done or nothing: one rename decides, and what is left to do after it, finish_publication does.
+    void publish();
 
   private:
-    std::string output_, path_;
+    std::string output_, home_, path_;
+    int lock_ = -1;
 };
+
+// Goes on where a run ended while its files went to `output`; no effect where none did.
+void finish_publication(const std::string& output);
 
 std::string shard_name(const char* split, int64_t number);         // "train_000000.bin"
 std::vector<std::string> existing_shards(const std::string& dir);  // train_*.bin and val_*.bin in it, sorted

@@ -2,6 +2,7 @@
 
 #include <fstream>
 #include "llmc/base/json.h"
+#include "llmc/text/input_kind.h"
 
 std::vector<MultipleChoice> read_hellaswag(const std::string& path, const Tokenizer& tokenizer, int64_t limit) {
     std::ifstream file(path);
@@ -9,9 +10,10 @@ std::vector<MultipleChoice> read_hellaswag(const std::string& path, const Tokeni
         throw Error("cannot read " + path + ": `make hellaswag` fetches it; or name a file with --hellaswag-data");
     std::vector<MultipleChoice> questions;
     std::string text;
-    for (int64_t line = 1; std::getline(file, text) && (limit == 0 || line <= limit); line++) {
-        if (text.empty()) continue;
+    for (int64_t line = 1; (limit == 0 || std::ssize(questions) < limit) && std::getline(file, text); line++) {
         try {
+            text = written_text(text + "\n", path);
+            if (text.empty()) continue;
             Json j = parse_json(text);
             MultipleChoice q;
             tokenizer.encode(j.at("ctx").get<std::string>(), q.context);

@@ -9,7 +9,8 @@
 #include <vector>
 
 // Runs produce(Item&) -> bool, one thread at a time; work(Item&), all at once; consume(Item&), one at a time in the
-// order of production. The first exception ends everything and is thrown here.
+// order of production. An exception ends everything and is thrown here: the first in that order, so that what the user
+// hears depends neither on threads nor on the size of items.
 template <typename Item, typename Produce, typename Work, typename Consume>
 void ordered_pipeline(int threads, Produce produce, Work work, Consume consume) {
     std::mutex produce_mutex, consume_mutex;
@@ -19,29 +20,38 @@ void ordered_pipeline(int threads, Produce produce, Work work, Consume consume) 
     std::atomic<bool> stop{false};
     std::exception_ptr failure;
     const auto run = [&] {
-        try {
-            Item item;
-            while (!stop) {
-                int64_t number;
-                {
-                    std::lock_guard lock(produce_mutex);
-                    if (at_end || !produce(item)) {
-                        at_end = true;
-                        return;
-                    }
-                    number = produced++;
+        Item item;
+        while (!stop) {
+            int64_t number;
+            std::exception_ptr wrong;
+            {
+                std::lock_guard lock(produce_mutex);
+                if (at_end) return;
+                try {
+                    at_end = !produce(item);
+                } catch (...) {
+                    at_end = true;
+                    wrong = std::current_exception();
                 }
-                work(item);
-                std::unique_lock lock(consume_mutex);
-                turn.wait(lock, [&] { return consumed == number || stop; });
-                if (stop) return;
-                consume(item);
-                ++consumed;
-                turn.notify_all();
+                if (at_end && !wrong) return;
+                number = produced++;
             }
-        } catch (...) {
-            std::lock_guard lock(consume_mutex);
-            if (!stop.exchange(true)) failure = std::current_exception();
+            try {
+                if (!wrong) work(item);
+            } catch (...) {
+                wrong = std::current_exception();
+            }
+            std::unique_lock lock(consume_mutex);
+            turn.wait(lock, [&] { return consumed == number || stop; });
+            if (stop) return;
+            try {
+                if (wrong) std::rethrow_exception(wrong);
+                consume(item);
+            } catch (...) {
+                failure = std::current_exception();
+                stop = true;
+            }
+            ++consumed;
             turn.notify_all();
         }
     };

@@ -52,7 +52,7 @@ fs::path parent(const std::string& path) {
 
 Shard::Shard(const std::string& path, int vocab_size) : path_(path), vocab_size_(vocab_size) {
     const char* name = path.c_str();
-    const int fd = open(name, O_RDONLY | O_CLOEXEC);
+    const int fd = open(name, O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // a FIFO must not hold us
     if (fd < 0) throw Error(strf("%s: cannot open token shard: %s", name, reason(errno).c_str()));
     struct stat info {};
     const int failed = fstat(fd, &info);
@@ -166,7 +166,7 @@ ShardWriter::ShardWriter(const std::string& path, int vocab_size)
     unlink(temporary_.c_str());  // what a dead process left
     fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd_ < 0) throw Error(strf("%s: cannot write token shard: %s", temporary_.c_str(), reason(errno).c_str()));
-    buffer_.reserve(kWriteBuffer);
+    buffer_.reserve(2 * kWriteBuffer);
     buffer_.assign(kHeaderBytes, 0);  // the header's place; close() fills it in
 }
 
@@ -180,12 +180,17 @@ void ShardWriter::write(const int* ids, int64_t n) {
     CHECK(fd_ >= 0, "shard %s is closed", path_.c_str());
     if (tokens_ + n > INT32_MAX)
         throw Error(strf("%s: more than 2^31 - 1 tokens in one shard; write smaller shards", path_.c_str()));
-    for (int64_t i = 0; i < n; ++i) {
-        CHECK(ids[i] >= 0 && (token_bytes_ == 4 || ids[i] < 65536), "id %d in shard %s", ids[i], path_.c_str());
-        char bytes[4];
-        std::memcpy(bytes, &ids[i], 4);  // little endian: the low bytes come first
-        buffer_.insert(buffer_.end(), bytes, bytes + token_bytes_);
-        if (buffer_.size() + 4 > kWriteBuffer) flush();
+    uint32_t all = 0;
+    for (int64_t i = 0; i < n; ++i) all |= static_cast<uint32_t>(ids[i]);
+    CHECK(all <= (token_bytes_ == 4 ? uint32_t{INT32_MAX} : 65535u), "an id beyond the size of shard %s",
+          path_.c_str());
+    for (int64_t done = 0; done < n;) {
+        const size_t part = std::min(static_cast<size_t>(n - done), kWriteBuffer / 4), at = buffer_.size();
+        buffer_.resize(at + part * static_cast<size_t>(token_bytes_));
+        if (token_bytes_ == 2) std::copy_n(ids + done, part, reinterpret_cast<uint16_t*>(buffer_.data() + at));
+        else std::memcpy(buffer_.data() + at, ids + done, part * 4);
+        done += static_cast<int64_t>(part);
+        if (buffer_.size() >= kWriteBuffer) flush();
     }
     tokens_ += n;
 }
@@ -216,6 +221,20 @@ void ShardWriter::close() {
     }
 }
 
+// A pattern in which the directories that are there mean themselves, whatever characters are in their names.
+static std::string literal_directories(const std::string& pattern) {
+    size_t end = 0;  // of the longest such part
+    for (size_t at = pattern.find('/'); at != std::string::npos && fs::is_directory(pattern.substr(0, at + 1));
+         at = pattern.find('/', at + 1))
+        end = at + 1;
+    std::string out;
+    for (const char c : pattern.substr(0, end)) {
+        if (std::strchr("*?[]\\", c)) out += '\\';
+        out += c;
+    }
+    return out + pattern.substr(end);
+}
+
 std::vector<std::string> expand_shards(const std::vector<std::string>& patterns, const std::string& option) {
     std::vector<std::string> files;
     for (const std::string& pattern : patterns) {
@@ -235,7 +254,7 @@ std::vector<std::string> expand_shards(const std::vector<std::string>& patterns,
             found.push_back(pattern);
         } else {
             glob_t matches{};
-            if (glob(pattern.c_str(), GLOB_NOSORT, nullptr, &matches) == 0)
+            if (glob(literal_directories(pattern).c_str(), GLOB_NOSORT, nullptr, &matches) == 0)
                 found.assign(matches.gl_pathv, matches.gl_pathv + matches.gl_pathc);
             globfree(&matches);
         }
@@ -247,6 +266,12 @@ std::vector<std::string> expand_shards(const std::vector<std::string>& patterns,
                           : "name files, a directory of *.bin files or a pattern; ./tokenize writes them from text"));
         }
         std::sort(found.begin(), found.end());
+        for (const std::string& file : found)
+            if (const std::string dir = parent(file).string(); fs::exists(dir + kPublication))
+                throw Error(
+                    strf("%s: a ./tokenize that ended too early has not put all of its data set there; give "
+                         "its command again, which does the rest",
+                         dir.c_str()));
         files.insert(files.end(), found.begin(), found.end());
     }
     if (files.empty())

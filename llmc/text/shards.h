@@ -49,6 +49,9 @@ class ShardWriter {
     std::vector<char> buffer_;
 };
 
+// A directory of ./tokenize in a data set's, of which the files are moved there; see dataset_writer.h.
+inline constexpr const char* kPublication = "/.tokenize-publish";
+
 // Expands file names, directories (their *train*.bin, or *val*.bin if `option` begins with --val; all *.bin if no file
 // has such a name) and globs ("data/x/train_*.bin", quoted or not), each pattern's matches sorted. Error if a pattern
 // matches nothing; it names `option` and, for the default data, the command that makes it (`make data`).

@@ -98,6 +98,9 @@ inline size_t next_piece(std::string_view text) {
     return text.empty() ? 0 : Splitter().piece(byte_pointer(text), byte_pointer(text) + text.size());
 }
 
+// Text of one piece that is longer than this is cut inside the piece, so that memory stays constant.
+constexpr size_t kUnbroken = 1 << 18;
+
 // The last position at which `text`, the beginning of something longer, can be cut so that both sides encode to the
 // same ids apart as together; 0 if there is none.
 //

@@ -43,56 +43,108 @@ std::string_view Tokenizer::bytes(int id) const {
     return id >= 0 && id < vocab_size() ? std::string_view(v_->tokens[static_cast<size_t>(id)]) : std::string_view();
 }
 
+// Tokens t1 t2 ... are the encoding of their text if each pair of neighbours is the encoding of its own (bpe.h), so the
+// beginning of an encoding is one, too. Whatever follows, some token of the whole piece ends within the longest token's
+// length of our end. If cutting at b is right for the text up to each place there, it is right for the whole piece.
+size_t Tokenizer::safe_cut(std::string_view part) const {
+    const uint8_t* const bytes = byte_pointer(part);
+    const size_t size = part.size(), longest = std::max<size_t>(4, v_->longest);
+    if (v_->lacks_bytes || !v_->unknown.empty()) return size / 2;  // a token's text does not say how long it was
+    std::vector<int> ids, first, pair;
+    v_->bpe.merge(bytes, size, ids);
+    size_t cut = size, any = size / 2;
+    for (int tries = 0; tries < 64 && ids.size() > 1; ids.pop_back()) {
+        cut -= v_->tokens[static_cast<size_t>(ids.back())].size();
+        // not inside a character, nor where the rest would look like a contraction
+        if (cut + 3 * longest > size || (bytes[cut] & 0xC0) == 0x80 || bytes[cut] == '\'') continue;
+        if (tries++ == 0) any = cut;
+        const int left = ids[ids.size() - 2];
+        const auto fits = [&](size_t end) {
+            first.clear(), pair.clear();
+            v_->bpe.merge(bytes + cut, end - cut, first);
+            const std::string both = v_->tokens[static_cast<size_t>(left)] + v_->tokens[static_cast<size_t>(first[0])];
+            v_->bpe.merge(byte_pointer(both), both.size(), pair);
+            return pair.size() == 2 && pair[0] == left;
+        };
+        size_t end = size;
+        while (end > size - longest && fits(end)) --end;
+        if (end == size - longest) return cut;
+    }
+    return any;  // of no trained vocabulary; memory stays bounded all the same
+}
+
+// In batches: first all pieces of a batch are found, and their places in the cache fetched; then they are looked up. So
+// the memory's delays pass side by side.
 void Tokenizer::encode(std::string_view text, std::vector<int>& ids) const {
     const size_t before = ids.size();
     PieceCache& cache = PieceCache::of(v_->serial);
     const Splitter splitter;
     const uint8_t *p = byte_pointer(text), *const end = p + text.size();
-    constexpr size_t kBuffer = 1024;  // ids on their way to the vector
-    int buffer[kBuffer + PieceCache::kIds];
-    size_t buffered = 0;
-    const auto flush = [&] {
-        ids.insert(ids.end(), buffer, buffer + buffered);
-        buffered = 0;
-    };
+    constexpr size_t kBatch = 64;
+    struct Piece {
+        const uint8_t* bytes;
+        size_t size;
+        PieceCache::Entry* entry;
+        uint64_t key[2];
+    } batch[kBatch];
+    size_t used = ids.size();
     std::vector<int> merged;
+    const auto merge = [&](const uint8_t* bytes, size_t size, std::vector<int>& out) {
+        for (size_t part; size > 0; bytes += part, size -= part) {
+            part = size;
+            while (part > 2 * kUnbroken) part = safe_cut({reinterpret_cast<const char*>(bytes), kUnbroken});
+            v_->bpe.merge(bytes, part, out);
+        }
+    };
     while (p < end) {
-        const size_t n = splitter.piece(p, end);
-        if (n > PieceCache::kBytes) {
-            flush();
-            v_->bpe.merge(p, n, ids);
-            p += n;
-            continue;
-        }
-        uint64_t key[2] = {0, 0};
-        if (end - p >= 16) {  // a copy of fixed size, then a mask, is faster than a copy of n bytes
-            std::memcpy(key, p, 16);
-            key[0] &= n < 8 ? (uint64_t{1} << 8 * n) - 1 : ~uint64_t{0};
-            key[1] &= n > 8 ? (uint64_t{1} << 8 * (n - 8)) - 1 : 0;
-        } else {
-            std::memcpy(key, p, n);
-        }
-        key[1] |= static_cast<uint64_t>(n) << 56;
-        PieceCache::Entry& entry = cache.find(key[0], key[1]);
-        if (entry.a != key[0] || entry.b != key[1]) {
-            merged.clear();
-            v_->bpe.merge(p, n, merged);
-            if (merged.size() > PieceCache::kIds) {
-                flush();
-                ids.insert(ids.end(), merged.begin(), merged.end());
-                p += n;
-                continue;
+        size_t pieces = 0;
+        for (; pieces < kBatch && p < end; ++pieces) {
+            Piece& piece = batch[pieces];
+            piece.bytes = p;
+            piece.size = splitter.piece(p, end);
+            if (piece.size <= PieceCache::kBytes) {
+                PieceCache::make_key(p, piece.size, end, piece.key);
+                piece.entry = &cache.find(piece.key[0], piece.key[1]);
+                __builtin_prefetch(piece.entry, 1);
             }
-            entry = {key[0], key[1], {-1, -1, -1, -1}};
-            std::copy(merged.begin(), merged.end(), entry.ids);
+            p += piece.size;
         }
-        static_assert(PieceCache::kIds == 4);
-        std::memcpy(buffer + buffered, entry.ids, sizeof(entry.ids));  // all four, whatever their number
-        buffered += 1u + (entry.ids[1] >= 0) + (entry.ids[2] >= 0) + (entry.ids[3] >= 0);
-        if (buffered >= kBuffer) flush();
-        p += n;
+        if (ids.size() < used + PieceCache::kIds * kBatch) ids.resize(2 * used + PieceCache::kIds * kBatch);
+        for (size_t i = 0; i < pieces; ++i) {
+            Piece& piece = batch[i];
+            if (piece.size <= PieceCache::kBytes) {
+                PieceCache::Entry& entry = *piece.entry;
+                if (entry.a == piece.key[0] && entry.b == piece.key[1]) {
+                    static_assert(PieceCache::kIds == 4);
+                    std::memcpy(ids.data() + used, entry.ids, sizeof(entry.ids));  // all four, whatever their number
+                    used += 1u + (entry.ids[1] >= 0) + (entry.ids[2] >= 0) + (entry.ids[3] >= 0);
+                    continue;
+                }
+            }
+            merged.clear();
+            PieceCache::LongEntry* kept =
+                piece.size <= PieceCache::kLongBytes ? &cache.find_long(piece.bytes, piece.size) : nullptr;
+            if (kept && kept->size == piece.size && std::memcmp(kept->bytes, piece.bytes, piece.size) == 0) {
+                merged.assign(kept->ids, kept->ids + kept->count);
+            } else {
+                merge(piece.bytes, piece.size, merged);
+                if (piece.size <= PieceCache::kBytes && merged.size() <= PieceCache::kIds) {
+                    *piece.entry = {piece.key[0], piece.key[1], {-1, -1, -1, -1}};
+                    std::copy(merged.begin(), merged.end(), piece.entry->ids);
+                } else if (kept && merged.size() <= PieceCache::kLongIds) {
+                    kept->size = static_cast<uint8_t>(piece.size);
+                    std::memcpy(kept->bytes, piece.bytes, piece.size);
+                    kept->count = static_cast<int>(merged.size());
+                    std::copy(merged.begin(), merged.end(), kept->ids);
+                }
+            }
+            const size_t room = used + merged.size() + PieceCache::kIds * kBatch;
+            if (ids.size() < room) ids.resize(2 * room);
+            std::copy(merged.begin(), merged.end(), ids.begin() + static_cast<ptrdiff_t>(used));
+            used += merged.size();
+        }
     }
-    flush();
+    ids.resize(used);
     if (v_->lacks_bytes)
         ids.erase(std::remove(ids.begin() + static_cast<ptrdiff_t>(before), ids.end(), v_->size()), ids.end());
 }

@@ -41,6 +41,9 @@ class Tokenizer {
     // Appends the ids of `text` as ordinary text ("<|endoftext|>" in it is thirteen characters, not the special token).
     // Thread-safe; each thread keeps a cache of pieces of its own.
     void encode(std::string_view text, std::vector<int>& ids) const;
+    // Where a piece that begins with `part` and goes on after it can be cut: the ids of both sides are those of the whole.
+    // That holds wherever a merge list was trained, so that tokens are made of tokens with lower ranks.
+    size_t safe_cut(std::string_view part) const;
     // The same of a document or a part of one (begins: the first), with the words that were added to the vocabulary, and
     // the space in front that some vocabularies want.
     void encode_document(std::string_view text, bool begins, std::vector<int>& ids) const {

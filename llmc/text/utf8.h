@@ -46,16 +46,22 @@ inline size_t read_utf8(const uint8_t* p, size_t n, Utf8* status, uint32_t* code
     return length;
 }
 
-// Appends a character below U+10000, which is all that the tokenizer writes.
+inline constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // U+FEFF, which some programs put before a text
+
 inline void append_utf8(std::string& out, uint32_t code) {
-    CHECK(code < 0x10000, "code point %x", code);
+    CHECK(code < 0x110000, "code point %x", code);
     if (code < 0x80) {
         out += static_cast<char>(code);
     } else if (code < 0x800) {
         out += static_cast<char>(0xC0 | code >> 6);
         out += static_cast<char>(0x80 | (code & 0x3F));
     } else {
-        out += static_cast<char>(0xE0 | code >> 12);
+        if (code < 0x10000) {
+            out += static_cast<char>(0xE0 | code >> 12);
+        } else {
+            out += static_cast<char>(0xF0 | code >> 18);
+            out += static_cast<char>(0x80 | (code >> 12 & 0x3F));
+        }
         out += static_cast<char>(0x80 | (code >> 6 & 0x3F));
         out += static_cast<char>(0x80 | (code & 0x3F));
     }

@@ -7,6 +7,7 @@
 // them, bytes are spelled as characters: a printable one of Latin-1 stands for itself, the others for U+0100 and up, so
 // that " the" is "Ġthe".                                                                          (GPT-2's encoder.py)
 #pragma once
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <map>
@@ -32,6 +33,7 @@ struct Vocabulary {
     std::vector<std::string> tokens;           // bytes of each id; empty for an id that has none
     std::vector<std::array<int, 2>> merges;    // in order of rank
     BytePairs bpe;                             // the same merges, for encoding
+    size_t longest = 0;                        // bytes of a token that a merge makes
     std::vector<AddedToken> added;             // by id
     std::map<std::string, std::string> named;  // "eos_token" -> "</s>"
     int end_of_text = -1;                      // stands between documents; -1: it has none
@@ -50,6 +52,7 @@ struct Vocabulary {
     bool add_merge(int left, int right, int result) {  // of the next rank; false if the pair has one
         if (!bpe.pairs.insert(left, right, static_cast<int>(merges.size()), result)) return false;
         merges.push_back({left, right});
+        longest = std::max(longest, tokens[static_cast<size_t>(result)].size());
         return true;
     }
 };
