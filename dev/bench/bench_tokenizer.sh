@@ -3,6 +3,9 @@
 #
 #   dev/bench/bench_tokenizer.sh [TEXT] [VOCAB_DIR]        PYTHON: a Python with tiktoken (python3)
 #
+# On large texts, which no cache knows by heart, beside gigatoken: dev/bench/texts.sh DIR (Debian), pip install tiktoken gigatoken, and
+# dev/bench/bench_tokenizer_peers.py VOCAB_DIR 5 DIR/*.txt.
+#
 # TEXT: by default what `make data` downloaded. VOCAB_DIR: GPT-2's vocab.json and merges.txt.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
