@@ -8,6 +8,8 @@
 #include "data/tokenize.h"
 #include "llmc/base/error.h"
 #include "llmc/base/files.h"
+#include "llmc/base/human.h"
+#include "llmc/base/scarcity.h"
 
 static volatile sig_atomic_t interrupted = 0;
 
@@ -114,16 +116,18 @@ static void parse_and_run(int argc, char** argv) {
 }
 
 int main(int argc, char** argv) {
+    end_in_one_line("tokenize");
     open_standard_streams();
     signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is then a failed write, like a full disk
     try {
         parse_and_run(argc, argv);
         return 0;
     } catch (const Error& e) {
-        fprintf(stderr, "tokenize: error: %s\n", e.what());
+        fprintf(stderr, "tokenize: error: %s\n", printable(e.what()).c_str());
         return e.exit_code;
     } catch (const std::exception& e) {
-        fprintf(stderr, "tokenize: error: %s\n", e.what());
+        const std::string why = scarcity_reason(e);
+        fprintf(stderr, "tokenize: error: %s\n", printable(why.empty() ? e.what() : why).c_str());
         return 1;
     }
 }

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 #include "llmc/base/error.h"
+#include "llmc/base/human.h"
 
 class Arena {
   public:
@@ -22,8 +23,8 @@ class Arena {
         // calloc of much memory is fresh pages: zero, and not resident until they are used.
         memory_.reset(static_cast<char*>(calloc(1, bytes_ + page)));
         if (!memory_)
-            throw Error(strf("out of memory: %.2f GB are not there; try a smaller --micro-batch-size",
-                             1e-9 * static_cast<double>(bytes_)));
+            throw Error(strf("out of memory: %s are not there; try a smaller --micro-batch-size (-b)",
+                             human_bytes(static_cast<double>(bytes_)).c_str()));
         char* base = memory_.get() + (page - reinterpret_cast<uintptr_t>(memory_.get()) % page) % page;
         if (bytes_ >= page) madvise(base, bytes_, MADV_HUGEPAGE);  // a hint: fewer TLB misses; refusal does no harm
         for (auto& set : views_) set(base);

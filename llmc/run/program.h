@@ -13,6 +13,7 @@
 #include "llmc/base/error.h"
 #include "llmc/base/files.h"
 #include "llmc/base/human.h"
+#include "llmc/base/scarcity.h"
 #include "llmc/run/commands.h"
 #include "llmc/run/compare_starts.h"
 #include "llmc/run/plan.h"
@@ -48,6 +49,7 @@ inline Ending ending_of(const std::exception_ptr& exception) {
     } catch (const std::bad_alloc&) {
         return error("out of memory; try a smaller --micro-batch-size (-b), --seq-len (-t) or --model (-e)", 1);
     } catch (const std::exception& e) {
+        if (const std::string why = scarcity_reason(e); !why.empty()) return error(why, 1);
         return {strf("internal error: %s; please report it with the command line", e.what()), e.what(), 1};
     }
 }
@@ -88,6 +90,7 @@ int run_options(Options& options, const ProgramInfo& program, std::unique_ptr<Gr
     Run run;
     std::exception_ptr failed;
     try {
+        start_threads();
         Device::open(options.device, ranks.local_rank);
         run = training ? prepare_training(options, program, ranks.rank, ranks.world, &notes)
                        : prepare_inference(options, program, &notes);
@@ -113,6 +116,7 @@ int run_options(Options& options, const ProgramInfo& program, std::unique_ptr<Gr
 // ModelOf<X>: the model with weights and activations of type X; Half: the type of --precision bf16.
 template <template <typename X> class ModelOf, typename Half>
 int run_program(int argc, char** argv, const ProgramInfo& program) {
+    end_in_one_line(program.name.c_str());
     handle_signals_of_files();
     open_standard_streams();
     std::unique_ptr<Group> group;
