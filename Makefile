@@ -170,13 +170,18 @@ $(B)/flags: ;
 # ---- the CUDA program ----------------------------------------------------------------------------------------------------
 # Looked for only when a goal needs it. A root has include/ and lib64/ or lib/: a toolkit, or one of pip's packages.
 CUDA_GOALS := train_gpt2cu test_cuda check_cuda bench_cuda build_gpu_check compile_cuda $(B)/bench_cuda
+HOST_GOALS := test test_asan check_programs debug_build $(B)/test/run_cuda_tests $(B)/train_gpt2cu_cpu $(B)/bench_cuda_cpu $(B)/cudahost/%
+ifneq ($(filter $(CUDA_GOALS) $(HOST_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_tests $(B)/dev/cuda/%,$(MAKECMDGOALS)),)
+  PIP := $(shell python3 -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")))' 2>/dev/null)
+  CUDA_ROOTS := $(CUDA_HOME) $(wildcard .deps/python/nvidia/*) $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc))) \
+    /usr/local/cuda $(wildcard $(PIP:%=%/nvidia/*)) .deps/python .deps/usr $(PIP) /usr/local /usr $(wildcard $(CURDIR)/.gpu_pack/usr)
+endif
+first = $(firstword $(wildcard $(foreach r,$(CUDA_ROOTS),$(foreach p,$(1),$(r)/$(p)))))
+uniq = $(if $(1),$(firstword $(1)) $(call uniq,$(filter-out $(firstword $(1)),$(1))))
 # compile_cuda: without optimisation, beside the real objects
 CUDA_QUICK := $(filter compile_cuda,$(MAKECMDGOALS))
 CU := $(B)$(if $(CUDA_QUICK),/quick)
 ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_tests $(B)/dev/cuda/%,$(MAKECMDGOALS)),)
-  PIP := $(shell python3 -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")))' 2>/dev/null)
-  CUDA_ROOTS := $(CUDA_HOME) $(wildcard .deps/python/nvidia/*) $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc))) \
-    /usr/local/cuda $(wildcard $(PIP:%=%/nvidia/*)) .deps/python $(PIP) /usr/local /usr $(wildcard $(CURDIR)/.gpu_pack/usr)
   NVCC := $(firstword $(wildcard $(CUDA_ROOTS:%=%/bin/nvcc)))
   ifeq ($(NVCC),)
     $(error nvcc is missing (not in CUDA_HOME, .deps, PATH, /usr/local/cuda, pip's packages): install the CUDA Toolkit 12.4 \
@@ -192,7 +197,6 @@ ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_
   ifneq ($(shell printf '%s\n' 12.4 $(NVCC_VERSION) | sort -V | head -n 1),12.4)
     $(error $(NVCC) is of CUDA $(NVCC_VERSION); the program needs 12.4 or newer (CUDA_HOME=/path/to/another))
   endif
-  first = $(firstword $(wildcard $(foreach r,$(CUDA_ROOTS),$(foreach p,$(1),$(r)/$(p)))))
   # find_header NAME PACKAGE: an -isystem, unless nvcc or the compiler looks there anyway
   find_header = $(if $(call first,include/$(1)),$(patsubst %,-isystem %,$(filter-out /usr/include $(NVCC_ROOT)/include,\
     $(patsubst %/$(1),%,$(call first,include/$(1))))),$(error $(1) is missing: install $(2)$(if $(findstring cudnn,$(1)),, or run dev/setup.sh --cuda)))
@@ -300,13 +304,8 @@ zoo:  ## one page of dev/cuda, checked and timed on this machine's GPU (P=layern
 DEBUG_CUDA := $(filter debug_build,$(MAKECMDGOALS))
 H := $(B)/cudahost$(if $(DEBUG_CUDA),-debug)
 CUDA_TESTS := $(if $(DEBUG_CUDA),$(H)/run_cuda_tests,$(B)/test/run_cuda_tests)
-ifneq ($(filter test test_asan check_programs debug_build $(B)/test/run_cuda_tests $(B)/train_gpt2cu_cpu $(B)/bench_cuda_cpu $(B)/cudahost/%,$(MAKECMDGOALS)),)
-  HOST_ROOTS := $(wildcard $(if $(CUDA_HOME),$(CUDA_HOME)/include) .deps/python/nvidia/*/include .deps/usr/include /usr/local/cuda/include \
-    $(patsubst %/bin/nvcc,%/include,$(realpath $(shell command -v nvcc))) \
-    $(addsuffix /nvidia/*/include,$(shell python3 -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")))' 2>/dev/null)) \
-    /usr/local/include /usr/include)
-  HOST_ROOTS += $(wildcard $(HOST_ROOTS:%=%/cccl))
-  host_root = $(firstword $(foreach r,$(HOST_ROOTS),$(if $(wildcard $(r)/$(1)),$(r))))
+ifneq ($(filter $(HOST_GOALS),$(MAKECMDGOALS)),)
+  host_root = $(patsubst %/$(1),%,$(call first,include/$(1) include/cccl/$(1)))
   HOST_HEADERS := cuda_runtime.h crt/host_config.h cublasLt.h nv/target
   HOST_MISSING := $(foreach h,$(HOST_HEADERS),$(if $(call host_root,$(h)),,$(h) of CUDA (CUDA Toolkit$(comma) or dev/setup.sh --cuda)))
   HOST_INCLUDE := $(patsubst %,-isystem %,$(filter-out /usr/include /usr/local/include,$(call uniq,$(foreach h,$(HOST_HEADERS) nccl.h,$(call host_root,$(h))))))
@@ -316,7 +315,6 @@ ifneq ($(filter test test_asan check_programs debug_build $(B)/test/run_cuda_tes
   HOST_MISSING := $(strip $(HOST_MISSING))
   BOOST_CONTEXT := $(firstword $(wildcard $(DEPS_LIB:%=%/libboost_context.a) $(filter /%,$(shell $(CXX) -print-file-name=libboost_context.a))) -lboost_context)
 endif
-uniq = $(if $(1),$(firstword $(1)) $(call uniq,$(filter-out $(firstword $(1)),$(1))))
 
 # .cuh and .cu files go through a filter into $(H)/src, where the compiler finds them before the originals.
 HOST_SOURCES := $(addprefix $(H)/src/,$(filter-out llmc/cuda/ptx.cuh,$(wildcard llmc/*/*.cuh llmc/cuda/*.cu dev/cuda/*.cu dev/cuda/*.cuh dev/bench/cuda/*.cuh test/cuda/*.cu test/cuda/*.cuh)))
