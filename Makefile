@@ -376,7 +376,7 @@ test:  ## everything that runs without a GPU (T=layernorm: that suite alone); la
 # train_gpt2.cu compiled for the CPU, where CUDA's headers are there; under the sanitizers its kernels alone are tested: whole
 # runs would take too long
 CUDA_PROGRAM := $(if $(HOST_MISSING)$(SANITIZE),,$(B)/train_gpt2cu_cpu)
-check_programs: $(PROGRAMS) $(PLAIN) $(B)/test/run_tests $(B)/test/run_cuda_tests $(CUDA_PROGRAM)
+check_programs: $(PROGRAMS) $(PLAIN) $(B)/test/run_tests $(B)/test/run_cuda_tests $(CUDA_PROGRAM) $(if $(SANITIZE),,$(CPU_BENCHES))
 
 # T=NAME: test/test_NAME.cpp or else test/cuda/test_NAME.cu (T=cuda/NAME: that one), and the programs that it starts
 ifneq ($(and $(T),$(filter test test_asan,$(MAKECMDGOALS))),)

@@ -120,9 +120,9 @@ inline void bench_kernels(const ModelConfig& m, int B, double step) {
     row("encoder forward", 1, Bound::memory, 0, 4.0 * N + (rows + T) * C * S + x_bytes,
         [&] { encoder_forward(x, tokens, static_cast<const int*>(nullptr), w, w, B, T, C, Dropout{}, stream); });
     row("layernorm forward", 1, Bound::memory, 0, 2 * x_bytes + 8.0 * N,
-        [&] { layernorm_forward(y, mean, rstd, x, w, bias, N, C, stream); });
+        [&] { layernorm_forward(y, mean, rstd, x, w, bias, N, C, 1e-5f, stream); });
     row("residual + layernorm forward", 2 * L, Bound::memory, 0, 4 * x_bytes + 8.0 * N,
-        [&] { residual_layernorm_forward(r, y, mean, rstd, x, z, w, bias, N, C, T, Dropout{}, stream); });
+        [&] { residual_layernorm_forward(r, y, mean, rstd, x, z, w, bias, N, C, T, Dropout{}, 1e-5f, stream); });
     fill(stream, rstd, N, 0.0f, 1.0f), fill(stream, mean, N, 0.0f), fill(stream, x, NC), fill(stream, y, NC);
     linear("qkv", wide, x, N, C, 3 * C, L, false);
     linear("attention projection", y, x, N, C, C, L, false);
