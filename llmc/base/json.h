@@ -13,52 +13,23 @@ using JsonError = nlohmann::json::exception;  // from at() and get(): a field is
 
 // What the parser found wrong, from the word `from` on: "line " or "column ". Its own text begins with
 // "[json.exception.parse_error.101] parse error at line 1, column 9: ".
-inline std::string json_complaint(const JsonError& e, const char* from) {
-    const std::string what = e.what();
-    const size_t at = what.find(from);
-    return at == std::string::npos ? what : what.substr(at);
-}
+std::string json_complaint(const JsonError& e, const char* from);
 
-// Objects and arrays within each other, at most. Nothing that we read has more than eight levels, and the library goes
-// down by recursion where it copies or writes a value: files of others must not decide how deep.
-constexpr int kMaxJsonDepth = 64;
-inline bool json_too_deep(std::string_view text) {
-    int depth = 0;
-    bool in_string = false;
-    for (size_t i = 0; i < text.size(); ++i) {
-        const char c = text[i];
-        if (in_string) i += c == '\\', in_string = c != '"';
-        else if (c == '"') in_string = true;
-        else if (c == '{' || c == '[') {
-            if (++depth > kMaxJsonDepth) return true;
-        } else if (c == '}' || c == ']') --depth;
-    }
-    return false;
-}
+// Compiled once, in json.cpp.
+extern template class nlohmann::basic_json<>;
+extern template class nlohmann::basic_json<nlohmann::ordered_map>;
 
-// Every text of others comes in by one of these. Text that is not JSON: Error says what is wrong, and where.
+// Every text of others comes in by one of these. Text that is not JSON: Error says what is wrong, and where. Objects and
+// arrays within each other: 64 at most. Nothing that we read has more than eight levels, and the library goes down by
+// recursion where it copies or writes a value: files of others must not decide how deep.
 template <class J = Json>
-J parse_json(std::string_view text, const char* from = "line ") {
-    if (json_too_deep(text)) throw Error(strf("brackets within each other %d deep", kMaxJsonDepth + 1));
-    try {
-        return J::parse(text);
-    } catch (const JsonError& e) {
-        throw Error(json_complaint(e, from));
-    }
-}
+J parse_json(std::string_view text, const char* from = "line ");
 // It becomes a value of which is_object() and the like are false.
 template <class J = Json>
-J try_json(std::string_view text) {
-    if (json_too_deep(text)) return J(J::value_t::discarded);
-    return J::parse(text, nullptr, /*allow_exceptions=*/false);
-}
+J try_json(std::string_view text);
 // Error names `what` (a file, say) if the text is not an object.
 template <class J = Json>
-J parse_json_object(std::string_view text, const std::string& what) {
-    J j = try_json<J>(text);
-    if (!j.is_object()) throw Error(strf("%s is not a valid JSON object", what.c_str()));
-    return j;
-}
+J parse_json_object(std::string_view text, const std::string& what);
 
 // A whole number that is written as one and fits; get<int64_t>() would take 1e30 for one, and -1 for a uint64_t.
 template <typename Number, class J>
