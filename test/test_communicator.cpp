@@ -245,7 +245,8 @@ TEST(Communicator, ARankThatHangsWhileMpiEndsHoldsNobody) {
         int code = ranks->wait(60);
         std::string err = ranks->err();
         if (!what_lacks(err).empty()) GTEST_SKIP() << what_lacks(err);
-        EXPECT_EQ(code, 1) << err;
+        // Open MPI 4.1's mpirun sometimes dies of a signal of its own while it clears up after them.
+        EXPECT_TRUE(code == 1 || code == 128 + SIGSEGV) << code << ": " << err;
         EXPECT_NE(err.find("error: MPI does not end within 2 s (--comm-timeout): a rank hangs"), std::string::npos)
             << err;
         EXPECT_NE(ranks->out().find("nothing is lost"), std::string::npos);
