@@ -115,8 +115,8 @@ class Failure : public MpiProgram {
         EXPECT_EQ(log.find("damaged"), std::string::npos) << log;
         for (auto& entry : fs::directory_iterator(dir / run)) {
             std::string name = entry.path().filename();
-            EXPECT_TRUE(name.starts_with("step_") || name == "log.jsonl" || name == "loss.svg" ||
-                        name == "restarts.log" || name == ".lock")
+            EXPECT_TRUE(name.starts_with("step_") || name == "log.jsonl" || name.starts_with("log.aside.") ||
+                        name == "loss.svg" || name == "restarts.log" || name == ".lock")
                 << name << " is left behind";
         }
     }
