@@ -137,7 +137,7 @@ $(PLAIN): $(B)/dev/train_gpt2_plain.o $(LIB)
 $(B)/test/run_tests $(TESTS): LDLIBS += -lgtest -lgtest_main $(if $(call have,libpcre2-8),-lpcre2-8)
 $(B)/test/run_tests: $(TEST_OBJ) $(LIB)
 $(TESTS): $(B)/test/%: $(B)/test/%.o $(LIB)
-$(TEST_OBJ): CXXFLAGS := $(CXXFLAGS:-O3=-O1)  # compiled more often than they are waited for
+$(TEST_OBJ) $(B)/llmc/base/json.o: CXXFLAGS := $(CXXFLAGS:-O3=-O1)  # compiled more often than they are waited for
 CPU_BENCHES := $(patsubst dev/bench/%.cpp,$(B)/%,$(wildcard dev/bench/*.cpp))
 $(CPU_BENCHES): $(B)/%: $(B)/dev/bench/%.o $(LIB)
 $(PROGRAMS) $(PLAIN) $(B)/test/run_tests $(TESTS) $(CPU_BENCHES):
