@@ -9,14 +9,10 @@
 #include "llmc/files/parameter_files.h"
 #include "llmc/files/run_directory.h"
 
-static double now() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
 CheckpointWriter::Outcome CheckpointWriter::write(const ModelTensors& tensors, const TrainerState& state) const {
     Outcome outcome;
     outcome.step = state.step;
-    const double begin = now();
+    const double begin = seconds_now();
     try {
         outcome.path = save_checkpoint(output_, config_, tensors, tokenizer_, state);
     } catch (const Error& e) {
@@ -30,7 +26,7 @@ CheckpointWriter::Outcome CheckpointWriter::write(const ModelTensors& tensors, c
     } catch (const Error& e) {
         outcome.warning = e.what();
     }
-    outcome.seconds = now() - begin;
+    outcome.seconds = seconds_now() - begin;
     return outcome;
 }
 
@@ -51,7 +47,7 @@ ModelTensors CheckpointWriter::copy(const ModelTensors& tensors) {
 
 void CheckpointWriter::begin(const ModelTensors& tensors, const TrainerState& state) {
     CHECK(!writing_.valid(), "the outcome of the checkpoint before was not fetched");
-    const double start = now();
+    const double start = seconds_now();
     const Parameter& last = tensors.table.back();
     const double bytes = 4.0 * static_cast<double>(last.offset + last.size()) * (tensors.has_master ? 4 : 3);
     ModelTensors from = tensors;
@@ -60,7 +56,7 @@ void CheckpointWriter::begin(const ModelTensors& tensors, const TrainerState& st
         if (buffers_[0] || bytes < 0.8 * available_host_memory()) from = copy(tensors), copied = true;
     } catch (const std::bad_alloc&) {
     }
-    const double waited = now() - start;
+    const double waited = seconds_now() - start;
     auto job = [this, from, state, waited] {
         Outcome outcome = write(from, state);
         outcome.waited = waited;
@@ -75,7 +71,7 @@ void CheckpointWriter::begin(const ModelTensors& tensors, const TrainerState& st
     }
     std::promise<Outcome> done;
     Outcome outcome = job();
-    outcome.waited = now() - start;
+    outcome.waited = seconds_now() - start;
     done.set_value(outcome);
     writing_ = done.get_future();
 }

@@ -22,10 +22,9 @@ TensorInfo file_tensor(const Parameter& p, const std::string& name, const std::s
     return t;
 }
 
+static bool transposed(const Parameter& p) { return p.transposed_in_file && p.cols > 1; }
 // A transposed tensor is read whole: its columns lie all over it.
-static int64_t piece_of(const Parameter& p) {
-    return p.transposed_in_file && p.cols > 1 ? p.size() : std::min(p.size(), kPiece);
-}
+static int64_t piece_of(const Parameter& p) { return transposed(p) ? p.size() : std::min(p.size(), kPiece); }
 
 void copy_parameter(const Parameter& p, const ModelTensors& tensors, Buffer buffer, float* to) {
     for (int64_t i = 0, piece = piece_of(p); i < p.size(); i += piece)
@@ -43,7 +42,7 @@ void write_parameter(SafetensorsWriter* file, const std::string& dtype, const Pa
                      Buffer buffer) {
     const int64_t piece = piece_of(p);
     std::vector<float> in(static_cast<size_t>(piece)), out;
-    if (!(p.transposed_in_file && p.cols > 1)) {
+    if (!transposed(p)) {
         for (int64_t i = 0; i < p.size(); i += piece) {
             int64_t n = std::min(piece, p.size() - i);
             tensors.read(buffer, p.offset + i, n, in.data());
@@ -97,6 +96,6 @@ void read_parameter(const SafetensorsFile& file, const std::string& name, const 
     if (t.shape != expected)
         throw Error(strf("%s has shape %s; this model needs %s", where.c_str(), shape_text(t.shape).c_str(),
                          shape_text(expected).c_str()));
-    fill_parameter(p, p.transposed_in_file && p.cols > 1, tensors, buffers, where,
+    fill_parameter(p, transposed(p), tensors, buffers, where,
                    [&](int64_t offset, int64_t n, float* out) { file.read_float(t, offset, n, out); });
 }

@@ -111,10 +111,10 @@ void clear_leftovers(const std::string& output, bool alone) {
     }
 }
 
-std::vector<std::string> false_checkpoints(const std::string& output, int64_t after) {
+std::vector<std::string> false_checkpoints(const std::string& output) {
     std::vector<std::string> dirs;
     for (const std::string& name : names_in(output))
-        if (step_of(name) > after && !is_whole_checkpoint(below(output, name))) dirs.push_back(below(output, name));
+        if (step_of(name) >= 0 && !is_whole_checkpoint(below(output, name))) dirs.push_back(below(output, name));
     std::sort(dirs.begin(), dirs.end());
     return dirs;
 }

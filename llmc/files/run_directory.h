@@ -18,8 +18,8 @@ std::vector<std::string> list_checkpoints(const std::string& output);  // oldest
 std::map<int64_t, std::string> checkpoints_by_step(const std::string& output);
 int64_t step_of(const std::string& name);  // 1000 of "step_00001000"; -1 of any other name
 
-// What is called step_N, N > after, and is no whole checkpoint: a checkpoint of that step could not be saved.
-std::vector<std::string> false_checkpoints(const std::string& output, int64_t after);
+// What is called step_N and is no whole checkpoint: a checkpoint of that step could not be saved.
+std::vector<std::string> false_checkpoints(const std::string& output);
 // Renames what nobody should take for part of the run any more: log.jsonl to log.aside.jsonl, or log.aside.1.jsonl, ...
 std::string set_aside(const std::string& path);
 

@@ -20,8 +20,8 @@ class RunLog {
   public:
     // output == "": nothing is written. Makes the directory, opens OUT/log.jsonl; when resuming at `resume_step` > 0
     // the lines after that step, and half-written ones, left by the run that was interrupted, are cut off first
-    // (atomically); 0: a new log, and one that is there is set aside. Error: cannot be written. time_limit: of this run, and recorded_limit of the
-    // checkpoint that it resumes.
+    // (atomically); 0: a new log, and one that is there is set aside. Error: cannot be written. time_limit: of this
+    // run, and recorded_limit of the checkpoint that it resumes.
     RunLog(const std::string& output, int64_t resume_step, double time_limit = 0, double recorded_limit = 0);
     ~RunLog();
     RunLog(const RunLog&) = delete;

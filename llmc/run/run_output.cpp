@@ -45,7 +45,7 @@ void choose_output(Run& run, Notes* notes) {
         throw Error(run.output + " has a run already" +
                     (checkpoints.empty() ? "" : " (" + fs::path(checkpoints.back()).filename().string() + ")") +
                     ": continue it with --resume (-y 1), or choose another --output (-o)");
-    run.damaged = false_checkpoints(run.output, -1);
+    run.damaged = false_checkpoints(run.output);
     if (checkpoints.empty() && !run.damaged.empty())
         throw Error(
             strf("%s has no trainer_state.json: it is no checkpoint that a run could be resumed from, and would "

@@ -1,7 +1,6 @@
 // The loop around the training step: evaluation, sampling, checkpoints, logs. Written once, for any model (model.h).
 #pragma once
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -11,6 +10,7 @@
 #include "llmc/files/run_directory.h"
 #include "llmc/text/dataloader.h"
 #include "llmc/base/error.h"
+#include "llmc/base/system.h"
 #include "llmc/ranks/group.h"
 #include "llmc/text/hellaswag.h"
 #include "llmc/run/log.h"
@@ -22,10 +22,6 @@
 #include "llmc/run/schedule.h"
 #include "llmc/run/stop_signal.h"
 #include "llmc/text/sampler.h"
-
-inline double seconds_now() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 template <Model M>
 class Trainer {
