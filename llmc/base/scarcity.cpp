@@ -17,6 +17,12 @@
 
 namespace {
 
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool sanitized = true;  // AddressSanitizer says more about a signal
+#else
+constexpr bool sanitized = false;
+#endif
+
 char line[200];  // made before there is need of it
 
 [[noreturn]] void end() {
@@ -61,7 +67,7 @@ void end_in_one_line(const char* program_name) {
     void* frame;
     backtrace(&frame, 1);  // loads what the C library needs to pass an exception on, while there is memory for it
     std::set_terminate(on_terminate);
-#ifndef __SANITIZE_ADDRESS__     // which says more about a signal
+    if (sanitized) return;
     static char stack[1 << 16];  // that of the thread may be what is used up
     stack_t alternate{};
     alternate.ss_sp = stack, alternate.ss_size = sizeof stack;
@@ -70,7 +76,6 @@ void end_in_one_line(const char* program_name) {
     action.sa_handler = on_signal;
     action.sa_flags = SA_ONSTACK | SA_RESETHAND;
     for (int number : {SIGSEGV, SIGABRT}) sigaction(number, &action, nullptr);
-#endif
 }
 
 void start_threads() {
