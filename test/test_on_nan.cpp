@@ -15,12 +15,12 @@ std::vector<std::vector<int>> seen;  // the data of the steps that were tried
 
 struct SometimesNan : GPT2<float, Cpu> {
     using GPT2<float, Cpu>::GPT2;
-    template <typename Next>
-    void step(const Batch& batch, StepState* s, Next next) {
+    template <typename Next, typename Before>
+    void step(const Batch& batch, StepState* s, Next next, Before before_update) {
         const bool now = bad(seen.size());
         seen.push_back(batch.inputs);
         if (now) s->skip_loss_above = -1;  // no update, as where the real loss is none
-        GPT2<float, Cpu>::step(batch, s, next);
+        GPT2<float, Cpu>::step(batch, s, next, before_update);
         if (now) s->loss = NAN;
     }
 };

@@ -198,13 +198,13 @@ class Gpu {
     }
     template <typename Y>
     void copy_out(float* to, const Y* from, size_t n) {
-        if constexpr (std::is_same_v<Y, float>) {
-            CUDA_CHECK(cudaMemcpyAsync(to, from, n * sizeof(float), cudaMemcpyDeviceToHost, stream()));
-            CUDA_CHECK(cudaStreamSynchronize(stream()));
-        } else {
-            std::vector<float> values = download(from, static_cast<int64_t>(n));
-            std::copy(values.begin(), values.end(), to);
-        }
+        copy_to_host(to, from, n, stream());
+    }
+    // The same while kernels run, of what they do not change.
+    static constexpr bool kReadByThread = false;  // the host's own thread is free meanwhile
+    template <typename Y>
+    void copy_beside(float* to, const Y* from, size_t n) {
+        copy_to_host(to, from, n, copy_stream_.get());
     }
     // From and to floats.
     template <typename Y>
@@ -215,10 +215,9 @@ class Gpu {
     }
     template <typename Y>
     std::vector<float> download(const Y* x, int64_t n) const {
-        std::vector<Y> values(static_cast<size_t>(n));
-        CUDA_CHECK(cudaMemcpyAsync(values.data(), x, values.size() * sizeof(Y), cudaMemcpyDeviceToHost, stream()));
-        CUDA_CHECK(cudaStreamSynchronize(stream()));
-        return {values.begin(), values.end()};
+        std::vector<float> values(static_cast<size_t>(n));
+        copy_to_host(values.data(), x, values.size(), stream());
+        return values;
     }
     // Through the workspace, as much at a time as that holds.
     void broadcast(NcclCommunicator& comm, std::vector<float>& values, int root) {
@@ -234,6 +233,15 @@ class Gpu {
     }
 
   private:
+    template <typename Y>
+    static void copy_to_host(float* to, const Y* from, size_t n, cudaStream_t stream) {
+        std::vector<Y> stored(std::is_same_v<Y, float> ? 0 : n);
+        void* target = std::is_same_v<Y, float> ? static_cast<void*>(to) : stored.data();
+        CUDA_CHECK(cudaMemcpyAsync(target, from, n * sizeof(Y), cudaMemcpyDeviceToHost, stream));
+        CUDA_CHECK(cudaStreamSynchronize(stream));
+        std::copy(stored.begin(), stored.end(), to);
+    }
+
     OwnStream stream_, copy_stream_, network_;
     cudaStream_t network_handle_ = nullptr;
     Event staged_ready_, staged_taken_, computed_, communicated_;

@@ -206,6 +206,7 @@ std::vector<std::pair<const Parameter*, Buffer>> checkpoint_order(const ModelTen
 }
 
 void take_part_in_checkpoint(const ModelTensors& tensors) {
+    if (!tensors.collective) return;
     for (const auto& [p, buffer] : checkpoint_order(tensors)) write_parameter(nullptr, "", *p, tensors, buffer);
 }
 

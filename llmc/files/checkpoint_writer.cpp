@@ -9,6 +9,13 @@
 #include "llmc/files/parameter_files.h"
 #include "llmc/files/run_directory.h"
 
+CheckpointWriter::~CheckpointWriter() {
+    try {
+        wait();
+    } catch (const std::exception&) {  // a GPU that has failed cannot be read: another error tells of it
+    }
+}
+
 CheckpointWriter::Outcome CheckpointWriter::write(const ModelTensors& tensors, const TrainerState& state) const {
     Outcome outcome;
     outcome.step = state.step;
@@ -30,15 +37,23 @@ CheckpointWriter::Outcome CheckpointWriter::write(const ModelTensors& tensors, c
     return outcome;
 }
 
-// A view of the copies. Memory is taken before anything is read: the other ranks take part in the same reads, once.
-ModelTensors CheckpointWriter::copy(const ModelTensors& tensors) {
+// A view of the copies; none, where there is no memory for them. It is taken before anything is read: the other ranks
+// take part in the same reads, once.
+std::optional<ModelTensors> CheckpointWriter::copy(const ModelTensors& tensors) {
     const auto order = checkpoint_order(tensors);
     const size_t elements = static_cast<size_t>(tensors.table.back().offset + tensors.table.back().size());
-    for (const auto& [p, buffer] : order)
-        if (auto& b = buffers_[static_cast<int>(buffer)]; !b) b.reset(new float[elements]);  // not filled yet
+    if (!buffers_[0] &&
+        4.0 * static_cast<double>(elements) * (tensors.has_master ? 4 : 3) > 0.8 * available_host_memory())
+        return {};
+    try {
+        for (const auto& [p, buffer] : order)
+            if (auto& b = buffers_[static_cast<int>(buffer)]; !b) b.reset(new float[elements]);  // not filled yet
+    } catch (const std::bad_alloc&) {
+        return {};
+    }
     for (const auto& [p, buffer] : order)
         copy_parameter(*p, tensors, buffer, &buffers_[static_cast<int>(buffer)][static_cast<size_t>(p->offset)]);
-    ModelTensors view{tensors.table, tensors.bf16, tensors.has_master, {}, {}};
+    ModelTensors view = tensors;
     view.read = [this](Buffer b, int64_t offset, int64_t n, float* out) {
         std::copy_n(&buffers_[static_cast<int>(b)][static_cast<size_t>(offset)], n, out);
     };
@@ -46,31 +61,36 @@ ModelTensors CheckpointWriter::copy(const ModelTensors& tensors) {
 }
 
 void CheckpointWriter::begin(const ModelTensors& tensors, const TrainerState& state) {
-    CHECK(!writing_.valid(), "the outcome of the checkpoint before was not fetched");
-    const double start = seconds_now();
-    const Parameter& last = tensors.table.back();
-    const double bytes = 4.0 * static_cast<double>(last.offset + last.size()) * (tensors.has_master ? 4 : 3);
-    ModelTensors from = tensors;
-    bool copied = false;
+    CHECK(!copying_.valid() && !writing_.valid(), "the outcome of the checkpoint before was not fetched");
+    begun_ = {tensors, state, 0};
+    auto job = [this] { return copy(begun_.tensors); };
     try {
-        if (buffers_[0] || bytes < 0.8 * available_host_memory()) from = copy(tensors), copied = true;
-    } catch (const std::bad_alloc&) {
+        copying_ =
+            std::async(tensors.read_by_thread && !tensors.collective ? std::launch::async : std::launch::deferred, job);
+    } catch (const std::system_error&) {  // no thread is to be had
+        copying_ = std::async(std::launch::deferred, job);
     }
-    const double waited = seconds_now() - start;
-    auto job = [this, from, state, waited] {
-        Outcome outcome = write(from, state);
-        outcome.waited = waited;
-        return outcome;
-    };
+    if (tensors.collective) finish_copy();
+}
+
+void CheckpointWriter::finish_copy() {
+    if (!copying_.valid()) return;
+    const double start = seconds_now();
+    const auto copied = copying_.get();
+    begun_.waited = seconds_now() - start;
     try {
         if (copied) {
-            writing_ = std::async(std::launch::async, job);
+            writing_ = std::async(std::launch::async, [this, copied] {
+                Outcome outcome = write(*copied, begun_.state);
+                outcome.waited = begun_.waited;
+                return outcome;
+            });
             return;
         }
-    } catch (const std::system_error&) {  // no thread is to be had
+    } catch (const std::system_error&) {
     }
     std::promise<Outcome> done;
-    Outcome outcome = job();
+    Outcome outcome = write(begun_.tensors, begun_.state);
     outcome.waited = seconds_now() - start;
     done.set_value(outcome);
     writing_ = done.get_future();
@@ -82,6 +102,7 @@ std::optional<CheckpointWriter::Outcome> CheckpointWriter::poll() {
 }
 
 std::optional<CheckpointWriter::Outcome> CheckpointWriter::wait() {
+    finish_copy();
     if (!writing_.valid()) return {};
     return writing_.get();
 }

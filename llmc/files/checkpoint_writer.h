@@ -1,5 +1,6 @@
-// Checkpoints written beside training: what a step waits for is a copy of the model in the host's memory; a thread
-// writes that to the disk.
+// Checkpoints written beside training: the model is copied in the host's memory, and a thread writes the copy to the
+// disk. Weights and optimizer change only when a step ends with its update, so the copy, too, is made beside the step's
+// forward and backward pass: by a thread where the CPU trains, by the waiting host where a GPU does.
 //
 // The copy takes 4 bytes for each weight, master and moment. Where there is no memory for it, or no thread, the
 // checkpoint is written at once, and training waits. A checkpoint is as whole, and as late to become visible, either
@@ -17,22 +18,23 @@ class CheckpointWriter {
     CheckpointWriter(const std::string& output, const ModelConfig& config, const Tokenizer* tokenizer, int keep,
                      int64_t major_every)
         : output_(output), config_(config), tokenizer_(tokenizer), keep_(keep), major_every_(major_every) {}
-    ~CheckpointWriter() { wait(); }
+    ~CheckpointWriter();
     CheckpointWriter(const CheckpointWriter&) = delete;
 
     struct Outcome {
         int64_t step = 0;
         std::string path, error, warning;  // path: it is there; warning: an old one could not be deleted
-        double seconds = 0, waited = 0;    // that writing took, and begin()
+        double seconds = 0, waited = 0;    // that writing took, and that begin() and finish_copy() did
     };
     // Rank 0; the others call take_part_in_checkpoint(). Its outcome is fetched first: one at a time is written.
     void begin(const ModelTensors& tensors, const TrainerState& state);
+    void finish_copy();             // before the model changes
     std::optional<Outcome> poll();  // of the one that was begun last, once, when it is known
     std::optional<Outcome> wait();
 
   private:
     Outcome write(const ModelTensors& tensors, const TrainerState& state) const;
-    ModelTensors copy(const ModelTensors& tensors);
+    std::optional<ModelTensors> copy(const ModelTensors& tensors);
 
     const std::string output_;
     const ModelConfig config_;
@@ -40,5 +42,11 @@ class CheckpointWriter {
     const int keep_;
     const int64_t major_every_;
     std::unique_ptr<float[]> buffers_[4];  // by Buffer; they stay, so that the next copy finds its memory at hand
+    struct {
+        ModelTensors tensors;
+        TrainerState state;
+        double waited = 0;
+    } begun_;
+    std::future<std::optional<ModelTensors>> copying_;
     std::future<Outcome> writing_;
 };

@@ -133,7 +133,10 @@ class Exchange {
         machine_.join();
     }
 
-    // ---- files: all ranks read a tensor together, and each gives what it has; each writes what it keeps ----
+    // ---- files: where a rank has not everything, all read a tensor together, and each gives what it has; each writes
+    // what it keeps ----
+
+    bool collective() const { return memory_.shards.world() > 1; }
 
     // Elements [offset, offset + n) of the arena.
     void read(Buffer buffer, int64_t offset, int64_t n, float* out) {
@@ -167,8 +170,8 @@ class Exchange {
     // n elements of the local arena, or weights anywhere in the whole one.
     void copy_own(float* to, Buffer buffer, int64_t arena, int64_t local, int64_t n) {
         const size_t count = static_cast<size_t>(n);
-        if (buffer == Buffer::weights) machine_.copy_out(to, memory_.own_weight(arena, local), count);
-        else machine_.copy_out(to, memory_.optimizer_buffer(buffer) + local, count);
+        if (buffer == Buffer::weights) machine_.copy_beside(to, memory_.own_weight(arena, local), count);
+        else machine_.copy_beside(to, memory_.optimizer_buffer(buffer) + local, count);
     }
 
     Machine& machine_;

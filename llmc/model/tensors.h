@@ -14,6 +14,8 @@ struct ModelTensors {
     std::vector<Parameter> table;
     bool bf16 = false;  // weights are stored as BF16 in files
     bool has_master = false;
+    bool collective = false;      // all ranks read together, in the same order
+    bool read_by_thread = false;  // whether another thread may read while a step works on its gradients
     std::function<void(Buffer, int64_t offset, int64_t n, float* out)> read;
     std::function<void(Buffer, int64_t offset, int64_t n, const float* in)> write;
 };

@@ -17,7 +17,7 @@
 template <typename M>
 concept Model = requires(M model, const ModelConfig& config, const StepOptions& options, DeviceOptions& device_options,
                          uint64_t seed, const Batch& batch, StepState* state, std::function<const Batch*()> next_batch,
-                         float* losses, const int* tokens, int n) {
+                         std::function<void()> before_update, float* losses, const int* tokens, int n) {
     // The device, and how a rank reaches the others from it. Known before there is a model.
     M::Device::open(device_options, /*local_rank*/ n);
     M::Device::configure(device_options, /*bf16*/ true);
@@ -36,8 +36,9 @@ concept Model = requires(M model, const ModelConfig& config, const StepOptions& 
     model.init_weights(seed);
     { model.tensors() } -> std::same_as<ModelTensors>;
     { model.first_non_finite() } -> std::convertible_to<std::string>;
-    // One training step of this rank's part of the batch. While the device works, next_batch() reads the next one.
-    model.step(batch, state, next_batch);
+    // One training step of this rank's part of the batch. While the device works, next_batch() reads the next one;
+    // before_update() ends what reads the weights beside the step.
+    model.step(batch, state, next_batch, before_update);
     // Losses of n sequences of n tokens (inputs, targets); logits (V) after tokens that go on in a cache, or begin anew.
     model.token_losses(losses, tokens, tokens, n, n);
     { model.decode(tokens, n, /*reset*/ true) } -> std::convertible_to<const float*>;

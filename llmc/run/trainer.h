@@ -177,10 +177,11 @@ class Trainer {
         if (limit.seconds > 0) run.state.clock.position = TimeLimit::advance(run.state.clock.position, step, end);
         StepState s = step_state(step);
         // While a GPU is at work, the next step's tokens are fetched and travel to it.
-        model.step(*batch, &s, [&]() -> const Batch* {
+        auto next_batch = [&]() -> const Batch* {
             if (o.overfit_one_batch || step + 1 >= end) return nullptr;
             return batch = load_batch(at + n);
-        });
+        };
+        model.step(*batch, &s, next_batch, [&] { writer.finish_copy(); });
         const bool finite = std::isfinite(s.loss) && std::isfinite(s.grad_norm);
         not_finite_in_a_row = finite ? 0 : not_finite_in_a_row + 1;
         if (!finite && o.on_nan == "rollback" && roll_back(step, at + n)) return false;
