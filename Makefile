@@ -137,7 +137,23 @@ $(PLAIN): $(B)/dev/train_gpt2_plain.o $(LIB)
 $(B)/test/run_tests $(TESTS): LDLIBS += -lgtest -lgtest_main $(if $(call have,libpcre2-8),-lpcre2-8)
 $(B)/test/run_tests: $(TEST_OBJ) $(LIB)
 $(TESTS): $(B)/test/%: $(B)/test/%.o $(LIB)
-$(TEST_OBJ) $(B)/llmc/base/json.o: CXXFLAGS := $(CXXFLAGS:-O3=-O1)  # compiled more often than they are waited for
+# Compiled more often than they are waited for: -O1; under the sanitizers, which slow the compiler down by half, -O0 but for
+# tests that compute.
+$(TEST_OBJ) $(B)/llmc/base/json.o $(filter $(B)/llmc/run/%,$(LLMC_OBJ)): CXXFLAGS := $(CXXFLAGS:-O3=-O1)
+QUICK_TESTS := $(TEST_OBJ)
+ifdef SANITIZE
+  QUICK_TESTS := $(patsubst %.cpp,$(B)/%.o,$(shell grep -LE '"llmc/(gpt2|plain|cpu|cuda|text)|(layer|model|tokenizer)_test' test/*.cpp))
+  $(filter $(B)/llmc/run/% $(B)/llmc/files/%,$(LLMC_OBJ)) $(B)/train_gpt2.o $(QUICK_TESTS): CXXFLAGS := $(CXXFLAGS:-O1=-O0)
+endif
+# What most tests include is read once for all of them.
+PRECOMPILED := $(B)/test/precompiled.h
+$(QUICK_TESTS): private CPPFLAGS += -include $(PRECOMPILED)
+$(QUICK_TESTS): $(PRECOMPILED).gch
+$(PRECOMPILED).gch: CXXFLAGS := $(CXXFLAGS:-O%=$(if $(SANITIZE),-O0,-O1))
+$(PRECOMPILED).gch: test/precompiled.h $(B)/flags
+	@mkdir -p $(@D)
+	@echo "  compile  $<"
+	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -x c++-header -o $@ $<
 CPU_BENCHES := $(patsubst dev/bench/%.cpp,$(B)/%,$(wildcard dev/bench/*.cpp))
 $(CPU_BENCHES): $(B)/%: $(B)/dev/bench/%.o $(LIB)
 $(PROGRAMS) $(PLAIN) $(B)/test/run_tests $(TESTS) $(CPU_BENCHES):
