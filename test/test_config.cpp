@@ -60,6 +60,16 @@ TEST(Config, ExplicitSizes) {
     EXPECT_EQ(parsed("L1:H1:C2:T1:V1"), (ModelConfig{1, 1, 2, 1, 1}));
 }
 
+TEST(Config, NamedSizesWithChanges) {
+    EXPECT_EQ(parsed("d12:V32000"), (ModelConfig{12, 12, 768, 1024, 32000}));
+    EXPECT_EQ(parsed("gpt2:d24:t512"), (ModelConfig{24, 16, 1024, 512, 0}));
+    EXPECT_EQ(parsed("GPT3:1.3B:V50257:T1024"), (ModelConfig{24, 16, 2048, 1024, 50257}));
+    EXPECT_THROW(parsed("d12:H7"), UsageError);  // 768 channels
+    EXPECT_THROW(parsed("d12:V1:V2"), UsageError);
+    EXPECT_THROW(parsed("d12:"), UsageError);
+    EXPECT_THROW(parsed("d120:V5"), UsageError);
+}
+
 TEST(Config, SizesComeBackFromTheirText) {
     EXPECT_EQ(model_size_text(parsed("d12")), "L12:H12:C768:T1024");
     EXPECT_EQ(model_size_text(parsed("v5000:T33:c40:l3:h5")), "L3:H5:C40:T33:V5000");

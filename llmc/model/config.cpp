@@ -183,7 +183,9 @@ static const ConfigField* field_of(const std::string& part, std::string* value) 
     return nullptr;
 }
 
-static ModelConfig parse_explicit_size(const std::string& name) {
+// The parts of `name` from `begin` on, put into `m`: all that a size needs, or those that differ from a named size `m`.
+static ModelConfig parse_parts(const std::string& name, size_t begin, ModelConfig m) {
+    const bool named = begin > 0;
     const auto wrong = [&](const std::string& what) {
         return UsageError(strf("model size '%s': %s", name.c_str(), what.c_str()));
     };
@@ -193,9 +195,8 @@ static ModelConfig parse_explicit_size(const std::string& name) {
         if (f.has_names()) form += strf(", with :%s for that %s", names_of(f).back().c_str(), f.text);
         else letters += (letters.empty() ? "" : ", ") + std::string(1, f.letter);
     }
-    ModelConfig m;
     bool seen[std::size(kConfigFields)] = {};
-    for (size_t begin = 0; begin <= name.size();) {
+    while (begin <= name.size()) {
         const size_t end = std::min(name.find(':', begin), name.size());
         const std::string part = name.substr(begin, end - begin);
         std::string value;
@@ -207,7 +208,7 @@ static ModelConfig parse_explicit_size(const std::string& name) {
         begin = end + 1;
     }
     for (const ConfigField& f : kConfigFields)
-        if (!seen[&f - kConfigFields] && !f.from_data && !f.optional && !f.has_names())
+        if (!named && !seen[&f - kConfigFields] && !f.from_data && !f.optional && !f.has_names())
             throw wrong(strf("%c is missing; %s", f.letter, form.c_str()));
     if (m.inner == 4 * m.C) m.inner = 0;
     if (std::string why = problem(m); !why.empty()) throw wrong(why);
@@ -217,16 +218,19 @@ static ModelConfig parse_explicit_size(const std::string& name) {
 bool parse_model_size(const std::string& name, ModelConfig* config) {
     std::string low = lower(name);
     if (low.starts_with("gpt2:d")) low = low.substr(5);  // llm.c's other spelling of d12
-    for (const NamedSize& s : kSizes)
-        if (low == s.name) {
-            *config = {.L = s.L, .NH = s.NH, .C = s.C, .T = s.T};
-            return true;
-        }
+    const size_t prefix = name.size() - low.size();
+    for (const NamedSize& s : kSizes) {
+        const size_t length = std::string(s.name).size();
+        if (!low.starts_with(s.name) || (low.size() > length && low[length] != ':')) continue;
+        *config = {.L = s.L, .NH = s.NH, .C = s.C, .T = s.T};
+        if (low.size() > length) *config = parse_parts(name, prefix + length + 1, *config);
+        return true;
+    }
     if (low == "gpt3:c5140")
         throw UsageError(
             "model size 'gpt3:c5140': 5140 channels cannot be divided among 40 attention heads; the nearest size is "
             "gpt3:c5120");
-    if (low.starts_with("gpt2:") || low.starts_with("gpt3:") || (low[0] == 'd' && is_digits(low.substr(1))))
+    if (low.starts_with("gpt2:") || low.starts_with("gpt3:") || (low[0] == 'd' && is_digits(low.substr(1, low.find(':') - 1))))
         throw UsageError(strf("model size '%s' is not one of %s", name.c_str(), model_size_names().c_str()));
 
     // The explicit form has a colon and no path separator, and it begins with a letter of the table and a number.
@@ -235,6 +239,6 @@ bool parse_model_size(const std::string& name, ModelConfig* config) {
     if (colon == std::string::npos || name.find('/') != std::string::npos ||
         !field_of(name.substr(0, colon), &number) || !is_digits(number))
         return false;
-    *config = parse_explicit_size(name);
+    *config = parse_parts(name, 0, {});
     return true;
 }

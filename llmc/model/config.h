@@ -113,8 +113,8 @@ inline constexpr ConfigField kConfigFields[] = {
 };
 // clang-format on
 
-// "d12", "gpt2:d12", "gpt3:125m", "gpt3:c768", "L6:H6:C384:T256" (in any order; V as in V5000 optional) -> the
-// architecture; upper and lower case are the same. Returns false if `name` has not the form of a size (it may then be a
+// "d12", "gpt2:d12", "gpt3:125m", "gpt3:c768", with parts that differ as in "d12:V5000:T512", or "L6:H6:C384:T256" (in
+// any order; V optional) -> the architecture; upper and lower case are the same. Returns false if `name` has not the form of a size (it may then be a
 // path: a directory that is called d13 is given as ./d13); throws UsageError if it has the form but not a possible
 // value, such as a C that H does not divide.
 bool parse_model_size(const std::string& name, ModelConfig* config);
