@@ -230,7 +230,8 @@ bool parse_model_size(const std::string& name, ModelConfig* config) {
         throw UsageError(
             "model size 'gpt3:c5140': 5140 channels cannot be divided among 40 attention heads; the nearest size is "
             "gpt3:c5120");
-    if (low.starts_with("gpt2:") || low.starts_with("gpt3:") || (low[0] == 'd' && is_digits(low.substr(1, low.find(':') - 1))))
+    if (low.starts_with("gpt2:") || low.starts_with("gpt3:") ||
+        (low[0] == 'd' && is_digits(low.substr(1, low.find(':') - 1))))
         throw UsageError(strf("model size '%s' is not one of %s", name.c_str(), model_size_names().c_str()));
 
     // The explicit form has a colon and no path separator, and it begins with a letter of the table and a number.
