@@ -8,8 +8,8 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <limits>
+#include <sstream>
 #include "llmc/base/error.h"
 #include "llmc/base/files.h"
 #include "llmc/base/json.h"
@@ -100,7 +100,9 @@ RunLog::RunLog(const std::string& output, int64_t resume_step, double time_limit
     if (error && !fs::is_directory(output))
         throw Error(strf("%s: cannot make the output directory: %s; choose another one with --output", output.c_str(),
                          error.message().c_str()));
-    if (resume_step == 0 && fs::file_size(path(), error) > 0 && !error)
+    if (path_exists(path()) && !is_file(path()))
+        throw Error(path() + " is no regular file; move it elsewhere, or choose another directory with --output");
+    if (resume_step == 0 && is_file(path()) && fs::file_size(path()) > 0)
         print("note: the log of a run that left no checkpoint is kept as " + ::set_aside(path()));
     keep_until(resume_step, time_limit, recorded_limit);
 }
@@ -108,9 +110,8 @@ RunLog::RunLog(const std::string& output, int64_t resume_step, double time_limit
 void RunLog::keep_until(int64_t step, double time_limit, double recorded_limit) {
     if (file_) fclose(file_);
     entries_.clear();
-    std::error_code error;
-    if (fs::exists(path(), error)) {
-        std::ifstream in(path(), std::ios::binary);
+    if (is_file(path())) {
+        std::istringstream in(read_file(path(), SIZE_MAX));  // all of it, or an error: what is not read is cut off
         std::string line, kept;
         LogEntry entry;
         while (std::getline(in, line)) {

@@ -23,9 +23,9 @@ static void choose_model(Run& run, const std::string& default_model, Notes* note
     if (o.model.empty() && parse_model_size(default_model, &run.source.config)) o.model = default_model;
     else run.source = find_model(o.model);
     run.config = run.source.config;
-    if (run.source.kind == ModelSource::Kind::directory && is_whole_checkpoint(run.source.path))
-        check_model_files(run.source.path);
     notes->insert(notes->end(), run.source.notes.begin(), run.source.notes.end());
+    if (run.source.kind == ModelSource::Kind::directory && is_whole_checkpoint(run.source.path))
+        for (const std::string& note : check_model_files(run.source.path)) notes->push_back(note);
     if (o.command != Command::train && run.source.kind == ModelSource::Kind::size)
         throw UsageError(strf("%s: --model %s is a size without weights; name a run, a model directory or a .bin file",
                               command_name(o.command), o.model.c_str()));
