@@ -74,6 +74,10 @@ static std::string resumed_json(int64_t step, double time_limit, const std::map<
     return OrderedJson{{"step", step}, {"time_limit", time_limit}, {"repeats", parts}}.dump();
 }
 
+// So many steps are remembered at most: they are those between a checkpoint and where the run was stopped, but a line that
+// was damaged may speak of any number.
+constexpr size_t kMostRepeats = 100'000;
+
 // Reads such a line; false: it is none.
 static bool from_resumed_json(const std::string& line, double* time_limit, std::map<int64_t, double>* repeats) {
     const Json json = try_json(line);
@@ -84,7 +88,8 @@ static bool from_resumed_json(const std::string& line, double* time_limit, std::
     *time_limit = limit;
     for (const Json& part : json["repeats"])
         if (part.is_array() && part.size() == 3 && part[0].is_number_integer() && part[1].is_number_integer())
-            for (int64_t at = part[0].get<int64_t>(); at <= part[1].get<int64_t>(); at++)
+            for (int64_t at = part[0].get<int64_t>(); at <= part[1].get<int64_t>() && repeats->size() < kMostRepeats;
+                 at++)
                 (*repeats)[at] = part[2].is_number() ? part[2].get<double>() : std::numeric_limits<double>::quiet_NaN();
     return true;
 }

@@ -32,32 +32,31 @@ def strace(options, command, cwd):
     return run(["sh", "-c", f"exec strace -D -f --quiet=all {options} \"$@\"", "sh", *command], cwd)
 
 
-def calls_of(command, cwd):
-    """All file calls of a command but the loader's: (name, path, number of this name and path, number of this name)."""
+def calls_of(command, cwd, by_path):
+    """All file calls of a command but the loader's: (name, path, number). strace counts the calls of each thread: what several
+    do is numbered among those of a name and a path, so that those of one file are found whoever makes them."""
     names = ",".join("?" + name for name in ERRORS)
-    # the tracer may write on after the program's end: it has when a second look finds no more
+    # the tracer may write on after the program's end
     good(strace(f"-y -e trace={names},exit_group -o trace", command, cwd))
     here, lines = os.path.realpath(cwd) + "/", []
-    while not lines or "exited with" not in lines[-1]:
+    while not any("exit_group(" in line for line in lines):
         with open(f"{cwd}/trace", encoding="utf-8", errors="replace") as trace:
             lines = trace.readlines()
-        if any("exit_group" in line for line in lines):
-            break
-    calls, of_path, of_name = [], {}, {}
+    calls, of_path, of_name = {}, {}, {}
     for line in lines:
-        match = re.match(r"(?:\d+ +)?(\w+)\((.*)", line)
-        if not match or match[1] not in ERRORS:
+        match = re.match(r"(\d+) +(\w+)\((.*)", line)
+        if not match or match[2] not in ERRORS:
             continue
-        name, rest = match[1], re.sub(r"AT_FDCWD<[^>]*>", "AT_FDCWD", match[2])
+        thread, name, rest = match[1], match[2], re.sub(r"AT_FDCWD<[^>]*>", "AT_FDCWD", match[3])
         path = re.search(r'\d+<([^>]*)>|"([^"]*)"', rest)
         path = (path[1] or path[2] or "") if path else ""
         of_name[name] = of_name.get(name, 0) + 1
-        if re.match(r"/(usr|lib|lib64|etc|dev)/|[a-z_]+:|$", path) or re.search(r"\.so\b|^/.*/lib$", path):
+        if re.match(r"/(usr|lib|lib64|etc|dev)\b|[a-z_]+:|$", path) or ".so" in path or here.startswith(path + "/"):
             continue
         path = re.sub(r"(\.tmp_step_\d+\.(deleted\.)?)\d+", r"\1$$", path[len(here):] if path.startswith(here) else path)
-        of_path[name, path] = of_path.get((name, path), 0) + 1
-        calls.append((name, path, of_path[name, path], of_name[name]))
-    return calls
+        of_path[thread, name, path] = of_path.get((thread, name, path), 0) + 1
+        calls[name, path, of_path[thread, name, path] if by_path else of_name[name]] = True
+    return list(calls)
 
 
 class Command:
@@ -74,7 +73,7 @@ class Command:
         self.wanted = look(whole, result)
         shutil.rmtree(whole)
         copy(self.made, whole)
-        for call in calls_of(command, whole):
+        for call in calls_of(command, whole, threads):
             label = f"{call[0]} {call[1]} {call[2]}"
             for error in ERRORS[call[0]].split():
                 sweep.add(f"failing calls of {name}", f"{label} {error}", self.disturbance(call, f"error={error}"))
@@ -83,15 +82,16 @@ class Command:
         shutil.rmtree(whole)
 
     def disturbance(self, call, how):
-        name, path, of_path, of_name = call
+        name, path, number = call
 
         def harm(cwd):
             copy(self.made, cwd)
-            if self.threads:  # strace counts each thread's calls; a path is one thread's
+            if self.threads:
                 paths = {path, path if path.startswith("/") else f"{os.path.realpath(cwd)}/{path}"}
-                options = " ".join(f'-P "{p}"' for p in paths) + f" -e inject={name}:{how}:when={of_path}"
+                options = " ".join(f'-P "{p}"' for p in paths)
             else:
-                options = f"-e inject={name}:{how}:when={of_name}"
+                options = ""
+            options += f" -e inject={name}:{how}:when={number}"
             result = strace(f"-o .trace -e trace={name} {options}", self.command, cwd)
             os.remove(f"{cwd}/.trace")
             lost = "log.jsonl: cannot be written" in result.err  # a line of the log, which comes last
