@@ -14,8 +14,8 @@ void sweep(const std::string& script_and_options) {
 }
 
 TEST(Faults, CallsThatFailAndKillsBeforeThem) { sweep("calls.py --count 2"); }
-TEST(Faults, KillsAndSignals) { sweep("signals.py --count 4 --kills 20 --ranks 1 --only 'one process'"); }
-TEST(Faults, FlippedBitsAndDamagedFiles) { sweep("files.py --count 8"); }
-TEST(Faults, FullDisks) { sweep("disk.py --count 3"); }
+TEST(Faults, KillsAndSignals) { sweep("signals.py --count 6 --kills 20 --ranks 0"); }
+TEST(Faults, FlippedBitsAndDamagedFiles) { sweep("files.py --count 5"); }
+TEST(Faults, FullDisks) { sweep("disk.py --count 2"); }
 
 }  // namespace
