@@ -430,9 +430,12 @@ bench_tokenizer: tokenize  ## speed of the tokenizer
 	bash dev/bench/bench_tokenizer.sh
 
 # ---- ranks -------------------------------------------------------------------------------------------------------------
-.PHONY: test_failure bench_comm
+.PHONY: test_failure faults bench_comm
 test_failure: train_gpt2 tokenize $(B)/test/run_tests  ## twenty ranks killed under dev/run.sh; `make test` kills four
 	TEST_FAILURE=1 TRAIN_GPT2=$(CURDIR)/train_gpt2 TOKENIZE=$(CURDIR)/tokenize $(B)/test/run_tests --gtest_filter='*Failure.*'
+faults: train_gpt2 tokenize  ## thousands of injected faults (test/faults; half an hour): failing calls, kills, bits, disks, memory
+	python3 test/faults/calls.py && python3 test/faults/signals.py && python3 test/faults/files.py && \
+	    python3 test/faults/disk.py && bash test/faults/memory.sh
 bench_comm: $(B)/bench_comm  ## share of a step that is communication which nothing hides, for 1, 2 and 4 ranks
 	@bash dev/bench/bench_comm.sh $(B)/bench_comm
 

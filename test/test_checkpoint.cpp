@@ -47,9 +47,8 @@ void pretend(const std::string& output, int64_t step) {
     put(dir + "/trainer_state.json", "{}");
 }
 
-std::vector<std::string> names_in(const std::string& dir) {
-    std::vector<std::string> names;
-    for (auto& entry : fs::directory_iterator(dir)) names.push_back(entry.path().filename());
+std::vector<std::string> sorted_names_in(const std::string& dir) {
+    std::vector<std::string> names = names_in(dir);
     std::sort(names.begin(), names.end());
     return names;
 }
@@ -217,19 +216,19 @@ TEST(Checkpoint, SameStepIsReplaced) {
     s.seed = 99;
     std::string path = save_checkpoint(dir.path, kSmall, model.tensors, nullptr, s);
     EXPECT_EQ(read_trainer_state(path).seed, 99u);
-    EXPECT_EQ(names_in(dir.path), std::vector<std::string>{"step_00000003"});
+    EXPECT_EQ(sorted_names_in(dir.path), std::vector<std::string>{"step_00000003"});
 
     // cut short between the two renames, the old one is found, and comes back at the next save
     fs::rename(path, path + ".old");
     EXPECT_EQ(newest_checkpoint(dir.path), path + ".old");
     EXPECT_EQ(read_trainer_state(newest_checkpoint(dir.path)).seed, 99u);
     save(dir.path, 2);
-    EXPECT_EQ(names_in(dir.path), (std::vector<std::string>{"step_00000002", "step_00000003"}));
+    EXPECT_EQ(sorted_names_in(dir.path), (std::vector<std::string>{"step_00000002", "step_00000003"}));
     // after the second rename the new one counts, and the old one goes at the next save
     fs::copy(path, path + ".old", fs::copy_options::recursive);
     EXPECT_EQ(newest_checkpoint(dir.path), path);
     save(dir.path, 2);
-    EXPECT_EQ(names_in(dir.path), (std::vector<std::string>{"step_00000002", "step_00000003"}));
+    EXPECT_EQ(sorted_names_in(dir.path), (std::vector<std::string>{"step_00000002", "step_00000003"}));
 }
 
 TEST(Checkpoint, WhatIsInTheWayStays) {
@@ -242,7 +241,7 @@ TEST(Checkpoint, WhatIsInTheWayStays) {
     EXPECT_EQ(read_file(dir / "step_00000002/mine"), "dear");
     put(dir / "step_00000003", "a file");
     EXPECT_TRUE(contains(error_of([&] { save(dir.path, 3); }), "in the way"));
-    EXPECT_EQ(names_in(dir.path), (std::vector<std::string>{"step_00000001", "step_00000002", "step_00000003"}));
+    EXPECT_EQ(sorted_names_in(dir.path), (std::vector<std::string>{"step_00000001", "step_00000002", "step_00000003"}));
 }
 
 TEST(Checkpoint, LeftoversOfDeadProcessesGo) {
@@ -261,7 +260,8 @@ TEST(Checkpoint, LeftoversOfDeadProcessesGo) {
     save(dir.path, 2);
     kill(child, SIGKILL);
     waitpid(child, nullptr, 0);
-    EXPECT_EQ(names_in(dir.path), (std::vector<std::string>{".tmp_other", living, ".tmp_step_x", "step_00000002"}));
+    EXPECT_EQ(sorted_names_in(dir.path),
+              (std::vector<std::string>{".tmp_other", living, ".tmp_step_x", "step_00000002"}));
 }
 
 TEST(Checkpoint, DamageIsNamedWithTheRemedy) {
@@ -345,7 +345,7 @@ TEST(Checkpoint, DeletingOldOnes) {
         put(dir / "log.jsonl", "x");
         delete_old_checkpoints(dir.path, keep, major);
         EXPECT_TRUE(fs::exists(dir / "step_foo") && fs::exists(dir / "step_00000001") && fs::exists(dir / "log.jsonl"));
-        EXPECT_EQ(names_in(dir.path).size(), list_checkpoints(dir.path).size() + 3);  // nothing half deleted
+        EXPECT_EQ(sorted_names_in(dir.path).size(), list_checkpoints(dir.path).size() + 3);  // nothing half deleted
         std::string text;
         for (const std::string& path : list_checkpoints(dir.path))
             text += std::to_string(std::stoll(fs::path(path).filename().string().substr(5))) + " ";
@@ -374,7 +374,7 @@ TEST(Checkpoint, OutputThatCannotBeWritten) {
         EXPECT_FALSE(contains(message, "\n"));
     }
     EXPECT_EQ(read_file(dir / "file"), "dear");
-    EXPECT_EQ(names_in(dir.path), std::vector<std::string>{"file"});
+    EXPECT_EQ(sorted_names_in(dir.path), std::vector<std::string>{"file"});
 }
 
 // A limit on file sizes stands for a full disk: the write fails half-way.
@@ -382,7 +382,7 @@ TEST(Checkpoint, FullDiskLosesNothing) {
     TemporaryDirectory dir;
     save(dir.path, 1);
     save(dir.path, 2);
-    const auto before = names_in(dir.path);
+    const auto before = sorted_names_in(dir.path);
     for (rlim_t limit : {0, 10000, 40000})  // nothing at all, within the model, within the optimizer
         for (int step : {2, 3}) {
             int status = in_child([&] {
@@ -396,7 +396,7 @@ TEST(Checkpoint, FullDiskLosesNothing) {
                            : 1;
             });
             EXPECT_EQ(status, 0) << "limit " << limit;
-            EXPECT_EQ(names_in(dir.path), before);
+            EXPECT_EQ(sorted_names_in(dir.path), before);
             expect_newest_is_sound(dir.path);
         }
 }
@@ -426,7 +426,8 @@ TEST(Checkpoint, AKillAtAnyMomentLeavesAWholeCheckpoint) {
         int status = 0;
         waitpid(child, &status, 0);
         ASSERT_TRUE(WIFSIGNALED(status)) << "the child gave up";
-        for (const std::string& name : names_in(dir.path)) interrupted += name[0] == '.' || contains(name, ".old");
+        for (const std::string& name : sorted_names_in(dir.path))
+            interrupted += name[0] == '.' || contains(name, ".old");
         expect_newest_is_sound(dir.path);
         if (HasFatalFailure()) return;
     }
@@ -434,7 +435,7 @@ TEST(Checkpoint, AKillAtAnyMomentLeavesAWholeCheckpoint) {
     int last = static_cast<int>(read_trainer_state(newest_checkpoint(dir.path)).step);
     save(dir.path, last + 1);
     delete_old_checkpoints(dir.path, 1, 0);
-    EXPECT_EQ(names_in(dir.path), std::vector<std::string>{strf("step_%08d", last + 1)});
+    EXPECT_EQ(sorted_names_in(dir.path), std::vector<std::string>{strf("step_%08d", last + 1)});
 }
 
 // A checkpoint that is half deleted is none: it has another name before the first of its files goes.
@@ -456,7 +457,7 @@ TEST(Checkpoint, AKillWhileDeletingLeavesNoHalf) {
         kill(child, SIGKILL);
         waitpid(child, nullptr, 0);
         for (const std::string& path : list_checkpoints(dir.path))
-            EXPECT_EQ(names_in(path).size(), path == dir / "step_00000002" ? 1 : files);
+            EXPECT_EQ(sorted_names_in(path).size(), path == dir / "step_00000002" ? 1 : files);
         delete_old_checkpoints(dir.path, 1, 0);
     }
 }

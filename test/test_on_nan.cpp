@@ -80,6 +80,22 @@ TEST_F(OnNan, RollbackLeavesTheDataOut) {
     EXPECT_EQ(state.optimizer_updates, 20);
 }
 
+TEST_F(OnNan, RollbackUnderATimeLimit) {
+    // The clock is not put back: what was lost counts, and the run still ends by it, at the end of its schedule.
+    const double before = seconds_now();
+    EXPECT_EQ(run("rollback --time-limit 1.5 -x -1", the_eighth), "");
+    EXPECT_LT(seconds_now() - before, 60);
+    EXPECT_NE(said.find("step 8: loss or gradient is not finite; back to the checkpoint of step 5"), std::string::npos)
+        << said;
+    const TrainerState state = read_trainer_state(newest_checkpoint(dir / "run"));
+    EXPECT_GE(state.step, 8);
+    EXPECT_EQ(losses("run").size(), static_cast<size_t>(state.step));  // each step once
+    EXPECT_EQ(state.next_sample, 4 * (state.step + 3));                // the data of three steps was left out
+    EXPECT_EQ(state.clock.position, 1);
+    EXPECT_EQ(state.clock.end, state.step);
+    EXPECT_GE(state.seconds, 1);
+}
+
 TEST_F(OnNan, RollbackEndsAfterAFewTimes) {
     std::string error = run("rollback --max-rollbacks 2", from_the_eighth);
     EXPECT_NE(error.find("Remove"), std::string::npos) << error;  // the checkpoint's own weights give it now

@@ -1,4 +1,6 @@
 // Runs that are there already: which data and which checkpoint a resume takes, and what is set aside rather than lost.
+#include <sys/stat.h>
+
 #include "llmc/files/checkpoint.h"
 #include "llmc/files/run_directory.h"
 #include "program_fixture.h"
@@ -118,6 +120,57 @@ TEST_F(ProgramResume, DamagedWeightsAreUsedForNothing) {
     // The optimizer's files are not read there.
     damage("run/step_00000010/optimizer.safetensors");
     expect_good(gpt2("eval -e run/step_00000010 -j data/t --limit 1"));
+}
+
+TEST_F(ProgramResume, WhatIsTakenInsteadIsSaid) {
+    expect_good(train("-o run"));
+    const std::string whole = gpt2("eval -e run -j data/t").out;
+    // A file that the user may have changed, and one that is gone.
+    std::ofstream(dir / "run/step_00000020/config.json", std::ios::app) << "\n";
+    fs::remove(dir / "run/step_00000020/special_tokens_map.json");
+    CommandResult r = gpt2("eval -e run -j data/t");
+    expect_good(r);
+    EXPECT_EQ(count(r.out + r.err, "note: run/step_00000020: config.json has"), 1) << r.out << r.err;
+    EXPECT_EQ(count(r.out + r.err, "note: run/step_00000020: special_tokens_map.json: No such file"), 1) << r.err;
+    // A checkpoint that is none any more.
+    fs::remove(dir / "run/step_00000020/trainer_state.json");
+    r = gpt2("eval -e run -j data/t");
+    expect_good(r);
+    EXPECT_EQ(count(r.out + r.err, "step_00000020 has no trainer_state.json and is no checkpoint; run/step_00000010"),
+              1)
+        << r.out << r.err;
+    EXPECT_EQ(count(whole, "note: "), 0) << whole;
+}
+
+TEST_F(ProgramResume, WritesTheSameFilesAsARunThatWasNeverStopped) {
+    expect_good(train("-o whole"));
+    expect_good(train("-o run"));
+    fs::remove_all(dir / "run/step_00000020");
+    expect_good(train("-o run --resume"));
+    int files = 0;
+    for (auto& entry : fs::directory_iterator(dir / "whole/step_00000020")) {
+        const std::string name = entry.path().filename();
+        if (name == "trainer_state.json") continue;  // it has the time that was spent
+        EXPECT_TRUE(file("run/step_00000020/" + name) == file("whole/step_00000020/" + name)) << name;
+        files++;
+    }
+    EXPECT_GE(files, 9);
+}
+
+TEST_F(ProgramResume, ALogThatIsNoFileIsRefused) {
+    expect_good(train("-o run"));
+    fs::remove(dir / "run/log.jsonl");
+    ASSERT_EQ(mkfifo((dir / "run/log.jsonl").c_str(), 0600), 0);
+    expect_one_error(gpt2(small() + "-o run --resume -x 21", "timeout 20 "), 1, "run/log.jsonl is no regular file");
+}
+
+TEST_F(ProgramResume, PartOfADataSetIsNotTakenForTheWhole) {
+    fs::rename(dir / "data/t/merges.txt", dir / "merges");
+    expect_one_error(train("-o run"), 1, "data/t/merges.txt: no such file");  // and is not GPT-2's vocabulary
+    fs::rename(dir / "merges", dir / "data/t/merges.txt");
+    fs::rename(dir / "data/t/val_000000.bin", dir / "val.bin");
+    expect_one_error(gpt2("train " + model + "-i data/t -j data/t -x 20 -o run"), 2, "data/t has the train part");
+    expect_good(gpt2("train " + model + "-i data/t -x 1 -o run"));
 }
 
 TEST_F(ProgramResume, ClearsWhatAKilledProcessLeft) {

@@ -210,18 +210,21 @@ TEST(Shards, ExpandsPatternsDirectoriesAndFiles) {
     EXPECT_EQ(expand_shards({dir / "odd[1].bin"}, "-i"), Names{dir / "odd[1].bin"});
     const auto message = [](const std::string& pattern) -> std::string {
         try {
-            expand_shards({pattern}, "-j/--val-data");
+            expand_shards({pattern}, "--val-data (-j)");
         } catch (const Error& e) {
             return e.what();
         }
         return "";
     };
-    EXPECT_MENTIONS(message(dir / "test_*.bin"), "-j/--val-data");
+    EXPECT_MENTIONS(message(dir / "test_*.bin"), "--val-data (-j)");
     EXPECT_MENTIONS(message("data/nowhere/train_*.bin"), "make data");
     EXPECT_THROW(expand_shards({}, "-i"), Error);
-    fs::remove(dir / "val_000000.bin");
-    EXPECT_EQ(expand_shards({dir.path}, "--val-data"),
-              (Names{dir / "odd[1].bin", dir / "train_000000.bin", dir / "train_000001.bin"}));
+    fs::remove(dir / "val_000000.bin");  // the other part of a data set is not what was asked for
+    EXPECT_MENTIONS(message(dir.path), "train part of a data set only");
+    fs::create_directories(dir / "sub/d[1]");
+    write_bytes(dir / "sub/d[1]/y.bin", "x"), write_bytes(dir / "sub/d[1]/.hidden.bin", "x");
+    EXPECT_EQ(expand_shards({dir / "s?b/d[[]*/*.bin"}, "--val-data"), Names{dir / "sub/d[1]/y.bin"});
+    EXPECT_EQ(expand_shards({dir / "*/d[1]/*.bin"}, "--val-data"), Names{dir / "sub/d[1]/y.bin"});
 }
 
 TEST(Shards, VocabularyBesideThem) {

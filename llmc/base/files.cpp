@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #ifdef __SSE4_2__
@@ -32,6 +33,15 @@ struct OpenFile {
     OpenFile(const OpenFile&) = delete;
 };
 
+// 0: nothing is there, nor could be by that name.
+mode_t kind_of(const std::string& path, int (*look)(const char*, struct stat*)) {
+    struct stat info {};
+    if (look(path.c_str(), &info) == 0) return info.st_mode & S_IFMT;
+    for (int nothing : {ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG})
+        if (errno == nothing) return 0;
+    fail("look at", path, errno);
+}
+
 size_t regular_file_size(int fd, const std::string& path) {
     struct stat info;
     if (fstat(fd, &info) != 0) fail("read", path, errno);
@@ -55,6 +65,22 @@ constexpr auto kCrcTables = [] {
 #endif
 
 }  // namespace
+
+bool is_file(const std::string& path) { return kind_of(path, stat) == S_IFREG; }
+bool is_directory(const std::string& path) { return kind_of(path, stat) == S_IFDIR; }
+bool path_exists(const std::string& path) { return kind_of(path, lstat) != 0; }
+
+std::vector<std::string> names_in(const std::string& dir) {
+    namespace fs = std::filesystem;
+    std::vector<std::string> names;
+    std::error_code error;
+    for (fs::directory_iterator it(dir, error), end; !error && it != end; it.increment(error))
+        names.push_back(it->path().filename().string());
+    if (error && error != std::errc::no_such_file_or_directory)
+        throw Error(strf("cannot list %s: %s; make it readable, or choose another directory", dir.c_str(),
+                         error.message().c_str()));
+    return names;
+}
 
 uint32_t crc32c(uint32_t crc, const void* bytes, size_t n) {
     auto* p = static_cast<const unsigned char*>(bytes);

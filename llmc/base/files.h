@@ -3,6 +3,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
+
+// What is there, by way of links, or (path_exists) a link itself. An Error where that cannot be known (no permission, a
+// disk that fails): nobody should begin anew, or do without a file, because it could not be looked at.
+bool is_file(const std::string& path);
+bool is_directory(const std::string& path);
+bool path_exists(const std::string& path);
+// The names in a directory, in no order; one that is not there has none. Error: it cannot be listed.
+std::vector<std::string> names_in(const std::string& dir);
 
 // CRC-32C (Castagnoli, RFC 3720 appendix B.4) of `n` more bytes; start with crc = 0. Uses the CPU's instruction where
 // it has one.

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 
+#include "llmc/base/files.h"
 #include "llmc/base/json.h"
 #include "llmc/files/config_json.h"
 #include "llmc/files/parameter_files.h"
@@ -142,20 +143,17 @@ void write_state(const std::string& dir, const ModelConfig& config, const ModelT
     write_file(dir + "/trainer_state.json", j.dump(1) + "\n");
 }
 
-// That the files are as trainer_state.json says: all, or the model's weights, beside which the user may have changed things.
-void check_files(const std::string& checkpoint, const OrderedJson& state, bool all) {
-    for (auto& [name, file] : state.at("files").items()) {
-        if (!all && !name.starts_with("model")) continue;
-        std::string path = checkpoint + "/" + name;
-        std::error_code error;
-        uint64_t bytes = fs::file_size(path, error);
-        if (error) throw Error(strf("%s: %s", name.c_str(), error.message().c_str()));
-        if (bytes != json_whole_at<uint64_t>(file, "bytes"))
-            throw Error(strf("%s has %llu bytes instead of %s", name.c_str(), static_cast<unsigned long long>(bytes),
-                             file.at("bytes").dump().c_str()));
-        if (file_crc32c(path) != file.at("crc32c").get<std::string>())
-            throw Error(strf("%s does not match its checksum", name.c_str()));
-    }
+// That a file is as trainer_state.json says.
+void check_file(const std::string& checkpoint, const std::string& name, const OrderedJson& file) {
+    std::string path = checkpoint + "/" + name;
+    std::error_code error;
+    uint64_t bytes = fs::file_size(path, error);
+    if (error) throw Error(strf("%s: %s", name.c_str(), error.message().c_str()));
+    if (bytes != json_whole_at<uint64_t>(file, "bytes"))
+        throw Error(strf("%s has %llu bytes instead of %s", name.c_str(), static_cast<unsigned long long>(bytes),
+                         file.at("bytes").dump().c_str()));
+    if (file_crc32c(path) != file.at("crc32c").get<std::string>())
+        throw Error(strf("%s does not match its checksum", name.c_str()));
 }
 
 }  // namespace
@@ -210,14 +208,28 @@ void take_part_in_checkpoint(const ModelTensors& tensors) {
     for (const auto& [p, buffer] : checkpoint_order(tensors)) write_parameter(nullptr, "", *p, tensors, buffer);
 }
 
-void check_model_files(const std::string& checkpoint) {
-    with_remedy(checkpoint, [&] { check_files(checkpoint, read_state_json(checkpoint), false); });
+std::vector<std::string> check_model_files(const std::string& checkpoint) {
+    return with_remedy(checkpoint, [&] {
+        std::vector<std::string> notes;
+        const OrderedJson state = read_state_json(checkpoint);
+        for (auto& [name, file] : state.at("files").items()) {
+            if (name.starts_with("optimizer")) continue;
+            try {
+                check_file(checkpoint, name, file);
+            } catch (const Error& e) {
+                if (name.starts_with("model")) throw;
+                notes.push_back(
+                    strf("note: %s: %s; it was changed after it had been saved", checkpoint.c_str(), e.what()));
+            }
+        }
+        return notes;
+    });
 }
 
 TrainerState read_trainer_state(const std::string& checkpoint) {
     return with_remedy(checkpoint, [&] {
         OrderedJson j = read_state_json(checkpoint);
-        check_files(checkpoint, j, true);
+        for (auto& [name, file] : j.at("files").items()) check_file(checkpoint, name, file);
         TrainerState s;
         s.step = json_whole_at<int64_t>(j, "step");
         s.optimizer_updates = json_whole_at<int64_t>(j, "optimizer_updates");

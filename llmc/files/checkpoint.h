@@ -47,6 +47,7 @@ void take_part_in_checkpoint(const ModelTensors& tensors);
 // Reads trainer_state.json and checks that every file it names is there with its checksum (Error names file and remedy:
 // the next older checkpoint). Then load_training_state reads weights, masters, m, v.
 TrainerState read_trainer_state(const std::string& checkpoint);
-// Checks the model's weights alone, for those who use nothing else of a checkpoint.
-void check_model_files(const std::string& checkpoint);
+// For those who use the model alone: checks its weights, and returns a note for each of its other files that is not as it
+// was saved. (The user may have changed it.)
+std::vector<std::string> check_model_files(const std::string& checkpoint);
 void load_training_state(const std::string& checkpoint, const ModelConfig& config, const ModelTensors& tensors);

@@ -18,16 +18,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-bool is_file(const std::string& path) {
-    std::error_code error;
-    return fs::is_regular_file(path, error);
-}
-
-bool is_directory(const std::string& path) {
-    std::error_code error;
-    return fs::is_directory(path, error);
-}
-
 std::string vocabulary_in(const std::string& dir) { return Tokenizer::present(dir) ? dir : ""; }
 
 Json read_json_object(const std::string& path) { return parse_json_object(read_file(path), path); }
@@ -151,6 +141,12 @@ ModelSource find_model(const std::string& what) {
             source.kind = ModelSource::Kind::directory;
             source.path = is_file(path + "/config.json") ? path : newest_checkpoint(path);
             if (source.path.empty()) continue;
+            if (source.path != path)
+                for (const std::string& dir : false_checkpoints(path))
+                    if (dir > source.path)
+                        source.notes.push_back(
+                            strf("note: %s has no trainer_state.json and is no checkpoint; %s is taken instead",
+                                 dir.c_str(), source.path.c_str()));
             source.config = read_model_config(source.path);
             source.vocabulary = vocabulary_in(source.path);
             look_at_weights(&source);

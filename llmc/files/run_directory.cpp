@@ -7,6 +7,7 @@
 #include <map>
 
 #include "llmc/base/error.h"
+#include "llmc/base/files.h"
 
 namespace fs = std::filesystem;
 
@@ -20,29 +21,9 @@ int64_t step_of(const std::string& name) {
     return step_name(step) == name ? step : -1;
 }
 
-bool is_whole_checkpoint(const std::string& dir) {
-    std::error_code error;
-    return fs::is_regular_file(dir + "/trainer_state.json", error);
-}
+bool is_whole_checkpoint(const std::string& dir) { return is_file(dir + "/trainer_state.json"); }
 
 static std::string below(const std::string& dir, const std::string& name) { return (fs::path(dir) / name).string(); }
-
-bool path_exists(const std::string& path) {
-    std::error_code error;
-    return fs::exists(fs::symlink_status(path, error));
-}
-
-// A directory that is not there has no names; of one that cannot be read nobody knows what it holds.
-static std::vector<std::string> names_in(const std::string& dir) {
-    std::vector<std::string> names;
-    std::error_code error;
-    for (fs::directory_iterator it(dir, error), end; !error && it != end; it.increment(error))
-        names.push_back(it->path().filename().string());
-    if (error && error != std::errc::no_such_file_or_directory)
-        throw Error(strf("cannot list %s: %s; make it readable, or choose another directory", dir.c_str(),
-                         error.message().c_str()));
-    return names;
-}
 
 void rename_path(const std::string& from, const std::string& to) {
     std::error_code error;

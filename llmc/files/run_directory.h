@@ -32,7 +32,6 @@ void delete_old_checkpoints(const std::string& output, int keep, int64_t major_e
 std::string step_name(int64_t step);  // "step_00001000"
 // Whether trainer_state.json is in place, which is so only in a directory that was renamed when it was whole.
 bool is_whole_checkpoint(const std::string& dir);
-bool path_exists(const std::string& path);
 // Where this process prepares, or deletes, what is called `name` below `output`.
 std::string temporary_name(const std::string& output, const std::string& name);
 void rename_path(const std::string& from, const std::string& to);                  // Error names both

@@ -109,6 +109,26 @@ void check_model_config(const ModelConfig& config, const std::string& where) {
     if (std::string why = problem(config); !why.empty()) throw Error(strf("%s: %s", where.c_str(), why.c_str()));
 }
 
+int64_t step_tokens(int B, int T, int ranks) {
+    const double tokens = static_cast<double>(B) * T * ranks;
+    if (tokens > INT_MAX)
+        throw UsageError(
+            strf("--micro-batch-size (-b) %d x --seq-len (-t) %d x %d ranks are %.1e tokens a step; there may be "
+                 "2^31 - 1 at most",
+                 B, T, ranks, tokens));
+    return static_cast<int64_t>(tokens);
+}
+
+void check_batch(const ModelConfig& m, int64_t tokens) {
+    const double C = m.C, F = m.inner ? m.inner : 4 * C, widest = 16 * C + 4 * F + 4 * m.NH + 64;  // about
+    const double bytes = 4 * static_cast<double>(tokens) * (m.L + 1) * widest;
+    if (bytes > 0x1p60)
+        throw UsageError(
+            strf("%.1e tokens a step of a model %s take about %.1e bytes, more than any machine has; make "
+                 "--total-batch-size (-d), --micro-batch-size (-b) or --model (-e) smaller",
+                 static_cast<double>(tokens), model_size_text(m).c_str(), bytes));
+}
+
 // ---- named sizes -----------------------------------------------------------------------------------------------------
 
 namespace {

@@ -128,3 +128,7 @@ std::string model_size_names();
 // Throws Error naming `where` unless every field has a possible value (V: or 0), C % NH == 0, HS is even and at most
 // 256, and offsets fit their integers.
 void check_model_config(const ModelConfig& config, const std::string& where);
+// Tokens of a step with B sequences of T on each rank. Error: more than 2^31 - 1, the most that a step may have.
+int64_t step_tokens(int B, int T, int ranks);
+// Error: so many tokens at a time, in such a model, take more bytes than 64-bit offsets or any machine could hold.
+void check_batch(const ModelConfig& config, int64_t tokens);

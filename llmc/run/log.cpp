@@ -8,8 +8,8 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <limits>
+#include <sstream>
 #include "llmc/base/error.h"
 #include "llmc/base/files.h"
 #include "llmc/base/json.h"
@@ -74,6 +74,10 @@ static std::string resumed_json(int64_t step, double time_limit, const std::map<
     return OrderedJson{{"step", step}, {"time_limit", time_limit}, {"repeats", parts}}.dump();
 }
 
+// So many steps are remembered at most: they are those between a checkpoint and where the run was stopped, but a line that
+// was damaged may speak of any number.
+constexpr size_t kMostRepeats = 100'000;
+
 // Reads such a line; false: it is none.
 static bool from_resumed_json(const std::string& line, double* time_limit, std::map<int64_t, double>* repeats) {
     const Json json = try_json(line);
@@ -84,7 +88,8 @@ static bool from_resumed_json(const std::string& line, double* time_limit, std::
     *time_limit = limit;
     for (const Json& part : json["repeats"])
         if (part.is_array() && part.size() == 3 && part[0].is_number_integer() && part[1].is_number_integer())
-            for (int64_t at = part[0].get<int64_t>(); at <= part[1].get<int64_t>(); at++)
+            for (int64_t at = part[0].get<int64_t>(); at <= part[1].get<int64_t>() && repeats->size() < kMostRepeats;
+                 at++)
                 (*repeats)[at] = part[2].is_number() ? part[2].get<double>() : std::numeric_limits<double>::quiet_NaN();
     return true;
 }
@@ -100,7 +105,9 @@ RunLog::RunLog(const std::string& output, int64_t resume_step, double time_limit
     if (error && !fs::is_directory(output))
         throw Error(strf("%s: cannot make the output directory: %s; choose another one with --output", output.c_str(),
                          error.message().c_str()));
-    if (resume_step == 0 && fs::file_size(path(), error) > 0 && !error)
+    if (path_exists(path()) && !is_file(path()))
+        throw Error(path() + " is no regular file; move it elsewhere, or choose another directory with --output");
+    if (resume_step == 0 && is_file(path()) && fs::file_size(path()) > 0)
         print("note: the log of a run that left no checkpoint is kept as " + ::set_aside(path()));
     keep_until(resume_step, time_limit, recorded_limit);
 }
@@ -108,9 +115,8 @@ RunLog::RunLog(const std::string& output, int64_t resume_step, double time_limit
 void RunLog::keep_until(int64_t step, double time_limit, double recorded_limit) {
     if (file_) fclose(file_);
     entries_.clear();
-    std::error_code error;
-    if (fs::exists(path(), error)) {
-        std::ifstream in(path(), std::ios::binary);
+    if (is_file(path())) {
+        std::istringstream in(read_file(path(), SIZE_MAX));  // all of it, or an error: what is not read is cut off
         std::string line, kept;
         LogEntry entry;
         while (std::getline(in, line)) {

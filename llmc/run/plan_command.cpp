@@ -73,9 +73,10 @@ PlanSetup plan_setup(const Options& o) {
         throw UsageError(strf("--seq-len (-t) %d is longer than the model's longest context, %d", s.T, s.model.T));
     s.batch_given = o.total_batch_size > 0;
     int64_t tokens = s.batch_given ? o.total_batch_size
-                     : s.B > 0     ? int64_t(s.B) * s.T * s.gpus
-                                   : std::max<int64_t>({s.cpu ? 4096 : 524288, int64_t(s.T) * s.gpus}) / s.T * s.T;
+                     : s.B > 0     ? step_tokens(s.B, s.T, s.gpus)
+                                   : std::max<int64_t>(s.cpu ? 4096 : 524288, step_tokens(1, s.T, s.gpus)) / s.T * s.T;
     s.sequences = tokens / s.T;
+    check_batch(s.model, tokens);
     if (tokens % s.T != 0 || s.sequences < s.gpus || s.B > s.sequences)
         throw UsageError(
             strf("--total-batch-size (-d) %s: must be a multiple of T = %d, with a sequence for each of %d GPUs and "
@@ -131,6 +132,13 @@ static OrderedJson plan_json(const Options& o, const PlanSetup& asked) {
     if (s.B == 0) s.B = largest_micro_batch(s, 0.8);
     bool none = s.B == 0;
     s.B = std::max(s.B, 1);
+    constexpr int64_t kMostMicroSteps = 1 << 16;  // each of which is walked
+    if (s.micro_steps() > kMostMicroSteps)
+        throw UsageError(
+            strf("a GPU's %s sequences a step in micro-batches of %d are %s of them, and %s at most are planned; make "
+                 "--total-batch-size (-d) smaller, or --micro-batch-size (-b) or --gpus larger",
+                 human_count(s.own_sequences()).c_str(), s.B, human_count(s.micro_steps()).c_str(),
+                 human_count(kMostMicroSteps).c_str()));
     OrderedJson j = describe(s), model, batch, training, rates;
     if (none) j["fits"] = false;
     model["name"] = o.model, model["size"] = model_size_text(s.model);

@@ -23,9 +23,9 @@ static void choose_model(Run& run, const std::string& default_model, Notes* note
     if (o.model.empty() && parse_model_size(default_model, &run.source.config)) o.model = default_model;
     else run.source = find_model(o.model);
     run.config = run.source.config;
-    if (run.source.kind == ModelSource::Kind::directory && is_whole_checkpoint(run.source.path))
-        check_model_files(run.source.path);
     notes->insert(notes->end(), run.source.notes.begin(), run.source.notes.end());
+    if (run.source.kind == ModelSource::Kind::directory && is_whole_checkpoint(run.source.path))
+        for (const std::string& note : check_model_files(run.source.path)) notes->push_back(note);
     if (o.command != Command::train && run.source.kind == ModelSource::Kind::size)
         throw UsageError(strf("%s: --model %s is a size without weights; name a run, a model directory or a .bin file",
                               command_name(o.command), o.model.c_str()));
@@ -46,8 +46,8 @@ static void choose_total_batch(Run& run, int64_t default_tokens) {
     Options& o = run.options;
     const int64_t T = run.T;
     if (o.total_batch_size == 0)
-        o.total_batch_size =
-            o.micro_batch_size > 0 ? o.micro_batch_size * T * run.world : std::max<int64_t>(1, default_tokens / T) * T;
+        o.total_batch_size = o.micro_batch_size > 0 ? step_tokens(o.micro_batch_size, run.T, run.world)
+                                                    : std::max<int64_t>(1, default_tokens / T) * T;
     if (o.total_batch_size % T != 0) {
         const int64_t below = o.total_batch_size / T * T;
         throw UsageError(strf(
@@ -56,6 +56,7 @@ static void choose_total_batch(Run& run, int64_t default_tokens) {
             static_cast<long long>(below + T)));
     }
     run.sequences = o.total_batch_size / T;
+    check_batch(run.config, o.total_batch_size);
     if (run.sequences < run.world)
         throw UsageError(
             strf("--total-batch-size (-d) %lld gives %lld sequences a step, fewer than the %d ranks; make it "

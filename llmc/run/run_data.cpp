@@ -46,7 +46,7 @@ void choose_training_data(Run& run, Notes* notes) {
     std::string pattern = fs::path(run.train_shards[0]).parent_path() / "val_*.bin";
     try {
         run.val_shards = expand_shards({pattern}, "--val-data");
-    } catch (const Error&) {
+    } catch (const UsageError&) {
         notes->push_back("note: no --val-data and no " + pattern + ": validation loss is not measured");
     }
 }

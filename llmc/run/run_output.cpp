@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <filesystem>
 #include "llmc/base/error.h"
+#include "llmc/base/files.h"
 #include "llmc/files/run_directory.h"
 #include "llmc/run/run_rules.h"
 
@@ -39,8 +40,8 @@ void choose_output(Run& run, Notes* notes) {
     const Options& o = run.options;
     run.output = o.output.empty() ? default_output(run) : o.output;
     std::vector<std::string> checkpoints = list_checkpoints(run.output);
-    std::error_code no_log;
-    const bool has_log = fs::file_size(run.output + "/log.jsonl", no_log) > 0 && !no_log;
+    const std::string log = run.output + "/log.jsonl";
+    const bool has_log = is_file(log) && fs::file_size(log) > 0;
     if ((has_log || !checkpoints.empty()) && !o.resume)
         throw Error(run.output + " has a run already" +
                     (checkpoints.empty() ? "" : " (" + fs::path(checkpoints.back()).filename().string() + ")") +

@@ -92,9 +92,9 @@ void Staging::publish() {
 
 void finish_publication(const std::string& output) {
     const std::string from = output + kPublication;
-    if (!fs::exists(from)) return;
+    if (!path_exists(from)) return;
     std::vector<std::string> names;
-    if (fs::exists(from + kNames)) {
+    if (path_exists(from + kNames)) {
         std::istringstream list(read_file(from + kNames));
         for (std::string name; std::getline(list, name);) names.push_back(name);
         const auto among = [&](const std::string& name) {
@@ -106,7 +106,7 @@ void finish_publication(const std::string& output) {
             for (const std::string old : kVocabularyFiles)
                 if (!among(old)) fs::remove(output + "/" + old);
         for (const std::string& name : names)
-            if (fs::exists(from + "/" + name)) fs::rename(from + "/" + name, output + "/" + name);
+            if (path_exists(from + "/" + name)) fs::rename(from + "/" + name, output + "/" + name);
         sync_directory(output);
     }
     fs::remove_all(from);
@@ -118,11 +118,8 @@ std::string shard_name(const char* split, int64_t number) {
 
 std::vector<std::string> existing_shards(const std::string& dir) {
     std::vector<std::string> names;
-    std::error_code error;
-    for (const auto& entry : fs::directory_iterator(dir, error)) {
-        const std::string name = entry.path().filename().string();
+    for (const std::string& name : names_in(dir))
         if (name.ends_with(".bin") && (name.starts_with("train_") || name.starts_with("val_"))) names.push_back(name);
-    }
     std::sort(names.begin(), names.end());
     return names;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include "llmc/base/error.h"
+#include "llmc/base/files.h"
 #include "llmc/text/utf8.h"
 
 namespace fs = std::filesystem;
@@ -122,11 +123,10 @@ bool is_own_file(const std::string& path) {
                                             "adapter_model.safetensors"};
     const fs::path file(path), parent = file.parent_path().empty() ? fs::path(".") : file.parent_path();
     if (std::find(std::begin(names), std::end(names), file.filename().string()) == std::end(names)) return false;
-    std::error_code ignored;
     int others = 0;  // one such name alone may be anybody's
-    for (const char* name : names) others += file.filename() != name && fs::exists(parent / name, ignored);
+    for (const char* name : names) others += file.filename() != name && path_exists(parent / name);
     if (others > 0) return true;
-    for (const auto& entry : fs::directory_iterator(parent, ignored))
-        if (is_own_directory(entry.path().string()) && entry.is_directory(ignored)) return true;
+    for (const std::string& entry : names_in(parent))
+        if (is_own_directory(entry) && is_directory(parent / entry)) return true;
     return false;
 }

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include "llmc/base/error.h"
+#include "llmc/base/files.h"
 #include "llmc/model/config.h"
 #include "llmc/text/input_kind.h"
 #include "llmc/text/json_text.h"
@@ -80,15 +81,14 @@ void Reader::add(const std::string& input) {
     for (auto it = fs::recursive_directory_iterator(input, error); !error && it != fs::recursive_directory_iterator();
          it.increment(error)) {
         const std::string path = it->path().string();
-        std::error_code ignored;                         // of a link that leads nowhere
         if (it->path().filename().string()[0] == '.') {  // .git and the like
-            if (it->is_directory(ignored)) it.disable_recursion_pending();
-        } else if (it->is_directory(ignored) ? is_own_directory(path) : is_own_file(path)) {
+            if (is_directory(path)) it.disable_recursion_pending();
+        } else if (is_directory(path) ? is_own_directory(path) : is_own_file(path)) {
             it.disable_recursion_pending();
             notes_.own.add(1, path);
-        } else if (it->is_regular_file(ignored)) {
+        } else if (is_file(path)) {
             found.push_back(path);
-            if (total_ >= 0) total_ += static_cast<int64_t>(it->file_size(ignored));
+            if (total_ >= 0) total_ += static_cast<int64_t>(it->file_size());
         }
     }
     if (error) throw Error(strf("%s: cannot read directory: %s", input.c_str(), error.message().c_str()));

@@ -1,7 +1,7 @@
 #include "llmc/text/shards.h"
 
 #include <fcntl.h>
-#include <glob.h>
+#include <fnmatch.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <utility>
 #include "llmc/base/error.h"
+#include "llmc/base/files.h"
 #include "llmc/text/vocabulary.h"
 
 namespace fs = std::filesystem;
@@ -221,42 +222,47 @@ void ShardWriter::close() {
     }
 }
 
-// A pattern in which the directories that are there mean themselves, whatever characters are in their names.
-static std::string literal_directories(const std::string& pattern) {
-    size_t end = 0;  // of the longest such part
-    for (size_t at = pattern.find('/'); at != std::string::npos && fs::is_directory(pattern.substr(0, at + 1));
-         at = pattern.find('/', at + 1))
-        end = at + 1;
-    std::string out;
-    for (const char c : pattern.substr(0, end)) {
-        if (std::strchr("*?[]\\", c)) out += '\\';
-        out += c;
+// Adds what matches a pattern: `rest` of it, below `dir` ("", or with a slash at its end). Directories that are there mean
+// themselves, whatever characters are in their names. (Of a directory that cannot be read glob() says that it is empty.)
+static void find_matches(const std::string& dir, const std::string& rest, std::vector<std::string>* found) {
+    const size_t slash = rest.find('/');
+    const std::string part = rest.substr(0, slash), after = slash == std::string::npos ? "" : rest.substr(slash + 1);
+    if (slash != std::string::npos && is_directory(dir + part + "/"))
+        return find_matches(dir + part + "/", after, found);
+    if (part.find_first_of("*?[\\") == std::string::npos) return;
+    for (const std::string& name : names_in(dir.empty() ? "." : dir)) {
+        if (fnmatch(part.c_str(), name.c_str(), FNM_PERIOD) != 0) continue;
+        if (slash == std::string::npos) found->push_back(dir + name);
+        else if (is_directory(dir + name)) find_matches(dir + name + "/", after, found);
     }
-    return out + pattern.substr(end);
 }
 
 std::vector<std::string> expand_shards(const std::vector<std::string>& patterns, const std::string& option) {
     std::vector<std::string> files;
     for (const std::string& pattern : patterns) {
         std::vector<std::string> found;
-        std::error_code ignored;
-        if (fs::is_directory(pattern, ignored)) {
+        if (is_directory(pattern)) {
             // Of a data set's directory each option takes its own part, of any other directory all shards.
-            const char* part = option.rfind("--val", 0) == 0 ? "val" : "train";
+            const bool val = option.rfind("--val", 0) == 0;
+            const char *part = val ? "val" : "train", *other = val ? "train" : "val";
+            bool other_there = false;
             std::vector<std::string> all;
-            for (const auto& entry : fs::directory_iterator(pattern, ignored)) {
-                if (entry.path().extension() != ".bin") continue;
-                all.push_back(entry.path().string());
-                if (entry.path().filename().string().find(part) != std::string::npos) found.push_back(all.back());
+            for (const std::string& name : names_in(pattern)) {
+                if (fs::path(name).extension() != ".bin") continue;
+                all.push_back(fs::path(pattern) / name);
+                if (name.find(part) != std::string::npos) found.push_back(all.back());
+                other_there |= name.find(other) != std::string::npos;
             }
+            if (found.empty() && other_there)
+                throw UsageError(
+                    strf("%s: %s has the %s part of a data set only, no %s_*.bin; write it again with "
+                         "./tokenize, or name the files that are meant",
+                         option.c_str(), pattern.c_str(), other, part));
             if (found.empty()) found = all;
-        } else if (fs::exists(pattern, ignored)) {  // also a file whose name holds glob characters
+        } else if (path_exists(pattern)) {  // also a file whose name holds glob characters
             found.push_back(pattern);
         } else {
-            glob_t matches{};
-            if (glob(literal_directories(pattern).c_str(), GLOB_NOSORT, nullptr, &matches) == 0)
-                found.assign(matches.gl_pathv, matches.gl_pathv + matches.gl_pathc);
-            globfree(&matches);
+            find_matches("", pattern, &found);
         }
         if (found.empty()) {
             const bool ours = pattern.rfind("data/", 0) == 0 || pattern.rfind("dev/data/", 0) == 0;
@@ -267,7 +273,7 @@ std::vector<std::string> expand_shards(const std::vector<std::string>& patterns,
         }
         std::sort(found.begin(), found.end());
         for (const std::string& file : found)
-            if (const std::string dir = parent(file).string(); fs::exists(dir + kPublication))
+            if (const std::string dir = parent(file).string(); path_exists(dir + kPublication))
                 throw Error(
                     strf("%s: a ./tokenize that ended too early has not put all of its data set there; give "
                          "its command again, which does the rest",

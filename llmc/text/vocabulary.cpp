@@ -114,10 +114,10 @@ static std::string tokenizer_config_json(const Vocabulary& v, int context) {
 // vocab, merges: their values, as text. (Merges may be "a b" or ["a", "b"]; older programs read the first form only.)
 static std::string tokenizer_json(const Vocabulary& v, const std::string& vocab, const std::string& merges) {
     const auto byte_level = [&](bool prefix_space, bool trim_offsets) {
-        return OrderedJson{{"type", "ByteLevel"},
-                           {"add_prefix_space", prefix_space},
-                           {"trim_offsets", trim_offsets},
-                           {"use_regex", true}};
+        return Json{{"type", "ByteLevel"},  // its fields by name, as when it is read and written again
+                    {"add_prefix_space", prefix_space},
+                    {"trim_offsets", trim_offsets},
+                    {"use_regex", true}};
     };
     OrderedJson added = OrderedJson::array();
     for (const AddedToken& t : v.added) {
@@ -132,8 +132,7 @@ static std::string tokenizer_json(const Vocabulary& v, const std::string& vocab,
         {"added_tokens", added},
         {"normalizer", none},
         {"pre_tokenizer", byte_level(v.prefix_space, true)},
-        {"post_processor",
-         v.post_processor.empty() ? byte_level(true, false) : parse_json<OrderedJson>(v.post_processor)},
+        {"post_processor", v.post_processor.empty() ? byte_level(true, false) : parse_json(v.post_processor)},
         {"decoder", byte_level(true, true)},
         {"model",
          {{"type", "BPE"},

@@ -33,15 +33,21 @@ struct Found {
     }
 };
 
-bool is_file(const std::string& path) {
-    std::error_code ignored;
-    return fs::is_regular_file(path, ignored);
-}
-
 // The two files of a vocabulary in `dir`, by either name; "" if there are none.
 std::array<std::string, 2> pair_in(const std::string& dir) {
-    for (auto [vocab, merges] : {std::pair("/vocab.json", "/merges.txt"), std::pair("/encoder.json", "/vocab.bpe")})
-        if (is_file(dir + vocab) && is_file(dir + merges)) return {dir + vocab, dir + merges};
+    std::string half, other;
+    for (auto [vocab, merges] : {std::pair("/vocab.json", "/merges.txt"), std::pair("/encoder.json", "/vocab.bpe")}) {
+        const bool first = is_file(dir + vocab), second = is_file(dir + merges);
+        if (first && second) return {dir + vocab, dir + merges};
+        if (first) half = vocab, other = merges;
+        if (second) half = merges, other = vocab;
+    }
+    // Without it the text would be taken for one in GPT-2's vocabulary.
+    if (!half.empty() && !is_file(dir + "/tokenizer.json"))
+        throw Error(
+            strf("%s%s: no such file, of the vocabulary that %s%s is a part of; put it back, or write the vocabulary "
+                 "again",
+                 dir.c_str(), other.c_str(), dir.c_str(), half.c_str()));
     return {};
 }
 
@@ -387,10 +393,10 @@ static Vocabulary load(const std::string& dir) {
         f.vocab = read_json(f.vocab_path);
         read_merges_txt(f.merges_path, &f);
     } else {
-        throw Error(strf(
-            "%s/%s: no such file; a vocabulary is a directory with vocab.json and merges.txt, or with tokenizer.json "
-            "(`make gpt2` fetches GPT-2's, `./tokenize train` makes one)",
-            dir.c_str(), is_file(dir + "/vocab.json") ? "merges.txt" : "vocab.json"));
+        throw Error(
+            strf("%s/vocab.json: no such file; a vocabulary is a directory with vocab.json and merges.txt, or with "
+                 "tokenizer.json (`make gpt2` fetches GPT-2's, `./tokenize train` makes one)",
+                 dir.c_str()));
     }
     read_small_files(dir, &f, &v);
     const Ids ids = place_tokens(f, v);
