@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <thread>
 #include <nlohmann/json.hpp>
+#include "llmc/text/vocabulary.h"
 #include "test/tokenizer_test.h"
 
 namespace {
@@ -57,6 +58,29 @@ TEST(Tokenizer, BytesComeBackUnchanged) {
     string all;
     for (int b = 0; b < 256; ++b) all += static_cast<char>(b);
     EXPECT_EQ(tokenizer.decode(encode(tokenizer, all)), all);
+}
+
+// In a list that nobody trained a merge may come before those that make its tokens.
+TEST(Tokenizer, MergesInAnyOrder) {
+    std::mt19937 random(8);
+    std::vector<std::pair<int, int>> merges;
+    for (int round = 0; round < 5; ++round) {
+        const TemporaryDirectory dir;
+        const Tokenizer in_order = random_vocabulary(random, 30, merges);
+        in_order.save(dir.path);
+        std::shuffle(merges.begin(), merges.end(), random);
+        std::ofstream file(dir / "merges.txt");
+        for (const auto& [left, right] : merges)
+            file << spell_bytes(in_order.bytes(left)) << ' ' << spell_bytes(in_order.bytes(right)) << '\n';
+        file.close();
+        const Tokenizer tokenizer = Tokenizer::load(dir.path);
+        for (int i = 0; i < 40; ++i) {
+            string text;
+            for (size_t size = i % 2 ? 65 + random() % 100 : 30; text.size() < size;)
+                text += std::array{"a", "b", "c", "\u00e9"}[random() % 4];
+            ASSERT_EQ(encode(tokenizer, text), encode_by_definition(tokenizer, merges, text)) << text;
+        }
+    }
 }
 
 TEST(Tokenizer, OneLongPieceTakesNoQuadraticTime) {
