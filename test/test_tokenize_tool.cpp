@@ -81,6 +81,33 @@ TEST_F(TokenizeTool, ChunkSizeAndThreadsDoNotChangeIds) {
     EXPECT_EQ(read_text(dir_ / "t1/merges.txt"), read_text(dir_ / "t2/merges.txt"));
 }
 
+// Words that were added to a vocabulary are found wherever a chunk ends; special tokens named in a text stay text.
+TEST_F(TokenizeTool, AddedWordsAcrossChunks) {
+    make_vocabulary();
+    const int next = Tokenizer::load(dir_ / "v").vocab_size();
+    const auto added = [&](int id, const char* text, const char* more) {
+        return strf(R"("%d": {"content": "%s"%s})", next + id, text, more);
+    };
+    write("v/tokenizer_config.json", R"({"add_prefix_space": true, "added_tokens_decoder": {)" +
+                                         added(0, "x1.y", R"(, "special": false)") + ", " +
+                                         added(1, "cat1", R"(, "special": false, "single_word": true)") + ", " +
+                                         added(2, "<b>", R"(, "special": false, "lstrip": true, "rstrip": true)") +
+                                         ", " + added(3, "<s>", "") + "}}");
+    const Tokenizer tokenizer = Tokenizer::load(dir_ / "v");
+    string text;
+    for (int i = 0; i < 40; ++i)
+        text +=
+            std::array{"x1.y", "cat1", " cat1 ", "  <b>\n ", "<s>", "the x1", "cat", ".", " dog12 ", "'s"}[i * 7 % 10] +
+            string(i % 3, ' ');
+    write("text.txt", text);
+    std::vector<int> whole = {tokenizer.end_of_text()};
+    tokenizer.encode_document(text, true, whole);
+    for (int id = next; id < next + 3; ++id) EXPECT_GT(std::count(whole.begin(), whole.end(), id), 0) << id;
+    EXPECT_EQ(std::count(whole.begin(), whole.end(), next + 3), 0);
+    for (const char* chunk : {"1", "3", "8", "17", "64", "1000000"})
+        EXPECT_EQ(encode("--chunk-bytes " + string(chunk) + " text.txt"), whole) << chunk;
+}
+
 TEST_F(TokenizeTool, Documents) {
     make_vocabulary();
     write("stories.txt",
