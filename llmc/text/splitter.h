@@ -91,8 +91,23 @@ struct Splitter {
     static uint64_t within(uint64_t x, uint8_t a, uint8_t b) {  // sums stay inside their byte
         return (x + (0x80u - a) * kOnes) & ~(x + (0x7Fu - b) * kOnes) & kHigh;
     }
-    // The high bits of eight bytes, side by side.
-    static uint64_t gather(uint64_t x) { return (x & kHigh) * 0x0002040810204081 >> 56; }
+
+    typedef uint8_t Bytes __attribute__((vector_size(16)));
+    // The high bits of 16 bytes, side by side.
+    static uint64_t high_bits(Bytes x) {
+#ifdef __SSE2__
+        return static_cast<uint32_t>(
+            __builtin_ia32_pmovmskb128(reinterpret_cast<__attribute__((vector_size(16))) char>(x)));
+#else
+        uint64_t halves[2];
+        std::memcpy(halves, &x, 16);
+        for (uint64_t& half : halves) half = (half & kHigh) * 0x0002040810204081 >> 56;
+        return halves[0] | halves[1] << 8;
+#endif
+    }
+    static uint64_t bits_within(Bytes x, uint8_t a, uint8_t b) {
+        return high_bits(reinterpret_cast<Bytes>(static_cast<Bytes>(x - a) <= static_cast<uint8_t>(b - a)));
+    }
 
     // Bit i: a piece ends before p[i], of the pieces that end within p[0, 64) and touch nothing but ASCII. A piece begins
     // at p. The pattern as arithmetic on one bit for each byte: branches that depend on words' lengths would be guessed
@@ -101,15 +116,15 @@ struct Splitter {
         uint64_t letters = 0, numbers = 0, spaces = 0, blanks = 0, quotes = 0, high = 0, x;
         std::memcpy(&x, p, 8);
         if (x & kHigh) return 0;
-        for (int i = 0; i < 64; i += 8) {
-            std::memcpy(&x, p + i, 8);
-            high |= gather(x) << i;
-            const uint64_t low = x & ~kHigh;
-            letters |= gather(within(low | 0x20 * kOnes, 'a', 'z')) << i;
-            numbers |= gather(within(low, '0', '9')) << i;
-            blanks |= gather(within(low, ' ', ' ')) << i;
-            spaces |= gather(within(low, '\t', '\r')) << i;
-            quotes |= gather(within(low, '\'', '\'')) << i;
+        for (int i = 0; i < 64; i += 16) {
+            Bytes bytes;
+            std::memcpy(&bytes, p + i, 16);
+            high |= high_bits(bytes) << i;
+            letters |= bits_within(bytes | 0x20, 'a', 'z') << i;
+            numbers |= bits_within(bytes, '0', '9') << i;
+            blanks |= bits_within(bytes, ' ', ' ') << i;
+            spaces |= bits_within(bytes, '\t', '\r') << i;
+            quotes |= bits_within(bytes, '\'', '\'') << i;
         }
         const int ascii = std::countr_zero(high);  // 64 for all; what follows looks one byte ahead
         spaces |= blanks;
