@@ -81,6 +81,7 @@ Totals encode_split(const std::vector<std::string>& inputs, const TokenizeOption
         while (text.size() - cut >= kUnbroken) cut += tokenizer.safe_cut(text.substr(cut, kUnbroken));
         return cut;
     };
+    reading.word_at = [&](std::string_view text, size_t cut) { return tokenizer.word_at(text, cut); };
     Reader reader(inputs, reading);
     std::optional<Progress> progress(std::in_place, "encoding", reader.total_bytes());
     ordered_pipeline<EncodedChunk>(

@@ -126,6 +126,32 @@ TEST(TokenizerSplit, RandomTextsAsInPcre2) {
 TEST(TokenizerSplit, EveryCodePointAsInPcre2) { GTEST_SKIP() << "PCRE2 is not installed (libpcre2-dev)"; }
 #endif
 
+// Many pieces at once, by arithmetic on 64 bytes, end where they do one by one.
+TEST(TokenizerSplit, ManyEndsAtOnce) {
+    std::mt19937 random(6);
+    static const char* bits[] = {" ",  "  ",   "\n",   "\r\n", "\t",   "'",    "''",  "'s", "'re",
+                                 "'l", "'ll",  "ve",   "a",    "Zz",   "the",  "0",   "42", "!",
+                                 "{}", "\x7F", "@[`{", "/:",   "\x1F", "\x08", "\x0E"};
+    const Splitter splitter;
+    size_t many = 0;
+    for (int i = 0; i < 6'000; ++i) {
+        string text(random() % 3, 'x');
+        while (text.size() < 64u + i % 40u) text += bits[random() % std::size(bits)];
+        if (i % 3 == 0) text.insert(random() % text.size(), i % 2 ? "\u65e5" : "\xFF");
+        const uint8_t *const begin = byte_pointer(text), *const end = begin + text.size();
+        const uint8_t* ends[Splitter::kEnds];
+        Pieces found;
+        for (const uint8_t* p = begin; p < end;) {
+            const size_t n = splitter.ends(p, end, ends);
+            many = std::max(many, n);
+            for (size_t k = 0; k < n; p = ends[k++]) found.push_back(text.substr(p - begin, ends[k] - p));
+        }
+        ASSERT_EQ(found, split(text)) << text;
+    }
+    EXPECT_GT(many, 35u);
+    EXPECT_LE(many, Splitter::kEnds);
+}
+
 TEST(TokenizerSplit, SafeCutsChangeNothing) {
     std::mt19937 random(2);
     int cuts = 0;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <thread>
 #include <nlohmann/json.hpp>
+#include "llmc/text/vocabulary.h"
 #include "test/tokenizer_test.h"
 
 namespace {
@@ -57,6 +58,32 @@ TEST(Tokenizer, BytesComeBackUnchanged) {
     string all;
     for (int b = 0; b < 256; ++b) all += static_cast<char>(b);
     EXPECT_EQ(tokenizer.decode(encode(tokenizer, all)), all);
+}
+
+// In a list that nobody trained a merge may come before those that make its tokens.
+TEST(Tokenizer, MergesInAnyOrder) {
+    std::mt19937 random(8);
+    std::vector<std::pair<int, int>> merges;
+    for (int round = 0; round < 5; ++round) {
+        const TemporaryDirectory dir;
+        // The last: "ab" + "a" comes before "a" + "b", so that what the first merge makes is merged before the others.
+        if (round == 4) merges = {{64, 65}, {256, 64}, {64, 64}, {65, 65}};
+        const Tokenizer in_order = round == 4 ? Tokenizer::from_merges(merges) : random_vocabulary(random, 30, merges);
+        in_order.save(dir.path);
+        if (round == 4) std::swap(merges[0], merges[1]);
+        else std::shuffle(merges.begin(), merges.end(), random);
+        std::ofstream file(dir / "merges.txt");
+        for (const auto& [left, right] : merges)
+            file << spell_bytes(in_order.bytes(left)) << ' ' << spell_bytes(in_order.bytes(right)) << '\n';
+        file.close();
+        const Tokenizer tokenizer = Tokenizer::load(dir.path);
+        for (int i = 0; i < 40; ++i) {
+            string text;
+            for (size_t size = i % 2 ? 65 + random() % 100 : 30; text.size() < size;)
+                text += std::array{"a", "b", "c", "\u00e9"}[random() % (round == 4 ? 2 : 4)];
+            ASSERT_EQ(encode(tokenizer, text), encode_by_definition(tokenizer, merges, text)) << text;
+        }
+    }
 }
 
 TEST(Tokenizer, OneLongPieceTakesNoQuadraticTime) {

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Texts to measure the tokenizer with, many different ones, from Debian's packages (bookworm; no root needed):
 #
-#   dev/bench/texts.sh DIR      writes DIR/english.txt (55 MB), code.txt (80 MB), chinese.txt and japanese.txt
+#   dev/bench/texts.sh DIR      writes DIR/english.txt (54 MB), code.txt (73 MB), chinese.txt (7 MB) and japanese.txt (12 MB)
 #
-# English: the kernel's, Perl's and Python's documentation, Debian's handbook. Code: Go's sources, Boost's headers. Chinese and
+# English: the kernel's, Perl's, Python's and PostgreSQL's documentation, Debian's handbook. Code: Go's sources, Boost's headers. Chinese and
 # Japanese: manual pages, Debian's handbook. Of HTML, the text between the tags.
 set -euo pipefail
 dir=${1:?usage: $0 DIR}
 mkdir -p "$dir/root"
 cd "$dir"
-packages=(linux-doc-6.1 perl-doc python3.11-doc debian-handbook golang-1.19-src libboost1.74-dev manpages-zh manpages-ja)
+packages=(linux-doc-6.1 perl-doc python3.11-doc debian-handbook postgresql-doc-15 golang-1.19-src libboost1.74-dev manpages-zh manpages-ja)
 for package in "${packages[@]}"; do
     compgen -G "${package}_*.deb" >/dev/null || apt-get download "$package"
     dpkg -x "${package}"_*.deb root
@@ -22,7 +22,7 @@ utf8() { iconv -c -f UTF-8 -t UTF-8 || true; }
     files $doc/linux-doc-6.1/Documentation -name '*.rst.gz' | xargs -0 zcat
     files root/usr -name '*.pod' | xargs -0 cat
     files $doc/python3.11/html -name '*.html' | xargs -0 cat | plain
-    files $doc/debian-handbook/html/en-US -name '*.html' | xargs -0 cat | plain
+    files $doc/debian-handbook/html/en-US $doc/postgresql-doc-15/html -name '*.html' | xargs -0 cat | plain
 } | utf8 >english.txt
 {
     files root/usr/share/go-1.19/src -name '*.go' | xargs -0 cat

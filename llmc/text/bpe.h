@@ -11,6 +11,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 #include "llmc/base/error.h"
 
@@ -44,9 +45,11 @@ class PairTable {
         Slot& slot = slots_[place(k, h)];
         if (slot.key == k) return false;
         slot = {k, rank, result};
+        ranks_ = std::max(ranks_, size_t{1} + static_cast<size_t>(rank));
         filter_[h >> (70 - kFilterBits)] |= uint64_t{1} << (h >> (64 - kFilterBits) & 63);
         return true;
     }
+    size_t ranks() const { return ranks_; }  // the highest + 1
     const Slot* find(int left, int right) const {
         const uint64_t k = key(left, right), h = hash(k);
         if (!(filter_[h >> (70 - kFilterBits)] >> (h >> (64 - kFilterBits) & 63) & 1)) return nullptr;
@@ -69,6 +72,7 @@ class PairTable {
     }
     std::vector<Slot> slots_;
     std::vector<uint64_t> filter_;
+    size_t ranks_ = 0;
 };
 
 class BytePairs {
@@ -76,19 +80,43 @@ class BytePairs {
     PairTable pairs;
     std::array<int, 256> byte_id{};  // the token of each byte
 
-    // Appends the tokens of a piece, bytes[0, n).
+    // Two bytes that stand side by side in no token that a merge makes: no merge ever crosses the border between them, so
+    // the parts on both sides of it are encoded apart. Most characters of Chinese and Japanese are such parts.
+    void may_join(uint8_t a, uint8_t b) { joined_[a * 4u + b / 64] |= uint64_t{1} << b % 64; }
+    void all_may_join() { joined_.fill(~uint64_t{0}); }
+    size_t part(const uint8_t* bytes, size_t n) const {  // length of the first one
+        size_t i = 1;
+        while (i < n && joined_[bytes[i - 1] * 4u + bytes[i] / 64] >> bytes[i] % 64 & 1) ++i;
+        return i;
+    }
+
+    // To be called when all of that is said.
+    void complete() {
+        first_.assign(1 << 16, {});
+        for (size_t i = 0; i < first_.size(); ++i)
+            if (const PairTable::Slot* slot = pairs.find(byte_id[i / 256], byte_id[i % 256]))
+                first_[i] = {static_cast<uint32_t>(slot->rank) << 6, slot->result};
+    }
+
+    // Appends the tokens of a piece, bytes[0, n), n > 0.
     void merge(const uint8_t* bytes, size_t n, std::vector<int>& out) const {
         n <= kScan ? merge_short(bytes, n, out) : merge_long(bytes, n, out);
     }
 
   private:
     static constexpr size_t kScan = 64;
+    static constexpr uint32_t kNone = UINT32_MAX;
+    struct First {
+        uint32_t best = kNone;  // rank << 6
+        int result = 0;
+    };
+    std::array<uint64_t, 1024> joined_{};  // a bit for each pair of bytes
+    std::vector<First> first_;             // what a pair of bytes merges into: half of all look-ups
 
     // A short piece is scanned for its best pair again and again.
     void merge_short(const uint8_t* bytes, size_t n, std::vector<int>& out) const {
         // best[i]: rank of the pair that begins at i, and i in the low 6 bits: one vectorised minimum finds the pair
         // and its place. A joined token's place stays, with no pair.
-        constexpr uint32_t kNone = UINT32_MAX;
         uint32_t best[kScan];
         int ids[kScan + 1], results[kScan];
         uint8_t next[kScan + 1], previous[kScan + 1];
@@ -97,15 +125,26 @@ class BytePairs {
             best[i] = slot ? static_cast<uint32_t>(slot->rank) << 6 | static_cast<uint32_t>(i) : kNone;
             if (slot) results[i] = slot->result;
         };
+        constexpr size_t kWidth = 8;  // of what is compared at a time
+        const size_t scanned = (n + kWidth - 1) / kWidth * kWidth;
         for (size_t i = 0; i < n; ++i) {
             ids[i] = byte_id[bytes[i]];
             next[i] = static_cast<uint8_t>(i + 1);
             previous[i] = static_cast<uint8_t>(i - 1);  // 255 for none
         }
-        for (size_t i = 0; i < n; ++i) rate(i);
+        for (size_t i = 0; i + 1 < n; ++i) {
+            const First& first = first_[bytes[i] * 256u + bytes[i + 1]];
+            best[i] = first.best | static_cast<uint32_t>(i);
+            results[i] = first.result;
+        }
+        std::fill(best + n - 1, best + scanned, kNone);
         for (;;) {
+            uint32_t low[kWidth];
+            std::copy_n(best, kWidth, low);
+            for (size_t i = kWidth; i < scanned; i += kWidth)
+                for (size_t k = 0; k < kWidth; ++k) low[k] = std::min(low[k], best[i + k]);
             uint32_t lowest = kNone;
-            for (size_t i = 0; i < n; ++i) lowest = std::min(lowest, best[i]);
+            for (size_t k = 0; k < kWidth; ++k) lowest = std::min(lowest, low[k]);
             if (lowest == kNone) break;
             const size_t i = lowest & (kScan - 1), joined = next[i];
             ids[i] = results[i];
@@ -118,59 +157,105 @@ class BytePairs {
         for (size_t i = 0; i < n; i = next[i]) out.push_back(ids[i]);
     }
 
-    // A long one has a heap of candidate pairs over a linked list: O(n log n), so that a megabyte without a space is
-    // no trouble.
+    // A long one: each rank has a list of the places where its pair was seen, and the lowest rank that has one is taken,
+    // from left to right. In a trained list a merge makes pairs of higher ranks only, so that is one walk over the ranks:
+    // O(n), and a gigabyte of one letter is no trouble.
     void merge_long(const uint8_t* bytes, size_t n, std::vector<int>& out) const {
         CHECK(n < INT32_MAX, "a piece of %zu bytes", n);
         struct Node {
             int id, previous, next;  // id -1: joined to the one before
+            int rank, result;        // of its pair with the next; rank INT32_MAX: there is none
         };
-        struct Candidate {
-            int rank, position, left, right, result;
-            bool operator<(const Candidate& other) const {  // a heap has the largest on top
-                return rank != other.rank ? rank > other.rank : position > other.position;
-            }
+        struct Seen {
+            int place, next;  // in pool; -1: the last
         };
         const int count = static_cast<int>(n);
         std::vector<Node> nodes(n);
-        std::vector<Candidate> heap;
-        const auto candidate = [&](int i) {
-            if (i < 0 || nodes[i].next >= count) return false;
-            const int left = nodes[i].id, right = nodes[nodes[i].next].id;
-            const PairTable::Slot* slot = pairs.find(left, right);
-            if (slot) heap.push_back({slot->rank, i, left, right, slot->result});
-            return slot != nullptr;
+        std::vector<Seen> pool;
+        std::vector<int> places;
+        pool.reserve(n);
+        static thread_local struct {
+            std::vector<int> heads;       // of each rank's list, in pool; -1: an empty one, as all are at the end
+            std::vector<uint64_t> ranks;  // a bit for each that is not empty
+            bool in_use = false;          // memory ran out in the middle
+        } lists;
+        if (std::exchange(lists.in_use, true)) lists.heads.clear(), lists.ranks.clear();
+        lists.heads.resize(std::max(lists.heads.size(), pairs.ranks()), -1);
+        lists.ranks.resize((lists.heads.size() + 63) / 64, 0);
+        std::vector<int>& heads = lists.heads;
+        std::vector<uint64_t>& ranks = lists.ranks;
+        size_t lowest = ranks.size();  // in no word before that a bit is set
+        const auto add = [&](int place) {
+            const int rank = nodes[place].rank;
+            pool.push_back({place, heads[rank]});
+            heads[rank] = static_cast<int>(pool.size()) - 1;
+            ranks[rank / 64] |= uint64_t{1} << rank % 64;
+            lowest = std::min<size_t>(lowest, rank / 64);
         };
-        for (int i = 0; i < count; ++i) nodes[i] = {byte_id[bytes[i]], i - 1, i + 1};
-        for (int i = 0; i < count; ++i) candidate(i);
-        std::make_heap(heap.begin(), heap.end());
-        while (!heap.empty()) {
-            std::pop_heap(heap.begin(), heap.end());
-            const Candidate best = heap.back();
-            heap.pop_back();
-            Node& node = nodes[best.position];
-            if (node.id != best.left || node.next >= count || nodes[node.next].id != best.right) continue;  // outdated
-            nodes[node.next].id = -1;
-            node.id = best.result;
-            node.next = nodes[node.next].next;
-            if (node.next < count) nodes[node.next].previous = best.position;
-            if (candidate(best.position)) std::push_heap(heap.begin(), heap.end());
-            if (candidate(node.previous)) std::push_heap(heap.begin(), heap.end());
+        const auto rate = [&](int i) {
+            Node& node = nodes[i];
+            const PairTable::Slot* slot = node.next < count ? pairs.find(node.id, nodes[node.next].id) : nullptr;
+            node.rank = slot ? slot->rank : INT32_MAX;
+            if (slot) node.result = slot->result, add(i);
+            return node.rank;
+        };
+        for (int i = 0; i < count; ++i) nodes[i] = {byte_id[bytes[i]], i - 1, i + 1, INT32_MAX, -1};
+        for (int i = 0; i + 1 < count; ++i) {
+            const First& pair = first_[bytes[i] * 256u + bytes[i + 1]];
+            if (pair.best == kNone) continue;
+            nodes[i].rank = static_cast<int>(pair.best >> 6), nodes[i].result = pair.result;
+            add(i);
         }
+        while (lowest < ranks.size()) {
+            if (ranks[lowest] == 0) {
+                ++lowest;
+                continue;
+            }
+            const int rank = static_cast<int>(lowest) * 64 + std::countr_zero(ranks[lowest]);
+            ranks[lowest] &= ranks[lowest] - 1;
+            places.clear();
+            for (int at = std::exchange(heads[rank], -1); at >= 0; at = pool[at].next) places.push_back(pool[at].place);
+            if (places.front() > places.back()) std::reverse(places.begin(), places.end());  // seen from left to right
+            if (!std::is_sorted(places.begin(), places.end())) std::sort(places.begin(), places.end());
+            for (size_t k = 0; k < places.size(); ++k) {
+                const int i = places[k];
+                Node& node = nodes[i];
+                if (node.id < 0 || node.rank != rank) continue;  // outdated
+                Node& joined = nodes[node.next];
+                joined.id = -1;
+                node.id = node.result;
+                node.next = joined.next;
+                if (node.next < count) nodes[node.next].previous = i;
+                const int made = std::min(rate(i), node.previous >= 0 ? rate(node.previous) : INT32_MAX);
+                if (made > rank) continue;
+                while (++k <
+                       places.size())  // of no trained list: the pair that was made comes before the rest of these
+                    if (nodes[places[k]].id >= 0 && nodes[places[k]].rank == rank) add(places[k]);
+            }
+        }
+        lists.in_use = false;
         for (int i = 0; i < count; i = nodes[i].next) out.push_back(nodes[i].id);
     }
 };
 
 // The tokens of pieces, for each thread: natural text repeats its words, and a hit costs a few nanoseconds where merging
-// costs hundreds. Direct-mapped, so that its size is fixed and nothing needs to be evicted; words in one table (4 MB),
-// longer pieces and those of more tokens in another (4 MB).
+// costs hundreds. Of fixed size: words in sets of two (4 MB), where a third takes the place of the one that was not used
+// last; longer pieces in another table (4 MB), one in each place.
 struct PieceCache {
     static constexpr size_t kBytes = 15, kIds = 4;
-    static constexpr size_t kLongBytes = 47, kLongIds = 19;  // a longer piece, or one of more tokens, is not kept
-    static constexpr int kBits = 17, kLongBits = 15;
+    static constexpr size_t kLongBytes = 47, kLongIds = 19;  // what has more is not kept
+    static constexpr int kBits = 16, kLongBits = 15;
+    struct Key {  // a piece's bytes, zeros, its length in the last byte; 255 for all that are too long
+        uint64_t a = 0, b = 0;
+        bool operator==(const Key&) const = default;
+    };
     struct Entry {
-        uint64_t a = 0, b = 0;  // the piece's bytes, zeros, its length in the last byte
+        Key key;
         int ids[kIds] = {-1, -1, -1, -1};
+        int count() const { return 1 + (ids[1] >= 0) + (ids[2] >= 0) + (ids[3] >= 0); }
+    };
+    struct alignas(64) Set {  // a line of the CPU's cache; the one that came or was found last is the first
+        Entry entries[2];
     };
     struct LongEntry {
         uint8_t size = 0;
@@ -179,24 +264,43 @@ struct PieceCache {
         int ids[kLongIds] = {};
     };
     uint64_t owner = 0;  // serial number of the vocabulary whose ids these are
-    std::vector<Entry> entries;
+    std::vector<Set> sets;
     std::vector<LongEntry> longs;
 
-    // The bytes of a piece and its length; they end before `end`.
-    static void make_key(const uint8_t* bytes, size_t n, const uint8_t* end, uint64_t key[2]) {
-        key[0] = key[1] = 0;
+    // Of bytes[0, n), n > 0, in a text that ends at `end`.
+    static Key key(const uint8_t* bytes, size_t n, const uint8_t* end) {
+        Key k;
+        if (n > kBytes) return {0, uint64_t{255} << 56};
         if (end - bytes >= 16) {  // a copy of fixed size, then a mask, is faster than a copy of n bytes
-            std::memcpy(key, bytes, 16);
-            key[0] &= n < 8 ? (uint64_t{1} << 8 * n) - 1 : ~uint64_t{0};
-            key[1] &= n > 8 ? (uint64_t{1} << 8 * (n - 8)) - 1 : 0;
+            std::memcpy(&k, bytes, 16);
+            const uint64_t all = ~uint64_t{0};
+            k.a &= n < 8 ? all >> (64 - 8 * n) : all;
+            k.b &= n > 8 ? all >> (128 - 8 * n) : 0;
         } else {
-            std::memcpy(key, bytes, n);
+            std::memcpy(&k, bytes, n);
         }
-        key[1] |= static_cast<uint64_t>(n) << 56;
+        k.b |= static_cast<uint64_t>(n) << 56;
+        return k;
     }
-    Entry& find(uint64_t a, uint64_t b) {
-        const uint64_t hash = (a ^ (b * 0x9E3779B97F4A7C15ull)) * 0xD6E8FEB86659FD93ull;
-        return entries[hash >> (64 - kBits)];
+    Set& set_of(const Key& k) {
+        const uint64_t hash = (k.a ^ (k.b * 0x9E3779B97F4A7C15ull)) * 0xD6E8FEB86659FD93ull;
+        return sets[hash >> (64 - kBits)];
+    }
+    const Entry* find(const Key& k) {  // null: it is not there
+        Entry* const e = set_of(k).entries;
+        if (e[0].key == k) return e;
+        if (!(e[1].key == k)) return nullptr;
+        std::swap(e[0], e[1]);
+        return e;
+    }
+    // False: a piece too long, or of too many tokens.
+    bool keep(const Key& k, const int* ids, size_t count) {
+        if (k.b >> 56 > kBytes || count > kIds) return false;
+        Entry entry{k, {-1, -1, -1, -1}};
+        std::copy_n(ids, count, entry.ids);
+        Entry* const e = set_of(k).entries;
+        if (!(e[0].key == k)) e[1] = std::exchange(e[0], entry);
+        return true;
     }
     LongEntry& find_long(const uint8_t* bytes, size_t n) {
         uint64_t hash = n;
@@ -209,7 +313,7 @@ struct PieceCache {
     static PieceCache& of(uint64_t owner) {
         static thread_local PieceCache cache;
         if (cache.owner != owner) {
-            assign_huge(cache.entries, size_t{1} << kBits);
+            assign_huge(cache.sets, size_t{1} << kBits);
             assign_huge(cache.longs, size_t{1} << kLongBits);
             cache.owner = owner;
         }

@@ -1,7 +1,6 @@
 // The documents of a chunk, and what is noted about them.
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include "llmc/base/human.h"
 #include "llmc/text/json_text.h"
 #include "llmc/text/reader.h"
@@ -29,28 +28,6 @@ void ReadingNotes::print() const {
     line(repaired, "character(s) that UTF-8 does not have (bytes of another encoding, halves of pairs) became U+FFFD");
     line(not_utf8,
          "byte(s) of plain text are no UTF-8 and were encoded as they are (if that is another encoding: iconv)");
-}
-
-static int64_t bytes_that_are_no_utf8(std::string_view text, size_t* first) {
-    int64_t bad = 0;
-    const uint8_t* p = byte_pointer(text);
-    for (size_t i = 0; i < text.size();) {
-        uint64_t word = 0;
-        if (text.size() - i >= 8) std::memcpy(&word, p + i, 8);
-        if (text.size() - i >= 8 && !(word & 0x8080808080808080)) {
-            i += 8;
-            continue;
-        }
-        Utf8 status;
-        uint32_t code;
-        const size_t n = read_utf8(p + i, text.size() - i, &status, &code);
-        if (status != Utf8::valid) {
-            if (bad == 0) *first = i;
-            bad += static_cast<int64_t>(n);
-        }
-        i += n;
-    }
-    return bad;
 }
 
 static void for_each_text(const Chunk& chunk, ReadingNotes& notes, const std::function<void()>& begin,

@@ -1,58 +1,84 @@
 // Threads that work on items at once, while the items come and go in order: encoding chunks of a text into shards.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 // Runs produce(Item&) -> bool, one thread at a time; work(Item&), all at once; consume(Item&), one at a time in the
 // order of production. An exception ends everything and is thrown here: the first in that order, so that what the user
-// hears depends neither on threads nor on the size of items.
+// hears depends neither on threads nor on the size of items. A thread whose item is not due yet goes on with another one:
+// where a thread waits for its turn on the processor, the others do not wait for it at once.
 template <typename Item, typename Produce, typename Work, typename Consume>
 void ordered_pipeline(int threads, Produce produce, Work work, Consume consume) {
-    std::mutex produce_mutex, consume_mutex;
-    std::condition_variable turn;
+    struct Place {
+        Item item;
+        std::exception_ptr wrong;
+    };
+    std::vector<Place> places(static_cast<size_t>(threads + std::min(threads, 8)));
+    std::vector<Place*> idle;
+    for (Place& place : places) idle.push_back(&place);
+    std::map<int64_t, Place*> ready;
+    std::mutex produce_mutex, order_mutex;
+    std::condition_variable freed;
     int64_t produced = 0, consumed = 0;
-    bool at_end = false;
+    bool at_end = false, consuming = false;
     std::atomic<bool> stop{false};
     std::exception_ptr failure;
+    const auto next_item = [&](int64_t* number) -> Place* {
+        std::lock_guard producing(produce_mutex);
+        Place* place;
+        {
+            std::unique_lock order(order_mutex);
+            freed.wait(order, [&] { return !idle.empty() || stop; });
+            if (stop || at_end) return nullptr;
+            place = idle.back();
+            idle.pop_back();
+        }
+        place->wrong = nullptr;
+        try {
+            at_end = !produce(place->item);
+            if (at_end) return nullptr;
+        } catch (...) {
+            at_end = true;
+            place->wrong = std::current_exception();
+        }
+        *number = produced++;
+        return place;
+    };
     const auto run = [&] {
-        Item item;
-        while (!stop) {
-            int64_t number;
-            std::exception_ptr wrong;
-            {
-                std::lock_guard lock(produce_mutex);
-                if (at_end) return;
+        int64_t number;
+        while (Place* const place = next_item(&number)) {
+            try {
+                if (!place->wrong) work(place->item);
+            } catch (...) {
+                place->wrong = std::current_exception();
+            }
+            std::unique_lock order(order_mutex);
+            ready[number] = place;
+            if (consuming) continue;  // who does that will find it
+            consuming = true;
+            for (auto due = ready.find(consumed); due != ready.end() && !stop; due = ready.find(consumed)) {
+                Place& next = *ready.extract(due).mapped();
+                order.unlock();
                 try {
-                    at_end = !produce(item);
+                    if (next.wrong) std::rethrow_exception(next.wrong);
+                    consume(next.item);
                 } catch (...) {
-                    at_end = true;
-                    wrong = std::current_exception();
+                    failure = std::current_exception();
+                    stop = true;
                 }
-                if (at_end && !wrong) return;
-                number = produced++;
+                order.lock();
+                ++consumed;
+                idle.push_back(&next);
+                freed.notify_all();
             }
-            try {
-                if (!wrong) work(item);
-            } catch (...) {
-                wrong = std::current_exception();
-            }
-            std::unique_lock lock(consume_mutex);
-            turn.wait(lock, [&] { return consumed == number || stop; });
-            if (stop) return;
-            try {
-                if (wrong) std::rethrow_exception(wrong);
-                consume(item);
-            } catch (...) {
-                failure = std::current_exception();
-                stop = true;
-            }
-            ++consumed;
-            turn.notify_all();
+            consuming = false;
         }
     };
     std::vector<std::thread> others;

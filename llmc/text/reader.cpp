@@ -23,7 +23,10 @@ Reader::Reader(const std::vector<std::string>& inputs, const ReaderOptions& opti
 
 bool Reader::next(Chunk& chunk) {
     options_.check_interrupt();
+    std::string memory = std::move(chunk.text);
+    memory.clear();
     chunk = Chunk{};
+    chunk.text = std::move(memory);
     try {
         if (failure_) std::rethrow_exception(failure_);
         collect(chunk);
@@ -259,12 +262,19 @@ void Reader::take_text(Chunk& chunk) {
     size_t rest = text.size() - done;
     if (unsure && skip_blank_lines_) rest = 0;
     else if (!end_) {  // not the bytes that may be the beginning of a separator
-        const std::string_view sure = text.substr(done, rest > marker ? rest - marker : 0);
-        rest = sure.empty() ? 0 : last_safe_cut(sure);
-        if (rest == 0 && sure.size() >= kUnbroken) rest = options_.cut_unbroken(sure);
+        rest = place_to_cut(text.substr(done, rest > marker ? rest - marker : 0));
     }
     append(chunk, done, done + rest);
     took(done + rest);
+}
+
+// Of text that goes on; 0: nowhere yet.
+size_t Reader::place_to_cut(std::string_view text) const {
+    for (size_t seen = text.size(); const size_t cut = last_safe_cut(text.substr(0, seen));) {
+        seen = options_.word_at(text, cut);
+        if (seen == std::string::npos) return cut;
+    }
+    return text.size() >= kUnbroken ? options_.cut_unbroken(text) : 0;
 }
 
 void Reader::append(Chunk& chunk, size_t begin, size_t end) {

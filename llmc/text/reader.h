@@ -22,6 +22,10 @@ struct ReaderOptions {
     std::string text_field = "text";  // of a JSON object
     size_t chunk_bytes = 1 << 20;
     std::function<void()> check_interrupt = [] {};  // may throw; called before each chunk, and when a signal came
+    // Where a word begins that must stay whole and that a cut of the text there would touch; npos: there is none.
+    std::function<size_t(std::string_view, size_t)> word_at = [](std::string_view, size_t) {
+        return std::string::npos;
+    };
     // Where to cut text without a break, which continues after what is given.
     std::function<size_t(std::string_view)> cut_unbroken = [](std::string_view text) { return text.size() / 2; };
 };
@@ -81,6 +85,7 @@ class Reader {
     void take_lines(Chunk& chunk);
     void take_values(Chunk& chunk);
     void take_text(Chunk& chunk);
+    size_t place_to_cut(std::string_view text) const;
     void append(Chunk& chunk, size_t begin, size_t end);
 
     const ReaderOptions& options_;

@@ -50,12 +50,8 @@ struct Splitter {
     // Length in bytes of the piece at `begin`. begin < end.
     size_t piece(const uint8_t* const begin, const uint8_t* const end) const {
         const uint8_t* p = begin;
-        if (*p == '\'' && end - p >= 2) {  // 's|'t|'re|'ve|'m|'ll|'d
-            const uint8_t a = p[1], b = end - p >= 3 ? p[2] : 0;
-            if (a == 's' || a == 't' || a == 'm' || a == 'd') return 2;
-            if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return 3;
-        }
-        size_t length;
+        size_t length = *p == '\'' ? contraction(p, end - p) : 0;
+        if (length > 0) return length;
         CharClass first = at(p, end, &length);
         if (*p == ' ' && p + 1 < end) {  // " ?" before a run of one class
             size_t next_length;
@@ -78,15 +74,86 @@ struct Splitter {
         return static_cast<size_t>(p - begin);
     }
 
+    // Where pieces end that follow each other from `begin` on: at least one place, at most kEnds. begin < end.
+    static constexpr size_t kEnds = 64;
+    size_t ends(const uint8_t* const begin, const uint8_t* const end, const uint8_t** out) const {
+        size_t n = 0;
+        if (end - begin >= 64)
+            for (uint64_t bits = ascii_ends(begin); bits; bits &= bits - 1) out[n++] = begin + std::countr_zero(bits);
+        if (n == 0) out[n++] = begin + piece(begin, end);
+        return n;
+    }
+
   private:
+    static constexpr uint64_t kOnes = 0x0101010101010101, kHigh = 0x80 * kOnes;
+
+    // Of eight bytes below 128: the high bit of those from a to b.
+    static uint64_t within(uint64_t x, uint8_t a, uint8_t b) {  // sums stay inside their byte
+        return (x + (0x80u - a) * kOnes) & ~(x + (0x7Fu - b) * kOnes) & kHigh;
+    }
+
+    typedef uint8_t Bytes __attribute__((vector_size(16)));
+    // The high bits of 16 bytes, side by side.
+    static uint64_t high_bits(Bytes x) {
+#ifdef __SSE2__
+        return static_cast<uint32_t>(
+            __builtin_ia32_pmovmskb128(reinterpret_cast<__attribute__((vector_size(16))) char>(x)));
+#else
+        uint64_t halves[2];
+        std::memcpy(halves, &x, 16);
+        for (uint64_t& half : halves) half = (half & kHigh) * 0x0002040810204081 >> 56;
+        return halves[0] | halves[1] << 8;
+#endif
+    }
+    static uint64_t bits_within(Bytes x, uint8_t a, uint8_t b) {
+        return high_bits(reinterpret_cast<Bytes>(static_cast<Bytes>(x - a) <= static_cast<uint8_t>(b - a)));
+    }
+
+    // Bit i: a piece ends before p[i], of the pieces that end within p[0, 64) and touch nothing but ASCII. A piece begins
+    // at p. The pattern as arithmetic on one bit for each byte: branches that depend on words' lengths would be guessed
+    // wrong once or twice in each.
+    static uint64_t ascii_ends(const uint8_t* p) {
+        uint64_t letters = 0, numbers = 0, spaces = 0, blanks = 0, quotes = 0, high = 0, x;
+        std::memcpy(&x, p, 8);
+        if (x & kHigh) return 0;
+        for (int i = 0; i < 64; i += 16) {
+            Bytes bytes;
+            std::memcpy(&bytes, p + i, 16);
+            high |= high_bits(bytes) << i;
+            letters |= bits_within(bytes | 0x20, 'a', 'z') << i;
+            numbers |= bits_within(bytes, '0', '9') << i;
+            blanks |= bits_within(bytes, ' ', ' ') << i;
+            spaces |= bits_within(bytes, '\t', '\r') << i;
+            quotes |= bits_within(bytes, '\'', '\'') << i;
+        }
+        const int ascii = std::countr_zero(high);  // 64 for all; what follows looks one byte ahead
+        spaces |= blanks;
+        const uint64_t others = ~(letters | numbers | spaces);
+        // A run of one class begins, but not behind the blank that it takes; a run of spaces begins; its last one does.
+        const uint64_t runs = (letters & ~(letters << 1)) | (numbers & ~(numbers << 1)) | (others & ~(others << 1));
+        uint64_t begins = (runs & ~(blanks << 1)) | (spaces & ~(spaces << 1)) | (spaces & ~(spaces >> 1));
+        const uint64_t sure = (uint64_t{1} << (ascii - 1)) - 1;
+        for (uint64_t q = quotes & ~(others << 1) & ~(blanks << 1) & sure >> 1; q; q &= q - 1) {
+            const int i = std::countr_zero(q);
+            const size_t length = contraction(p + i, 3);
+            if (length > 0) begins = (begins & ~(uint64_t{2} << i)) | uint64_t{2} << i << (length - 1);
+        }
+        return begins & sure & ~uint64_t{1};
+    }
+
+    // Length of 's|'t|'re|'ve|'m|'ll|'d at p, of which n bytes are there; 0 if there is none.
+    static size_t contraction(const uint8_t* p, ptrdiff_t n) {
+        const uint8_t a = n >= 2 ? p[1] : 0, b = n >= 3 ? p[2] : 0;
+        if (a == 's' || a == 't' || a == 'm' || a == 'd') return 2;
+        return (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l') ? 3 : 0;
+    }
+
     // Eight bytes at a time: no branch for each letter, and one misprediction less in each word.
     static const uint8_t* skip_ascii_letters(const uint8_t* p, const uint8_t* end) {
-        constexpr uint64_t kOnes = 0x0101010101010101, kHigh = 0x80 * kOnes;
         for (; end - p >= 8; p += 8) {
             uint64_t x;
             std::memcpy(&x, p, 8);
-            const uint64_t lower = (x & 0x7F * kOnes) | 0x20 * kOnes;  // sums below stay inside their byte
-            const uint64_t letters = (lower + (0x80 - 'a') * kOnes) & ~(lower + (0x7F - 'z') * kOnes) & ~x & kHigh;
+            const uint64_t letters = within((x & ~kHigh) | 0x20 * kOnes, 'a', 'z') & ~x;
             if (letters != kHigh) return p + std::countr_zero(letters ^ kHigh) / 8;
         }
         return p;

@@ -46,13 +46,13 @@ std::string_view Tokenizer::bytes(int id) const {
 // Tokens t1 t2 ... are the encoding of their text if each pair of neighbours is the encoding of its own (bpe.h), so the
 // beginning of an encoding is one, too. Whatever follows, some token of the whole piece ends within the longest token's
 // length of our end. If cutting at b is right for the text up to each place there, it is right for the whole piece.
-size_t Tokenizer::safe_cut(std::string_view part) const {
+size_t Tokenizer::safe_cut(std::string_view part, std::vector<int>* before) const {
     const uint8_t* const bytes = byte_pointer(part);
     const size_t size = part.size(), longest = std::max<size_t>(4, v_->longest);
-    if (v_->lacks_bytes || !v_->unknown.empty()) return size / 2;  // a token's text does not say how long it was
     std::vector<int> ids, first, pair;
-    v_->bpe.merge(bytes, size, ids);
     size_t cut = size, any = size / 2;
+    if (!v_->lacks_bytes && v_->unknown.empty())
+        v_->bpe.merge(bytes, size, ids);  // else a token does not say how long it was
     for (int tries = 0; tries < 64 && ids.size() > 1; ids.pop_back()) {
         cut -= v_->tokens[static_cast<size_t>(ids.back())].size();
         // not inside a character, nor where the rest would look like a contraction
@@ -68,8 +68,12 @@ size_t Tokenizer::safe_cut(std::string_view part) const {
         };
         size_t end = size;
         while (end > size - longest && fits(end)) --end;
-        if (end == size - longest) return cut;
+        if (end > size - longest) continue;
+        ids.pop_back();
+        if (before) before->insert(before->end(), ids.begin(), ids.end());
+        return cut;
     }
+    if (before) v_->bpe.merge(bytes, any, *before);
     return any;  // of no trained vocabulary; memory stays bounded all the same
 }
 
@@ -80,73 +84,74 @@ void Tokenizer::encode(std::string_view text, std::vector<int>& ids) const {
     PieceCache& cache = PieceCache::of(v_->serial);
     const Splitter splitter;
     const uint8_t *p = byte_pointer(text), *const end = p + text.size();
-    constexpr size_t kBatch = 64;
-    struct Piece {
-        const uint8_t* bytes;
-        size_t size;
-        PieceCache::Entry* entry;
-        uint64_t key[2];
-    } batch[kBatch];
-    size_t used = ids.size();
-    std::vector<int> merged;
-    const auto merge = [&](const uint8_t* bytes, size_t size, std::vector<int>& out) {
-        for (size_t part; size > 0; bytes += part, size -= part) {
-            part = size;
-            while (part > 2 * kUnbroken) part = safe_cut({reinterpret_cast<const char*>(bytes), kUnbroken});
-            v_->bpe.merge(bytes, part, out);
-        }
-    };
+    constexpr size_t kBatch = 64, kMost = kBatch + Splitter::kEnds;
+    const uint8_t* ends[kMost];
+    PieceCache::Key keys[kMost];
+    int found[kMost * PieceCache::kIds];
     while (p < end) {
         size_t pieces = 0;
-        for (; pieces < kBatch && p < end; ++pieces) {
-            Piece& piece = batch[pieces];
-            piece.bytes = p;
-            piece.size = splitter.piece(p, end);
-            if (piece.size <= PieceCache::kBytes) {
-                PieceCache::make_key(p, piece.size, end, piece.key);
-                piece.entry = &cache.find(piece.key[0], piece.key[1]);
-                __builtin_prefetch(piece.entry, 1);
-            }
-            p += piece.size;
+        for (const uint8_t* from = p; pieces < kBatch && from < end; from = ends[pieces - 1])
+            pieces += splitter.ends(from, end, ends + pieces);
+        const uint8_t* from = p;
+        for (size_t i = 0; i < pieces; from = ends[i++]) {
+            keys[i] = PieceCache::key(from, static_cast<size_t>(ends[i] - from), end);
+            __builtin_prefetch(&cache.set_of(keys[i]), 1);
         }
-        if (ids.size() < used + PieceCache::kIds * kBatch) ids.resize(2 * used + PieceCache::kIds * kBatch);
-        for (size_t i = 0; i < pieces; ++i) {
-            Piece& piece = batch[i];
-            if (piece.size <= PieceCache::kBytes) {
-                PieceCache::Entry& entry = *piece.entry;
-                if (entry.a == piece.key[0] && entry.b == piece.key[1]) {
-                    static_assert(PieceCache::kIds == 4);
-                    std::memcpy(ids.data() + used, entry.ids, sizeof(entry.ids));  // all four, whatever their number
-                    used += 1u + (entry.ids[1] >= 0) + (entry.ids[2] >= 0) + (entry.ids[3] >= 0);
-                    continue;
-                }
+        int* next = found;
+        for (size_t i = 0; i < pieces; p = ends[i++]) {
+            if (const PieceCache::Entry* entry = cache.find(keys[i])) {
+                static_assert(PieceCache::kIds == 4);
+                std::memcpy(next, entry->ids, sizeof(entry->ids));  // all four, whatever their number
+                next += entry->count();
+                continue;
             }
-            merged.clear();
-            PieceCache::LongEntry* kept =
-                piece.size <= PieceCache::kLongBytes ? &cache.find_long(piece.bytes, piece.size) : nullptr;
-            if (kept && kept->size == piece.size && std::memcmp(kept->bytes, piece.bytes, piece.size) == 0) {
-                merged.assign(kept->ids, kept->ids + kept->count);
-            } else {
-                merge(piece.bytes, piece.size, merged);
-                if (piece.size <= PieceCache::kBytes && merged.size() <= PieceCache::kIds) {
-                    *piece.entry = {piece.key[0], piece.key[1], {-1, -1, -1, -1}};
-                    std::copy(merged.begin(), merged.end(), piece.entry->ids);
-                } else if (kept && merged.size() <= PieceCache::kLongIds) {
-                    kept->size = static_cast<uint8_t>(piece.size);
-                    std::memcpy(kept->bytes, piece.bytes, piece.size);
-                    kept->count = static_cast<int>(merged.size());
-                    std::copy(merged.begin(), merged.end(), kept->ids);
-                }
-            }
-            const size_t room = used + merged.size() + PieceCache::kIds * kBatch;
-            if (ids.size() < room) ids.resize(2 * room);
-            std::copy(merged.begin(), merged.end(), ids.begin() + static_cast<ptrdiff_t>(used));
-            used += merged.size();
+            ids.insert(ids.end(), found, next);
+            next = found;
+            encode_piece(cache, p, static_cast<size_t>(ends[i] - p), end, ids);
         }
+        ids.insert(ids.end(), found, next);
     }
-    ids.resize(used);
     if (v_->lacks_bytes)
         ids.erase(std::remove(ids.begin() + static_cast<ptrdiff_t>(before), ids.end(), v_->size()), ids.end());
+}
+
+// A piece that was not found: part by part, where no merge crosses the border between them.
+void Tokenizer::encode_piece(PieceCache& cache, const uint8_t* piece, size_t size, const uint8_t* end,
+                             std::vector<int>& ids) const {
+    const size_t before = ids.size();
+    for (size_t done = 0, n; done < size; done += n) {
+        n = v_->bpe.part(piece + done, size - done);
+        if (n == 1) ids.push_back(v_->bpe.byte_id[piece[done]]);
+        else encode_part(cache, piece + done, n, end, ids);
+    }
+    cache.keep(PieceCache::key(piece, size, end), ids.data() + before, ids.size() - before);
+}
+
+void Tokenizer::encode_part(PieceCache& cache, const uint8_t* part, size_t size, const uint8_t* end,
+                            std::vector<int>& ids) const {
+    const size_t before = ids.size();
+    const PieceCache::Key key = PieceCache::key(part, size, end);
+    if (const PieceCache::Entry* entry = cache.find(key)) {
+        ids.insert(ids.end(), entry->ids, entry->ids + entry->count());
+        return;
+    }
+    const bool is_long = size > PieceCache::kBytes && size <= PieceCache::kLongBytes;
+    PieceCache::LongEntry* const kept = is_long ? &cache.find_long(part, size) : nullptr;
+    if (kept && kept->size == size && std::memcmp(kept->bytes, part, size) == 0) {
+        ids.insert(ids.end(), kept->ids, kept->ids + kept->count);
+        return;
+    }
+    size_t rest = size;
+    for (size_t cut; rest > 2 * kUnbroken; part += cut, rest -= cut)
+        cut = safe_cut({reinterpret_cast<const char*>(part), kUnbroken}, &ids);
+    v_->bpe.merge(part, rest, ids);
+    const size_t count = ids.size() - before;
+    if (!cache.keep(key, ids.data() + before, count) && kept && count <= PieceCache::kLongIds) {
+        kept->size = static_cast<uint8_t>(size);
+        std::memcpy(kept->bytes, part, size);
+        kept->count = static_cast<int>(count);
+        std::copy_n(ids.data() + before, count, kept->ids);
+    }
 }
 
 static bool is_word(char c) { return isalnum(static_cast<unsigned char>(c)) || c == '_' || (c & 0x80); }
@@ -166,6 +171,18 @@ static const AddedToken* next_added(const Vocabulary& v, std::string_view text, 
         if (best) return *at = i, best;
     }
     return *at = text.size(), nullptr;
+}
+
+size_t Tokenizer::word_at(std::string_view text, size_t cut) const {
+    size_t first = std::string::npos;
+    for (const AddedToken& token : v_->added) {
+        const size_t n = token.text.size(), all_seen = text.size() - std::min(text.size(), n);
+        if (token.special) continue;
+        if (cut > all_seen) first = std::min(first, all_seen);
+        for (size_t at = cut - std::min(cut, n); at <= cut; ++at)
+            if (text.substr(at).starts_with(token.text)) first = std::min(first, at);
+    }
+    return first;
 }
 
 void Tokenizer::encode_added(std::string_view text, bool begins, bool special, std::vector<int>& ids) const {

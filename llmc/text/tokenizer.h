@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+struct PieceCache;
 struct Vocabulary;
 
 class Tokenizer {
@@ -43,7 +44,10 @@ class Tokenizer {
     void encode(std::string_view text, std::vector<int>& ids) const;
     // Where a piece that begins with `part` and goes on after it can be cut: the ids of both sides are those of the whole.
     // That holds wherever a merge list was trained, so that tokens are made of tokens with lower ranks.
-    size_t safe_cut(std::string_view part) const;
+    // before: gets the ids of the left one.
+    size_t safe_cut(std::string_view part, std::vector<int>* before = nullptr) const;
+    // Where an added word begins, no special token, that a cut of `text`, which goes on, at `cut` would touch; npos: none.
+    size_t word_at(std::string_view text, size_t cut) const;
     // The same of a document or a part of one (begins: the first), with the words that were added to the vocabulary, and
     // the space in front that some vocabularies want.
     void encode_document(std::string_view text, bool begins, std::vector<int>& ids) const {
@@ -56,6 +60,10 @@ class Tokenizer {
 
   private:
     explicit Tokenizer(Vocabulary vocabulary);
+    void encode_piece(PieceCache& cache, const uint8_t* piece, size_t size, const uint8_t* end,
+                      std::vector<int>& ids) const;
+    void encode_part(PieceCache& cache, const uint8_t* part, size_t size, const uint8_t* end,
+                     std::vector<int>& ids) const;
     void encode_added(std::string_view text, bool begins, bool special, std::vector<int>& ids) const;
     std::unique_ptr<const Vocabulary> v_;
 };

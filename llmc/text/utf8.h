@@ -9,6 +9,7 @@
 // This is table 3-7, the well-formed sequences: no character has two spellings, and halves of UTF-16 pairs have none.
 #pragma once
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include "llmc/base/error.h"
@@ -26,6 +27,11 @@ inline size_t read_utf8(const uint8_t* p, size_t n, Utf8* status, uint32_t* code
     if (lead < 0x80) return 1;
     *status = Utf8::invalid;
     if (lead < 0xC2 || lead > 0xF4) return 1;
+    if (lead > 0xE0 && lead < 0xED && n >= 3 && (p[1] & 0xC0) == 0x80 && (p[2] & 0xC0) == 0x80) {  // most of them
+        *status = Utf8::valid;
+        *code = (lead & 0x0Fu) << 12 | (p[1] & 0x3Fu) << 6 | (p[2] & 0x3Fu);
+        return 3;
+    }
     const size_t length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
     uint8_t low = 0x80, high = 0xBF;  // of the second byte
     if (lead == 0xE0) low = 0xA0;
@@ -44,6 +50,29 @@ inline size_t read_utf8(const uint8_t* p, size_t n, Utf8* status, uint32_t* code
     }
     *status = Utf8::valid;
     return length;
+}
+
+// Their number; *first is where they begin.
+inline int64_t bytes_that_are_no_utf8(std::string_view text, size_t* first) {
+    int64_t bad = 0;
+    const uint8_t* p = byte_pointer(text);
+    for (size_t i = 0; i < text.size();) {
+        uint64_t word = 0;
+        if (text.size() - i >= 8) std::memcpy(&word, p + i, 8);
+        if (text.size() - i >= 8 && !(word & 0x8080808080808080)) {
+            i += 8;
+            continue;
+        }
+        Utf8 status;
+        uint32_t code;
+        const size_t n = read_utf8(p + i, text.size() - i, &status, &code);
+        if (status != Utf8::valid) {
+            if (bad == 0) *first = i;
+            bad += static_cast<int64_t>(n);
+        }
+        i += n;
+    }
+    return bad;
 }
 
 inline constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // U+FEFF, which some programs put before a text

@@ -71,8 +71,9 @@ Vocabulary make_vocabulary(const std::vector<std::pair<int, int>>& merges) {
         std::string joined = v.tokens[static_cast<size_t>(left)] + v.tokens[static_cast<size_t>(right)];
         const auto [place, is_new] = ids.emplace(std::move(joined), size);
         if (is_new) v.tokens.push_back(place->first);
-        v.add_merge(left, right, place->second);
+        v.add_merge(left, right, place->second, place->first);
     }
+    v.bpe.complete();
     v.end_of_text = v.size();
     v.tokens.emplace_back(kEndOfText);
     v.begin_of_text = v.end_of_text, v.ends = {v.end_of_text};
@@ -81,6 +82,13 @@ Vocabulary make_vocabulary(const std::vector<std::pair<int, int>>& merges) {
 }
 
 // ---- writing ---------------------------------------------------------------------------------------------------------
+
+static void append_quoted(std::string& out, const std::string& text) {
+    const bool plain = std::all_of(text.begin(), text.end(),
+                                   [](char c) { return static_cast<uint8_t>(c) >= 0x20 && c != '"' && c != '\\'; });
+    if (plain) out.append(1, '"').append(text).append(1, '"');
+    else out += Json(text).dump();
+}
 
 static OrderedJson added_json(const AddedToken& t) {
     return {{"content", t.text},  {"single_word", t.single_word}, {"lstrip", t.lstrip},
@@ -151,18 +159,19 @@ static std::string tokenizer_json(const Vocabulary& v, const std::string& vocab,
 std::map<std::string, std::string> vocabulary_files(const Vocabulary& v, bool for_model, int context) {
     std::vector<std::string> spelled;  // of each id, "" for none
     for (const std::string& bytes : v.tokens) spelled.push_back(spell_bytes(bytes));
-    for (const AddedToken& t : v.added) spelled[static_cast<size_t>(t.id)] = t.text;
-    std::string vocab, merges = "#version: 0.2\n", merge_list;
-    for (size_t id = 0; id < spelled.size(); ++id)
-        if (!spelled[id].empty())
-            vocab += strf("%s%s: %zu", vocab.empty() ? "" : ", ", Json(spelled[id]).dump().c_str(), id);
-    vocab = "{" + vocab + "}";
-    const auto spell = [&](int id) { return spell_bytes(v.tokens[static_cast<size_t>(id)]); };
+    std::string merges = "#version: 0.2\n", vocab = "{";
     for (const auto& [left, right] : v.merges) {
-        const std::string line = spell(left) + ' ' + spell(right);
-        merges += line + '\n';
-        merge_list += (merge_list.empty() ? "" : ",") + Json(line).dump();
+        merges.append(spelled[static_cast<size_t>(left)]).append(1, ' ');
+        merges.append(spelled[static_cast<size_t>(right)]).append(1, '\n');
     }
+    for (const AddedToken& t : v.added) spelled[static_cast<size_t>(t.id)] = t.text;
+    for (size_t id = 0; id < spelled.size(); ++id) {
+        if (spelled[id].empty()) continue;
+        vocab += vocab.size() > 1 ? ", " : "";
+        append_quoted(vocab, spelled[id]);
+        vocab.append(": ").append(std::to_string(id));
+    }
+    vocab += '}';
     std::map<std::string, std::string> files;
     const bool says_all = v.config.empty() && v.named.empty() && !v.prefix_space && v.added.size() == 1 &&
                           v.added[0] == AddedToken{std::string(kEndOfText), v.end_of_text};
@@ -175,8 +184,15 @@ std::map<std::string, std::string> vocabulary_files(const Vocabulary& v, bool fo
                 map[name] = v.tokens[static_cast<size_t>(v.end_of_text)];
         files["special_tokens_map.json"] = map.dump(2) + "\n";
     }
-    if (for_model || !v.unknown.empty() || !v.before_prompts.empty())
-        files["tokenizer.json"] = tokenizer_json(v, vocab, "[" + merge_list + "]");
+    if (for_model || !v.unknown.empty() || !v.before_prompts.empty()) {
+        std::string list;
+        for (size_t at = merges.find('\n') + 1, end; at < merges.size(); at = end + 1) {
+            end = merges.find('\n', at);
+            list += list.empty() ? "[" : ",";
+            append_quoted(list, merges.substr(at, end - at));
+        }
+        files["tokenizer.json"] = tokenizer_json(v, vocab, list.empty() ? "[]" : list + "]");
+    }
     files["vocab.json"] = vocab + "\n", files["merges.txt"] = merges;
     return files;
 }

@@ -49,10 +49,13 @@ struct Vocabulary {
     uint64_t serial = PieceCache::new_owner();
 
     int size() const { return static_cast<int>(tokens.size()); }
-    bool add_merge(int left, int right, int result) {  // of the next rank; false if the pair has one
+    // Of the next rank, makes `result`, of the bytes `made`. False if the pair has a rank.
+    bool add_merge(int left, int right, int result, std::string_view made) {
         if (!bpe.pairs.insert(left, right, static_cast<int>(merges.size()), result)) return false;
         merges.push_back({left, right});
-        longest = std::max(longest, tokens[static_cast<size_t>(result)].size());
+        longest = std::max(longest, made.size());
+        for (size_t i = 1; i < made.size(); ++i)
+            bpe.may_join(static_cast<uint8_t>(made[i - 1]), static_cast<uint8_t>(made[i]));
         return true;
     }
 };

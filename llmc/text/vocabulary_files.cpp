@@ -1,11 +1,12 @@
 // How a vocabulary is read: what its files say, and then what follows from that.
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <iterator>
-#include <sstream>
-#include <unordered_map>
 #include "llmc/base/files.h"
 #include "llmc/base/json.h"
+#include "llmc/text/token_ids.h"
+#include "llmc/text/utf8.h"
 #include "llmc/text/vocabulary.h"
 
 namespace fs = std::filesystem;
@@ -20,7 +21,7 @@ constexpr const char* kKind =
 // What the files say.
 struct Found {
     std::string vocab_path, merges_path;
-    Json vocab;
+    std::vector<std::pair<std::string, int>> vocab;  // as they are spelled
     std::vector<std::array<std::string, 2>> merges;  // as they are spelled
     std::vector<size_t> places;                      // of each merge: its line, or its number
     std::map<std::string, AddedToken> added;         // by text; id -1: not known
@@ -58,6 +59,53 @@ Json read_json(const std::string& path) {
         throw Error(strf("%s: not valid JSON: %s; fetch or train the vocabulary again", path.c_str(), e.what()));
     }
 }
+
+void take_vocab(const Json& j, Found* f) {
+    if (!j.is_object() || j.empty())
+        throw Error(strf("%s: not an object of tokens and their ids", f->vocab_path.c_str()));
+    for (const auto& [text, value] : j.items()) {
+        int id;
+        if (!json_whole(value, &id) || id < 0)
+            throw Error(strf("%s: the id of token \"%s\" is %s, not a whole number from 0 on", f->vocab_path.c_str(),
+                             text.c_str(), value.dump().c_str()));
+        f->vocab.emplace_back(text, id);
+    }
+}
+
+// {"token": id, ...} as it is nearly always written, read by hand: the library would take most of a short run's time.
+// False: it is written otherwise, or wrong.
+bool read_vocab(std::string_view text, Found* f) {
+    const char *p = text.data(), *const end = p + text.size();
+    size_t first;
+    const auto blanks = [&] {
+        while (p < end && (*p == ' ' || *p == '\n' || *p == '\t' || *p == '\r')) ++p;
+    };
+    const auto take = [&](char c) { return blanks(), p < end && *p == c && ++p; };
+    if (bytes_that_are_no_utf8(text, &first) > 0 || !take('{')) return false;
+    do {
+        if (!take('"')) return false;
+        std::string token;
+        for (; p < end && *p != '"'; ++p) {
+            const size_t left = static_cast<size_t>(end - p);
+            uint32_t code = 0;
+            if (static_cast<uint8_t>(*p) < 0x20) return false;
+            if (*p != '\\') token += *p;
+            else if (left > 1 && (p[1] == '"' || p[1] == '\\')) token += *++p;
+            else if (left > 5 && p[1] == 'u' && std::from_chars(p + 2, p + 6, code, 16).ptr == p + 6 &&
+                     (code < 0xD800 || code > 0xDFFF))
+                append_utf8(token, code), p += 5;
+            else return false;
+        }
+        if (!take('"') || !take(':')) return false;
+        blanks();
+        int id = 0;
+        const char* const digits = p;
+        p = std::from_chars(p, end, id).ptr;
+        if (p == digits || *digits == '-' || (*digits == '0' && p > digits + 1)) return false;
+        f->vocab.emplace_back(std::move(token), id);
+    } while (take(','));
+    return take('}') && (blanks(), p == end);
+}
 // Of a file that may be absent.
 Json read_optional(const std::string& path) {
     if (!is_file(path)) return Json::object();
@@ -87,19 +135,20 @@ void add_token(const Json& j, int64_t id, Found* f) {
 }
 
 void read_merges_txt(const std::string& path, Found* f) {
-    std::istringstream in(read_file(path));
-    size_t number = 0;
-    for (std::string line; std::getline(in, line);) {
-        ++number;
-        if (!line.empty() && line.back() == '\r') line.pop_back();
+    const std::string text = read_file(path);
+    for (size_t at = 0, number = 1; at < text.size(); ++number) {
+        std::string_view line(text);
+        line = line.substr(at, line.find('\n', at) - at);
+        at += line.size() + 1;
+        if (line.ends_with('\r')) line.remove_suffix(1);
         if (line.empty() || line.starts_with("#version")) continue;
         f->places.push_back(number);
         const size_t space = line.find(' ');
         if (space == std::string::npos || space == 0 || space + 1 == line.size() ||
             line.find(' ', space + 1) != std::string::npos)
-            throw f->bad_merge(f->places.size() - 1,
-                               strf("expected two tokens with a space between them, found \"%s\"", line.c_str()));
-        f->merges.push_back({line.substr(0, space), line.substr(space + 1)});
+            throw f->bad_merge(f->places.size() - 1, strf("expected two tokens with a space between them, found \"%s\"",
+                                                          std::string(line).c_str()));
+        f->merges.push_back({std::string(line.substr(0, space)), std::string(line.substr(space + 1))});
     }
 }
 
@@ -160,7 +209,7 @@ void read_tokenizer_json(const std::string& path, Found* f, Vocabulary* v) {
             strf("it changes the text first (normalizer: %s)", normalizer.value("type", Json()).dump().c_str()));
     if (!is_gpt2_split(split, &v->prefix_space))
         throw refuse(strf("it splits text in its own way (pre_tokenizer: %.80s)", split.dump().c_str()));
-    f->vocab = model["vocab"];
+    take_vocab(model["vocab"], f);
     if (const Json dropout = model.value("dropout", Json()); dropout.is_number() && dropout != 0)
         v->notes.push_back(
             strf("note: %s: its dropout, with which a text has other ids each time, is left out", path.c_str()));
@@ -236,15 +285,12 @@ bool looks_special(std::string_view token) {
            ((token.front() == '<' && token.back() == '>') || (token.front() == '[' && token.back() == ']'));
 }
 
-using Ids = std::unordered_map<std::string, int>;  // by bytes
-
 // Fills in the tokens, the added ones included. Returns those that merges may name.
-Ids place_tokens(Found& f, Vocabulary& v) {
+TokenIds place_tokens(Found& f, Vocabulary& v) {
     const char* name = f.vocab_path.c_str();
-    if (!f.vocab.is_object() || f.vocab.empty()) throw Error(strf("%s: not an object of tokens and their ids", name));
     // Ids have few gaps; a single one that is far away would take memory for all before it.
     const int64_t most = 2 * static_cast<int64_t>(f.vocab.size() + f.added.size()) + 65536;
-    std::vector<std::string> spelled;  // by id, for messages
+    std::vector<std::string_view> spelled;  // by id, for messages
     const auto place = [&](const std::string& text, const std::string& bytes, int64_t id) {
         const size_t i = static_cast<size_t>(id);
         if (id < 0 || id >= most)
@@ -252,23 +298,24 @@ Ids place_tokens(Found& f, Vocabulary& v) {
                              text.c_str(), static_cast<long long>(id), f.vocab.size()));
         if (i >= v.tokens.size()) v.tokens.resize(i + 1), spelled.resize(i + 1);
         if (!spelled[i].empty() && spelled[i] != text)
-            throw Error(
-                strf("%s: tokens \"%s\" and \"%s\" have the same id %zu", name, spelled[i].c_str(), text.c_str(), i));
+            throw Error(strf("%s: tokens \"%s\" and \"%s\" have the same id %zu", name, std::string(spelled[i]).c_str(),
+                             text.c_str(), i));
         spelled[i] = text, v.tokens[i] = bytes;
     };
-    Ids ids;
+    TokenIds ids(f.vocab);
     std::vector<AddedToken> odd;  // not spelled in the alphabet and not named
-    for (const auto& [text, value] : f.vocab.items()) {
-        int id;
-        if (!json_whole(value, &id) || id < 0)
-            throw Error(strf("%s: the id of token \"%s\" is %s, not a whole number from 0 on", name, text.c_str(),
-                             value.dump().c_str()));
+    for (size_t i = 0; i < f.vocab.size(); ++i) {
+        const auto& [text, id] = f.vocab[i];
         const auto added = f.added.find(text);
         if (added != f.added.end()) added->second.id = id;
         std::string bytes;
         const bool readable = read_spelled(text, &bytes) && !bytes.empty();
-        if (readable) ids[bytes] = id;
-        else if (added == f.added.end()) odd.push_back({text, id});
+        if (readable) {
+            if (const int* other = ids.insert(i))
+                throw Error(strf("%s: token \"%s\" has two ids, %d and %d", name, text.c_str(), *other, id));
+        } else if (added == f.added.end()) {
+            odd.push_back({text, id});
+        }
         place(text, readable && (added == f.added.end() || bytes.size() == 1) ? bytes : text, id);
     }
     std::erase_if(f.added, [](const auto& entry) { return entry.second.id < 0; });
@@ -280,16 +327,17 @@ Ids place_tokens(Found& f, Vocabulary& v) {
               token.id);
 
     int first_byte = INT32_MAX, lost = 0, example = 0;
-    const auto unknown = f.vocab.find(v.unknown);
+    const auto unknown = std::find_if(f.vocab.begin(), f.vocab.end(), [&](auto& e) { return e.first == v.unknown; });
     for (int b = 255; b >= 0; --b) {
-        const auto found = ids.find(std::string(1, static_cast<char>(b)));
+        const int* const found = ids.find(spell_bytes(std::string(1, static_cast<char>(b))));
         int& id = v.bpe.byte_id[static_cast<size_t>(b)];
-        if (found != ids.end()) {
-            first_byte = std::min(first_byte, id = found->second);
+        if (found) {
+            first_byte = std::min(first_byte, id = *found);
         } else {
-            id = unknown == f.vocab.end() ? v.size() : unknown->get<int>();
+            id = unknown == f.vocab.end() ? v.size() : unknown->second;
             ++lost, example = b;
             v.lacks_bytes = true;
+            v.bpe.all_may_join();  // this id stands for other bytes than its token's
         }
     }
     // Special tokens come first in a vocabulary, if they do not come last.
@@ -299,7 +347,7 @@ Ids place_tokens(Found& f, Vocabulary& v) {
                                        token.text.c_str(), token.id, kKind));
         f.added[token.text] = token;
     }
-    if (!ids.count(" "))
+    if (!ids.find(spell_bytes(" ")))
         throw OtherVocabulary(
             strf("%s: no token for byte 0x20 (\"%s\"), the space; %s", name, spell_bytes(" ").c_str(), kKind));
     if (lost > 0)
@@ -309,38 +357,42 @@ Ids place_tokens(Found& f, Vocabulary& v) {
                  unknown == f.vocab.end() ? "are left out" : ("become " + v.unknown + ", one for each").c_str()));
     for (int id = 0; id < v.size(); ++id) {  // what the check below lets through
         const std::string& bytes = v.tokens[static_cast<size_t>(id)];
-        if (bytes.size() > 1 && id < first_byte && !f.added.count(spelled[static_cast<size_t>(id)]))
+        if (bytes.size() > 1 && id < first_byte && !f.added.count(std::string(spelled[static_cast<size_t>(id)])))
             f.added[bytes] = {bytes, id};
     }
     return ids;
 }
 
-void place_merges(Found& f, const Ids& ids, Vocabulary& v) {
+void place_merges(Found& f, const TokenIds& ids, Vocabulary& v) {
     v.bpe.pairs.reserve(std::min(f.merges.size(), v.tokens.size()) + 16);
     std::vector<bool> made(v.tokens.size());
+    std::string both, bytes;
     for (size_t i = 0; i < f.merges.size(); ++i) {
         const auto& [left, right] = f.merges[i];
-        std::string bytes[2];
         int pair[2];
         for (size_t k = 0; k < 2; ++k) {
-            const auto found = read_spelled(f.merges[i][k], &bytes[k]) ? ids.find(bytes[k]) : ids.end();
-            if (found == ids.end())
+            const int* const found = ids.find(f.merges[i][k]);
+            if (!found)
                 throw f.bad_merge(i, strf("token \"%s\" is not in %s", f.merges[i][k].c_str(),
                                           fs::path(f.vocab_path).filename().c_str()));
-            pair[k] = found->second;
+            pair[k] = *found;
         }
-        const auto joined = ids.find(bytes[0] + bytes[1]);
-        if (joined == ids.end())
-            throw f.bad_merge(i, strf("\"%s%s\", which this merge makes, is not in %s", left.c_str(), right.c_str(),
+        both = left;
+        both += right;
+        const int* const joined = ids.find(both);
+        if (!joined)
+            throw f.bad_merge(i, strf("\"%s\", which this merge makes, is not in %s", both.c_str(),
                                       fs::path(f.vocab_path).filename().c_str()));
         if (v.merges.size() >= v.tokens.size()) throw f.bad_merge(i, "more merges than tokens");
-        if (!v.add_merge(pair[0], pair[1], joined->second))
+        read_spelled(both, &bytes);
+        if (!v.add_merge(pair[0], pair[1], *joined, bytes))
             throw f.bad_merge(i, strf("merge \"%s %s\" stands here a second time", left.c_str(), right.c_str()));
-        made[static_cast<size_t>(joined->second)] = true;
+        made[static_cast<size_t>(*joined)] = true;
     }
+    v.bpe.complete();
     for (const auto& [text, token] : f.added) made[static_cast<size_t>(token.id)] = true;
     for (int id = 0; id < v.size(); ++id) {
-        const std::string& bytes = v.tokens[static_cast<size_t>(id)];
+        bytes = v.tokens[static_cast<size_t>(id)];
         if (bytes.size() < 2 || made[static_cast<size_t>(id)]) continue;
         if (!looks_special(bytes))
             throw Error(
@@ -390,7 +442,7 @@ static Vocabulary load(const std::string& dir) {
         f.vocab_path = f.merges_path = dir + "/tokenizer.json";
         read_tokenizer_json(f.vocab_path, &f, &v);
     } else if (!f.vocab_path.empty()) {
-        f.vocab = read_json(f.vocab_path);
+        if (!read_vocab(read_file(f.vocab_path), &f)) f.vocab.clear(), take_vocab(read_json(f.vocab_path), &f);
         read_merges_txt(f.merges_path, &f);
     } else {
         throw Error(
@@ -399,7 +451,7 @@ static Vocabulary load(const std::string& dir) {
                  dir.c_str()));
     }
     read_small_files(dir, &f, &v);
-    const Ids ids = place_tokens(f, v);
+    const TokenIds ids = place_tokens(f, v);
     place_merges(f, ids, v);
     choose_ends(f, v);
     std::erase_if(v.named, [&](const auto& entry) { return !f.added.count(entry.second); });
