@@ -27,7 +27,7 @@ double mean_loss(M& model, DataLoader& data, int64_t windows, int B, int T, Grou
         int64_t at = counts ? i : 0;
         int n = static_cast<int>(std::min<int64_t>(B, windows - at));
         const Batch& batch = data.load(at, n, i + step < windows ? i + step : -1);
-        model.token_losses(losses.data(), batch.inputs.data(), batch.targets.data(), n, T);
+        model.token_losses(losses.data(), batch);
         for (int64_t j = 0; counts && j < int64_t(n) * T; j++)
             sum += static_cast<double>(losses[static_cast<size_t>(j)]);
         progress(std::min(begin + step, windows), windows);

@@ -88,7 +88,7 @@ void DataLoader::locate(int64_t index, int* shard, int64_t* offset) const {
 }
 
 Batch DataLoader::read(int64_t first, int n) const {
-    Batch batch{first, n, T_, {}, {}};
+    Batch batch{first, n, T_, {}, {}, {}, {}};
     const size_t T = static_cast<size_t>(T_), size = static_cast<size_t>(n) * T;
     batch.inputs.resize(size), batch.targets.resize(size);
     std::vector<int> window(T + 1);
