@@ -11,4 +11,11 @@ struct Batch {
     // StepOptions::examples says so.
     std::vector<float> weights;  // of each target's loss
     std::vector<int> doc_start;  // first position of the document that position t belongs to: t sees nothing before it
+
+    // Where each token stands in its document, (sequences, T); empty where doc_start is.
+    std::vector<int> positions() const {
+        std::vector<int> all(doc_start.size());
+        for (size_t i = 0; i < all.size(); i++) all[i] = static_cast<int>(i) % T - doc_start[i];
+        return all;
+    }
 };
