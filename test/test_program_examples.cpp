@@ -150,6 +150,41 @@ TEST_F(Finetune, BadInputIsOneLine) {
         << skipped.out;
 }
 
+// A dozen examples, learned by heart: what is validated on gets worse, and the run ends with its best model kept.
+TEST_F(Finetune, StopsEarlyAndKeepsTheBest) {
+    write("few.jsonl", pairs(8));
+    const std::string run = "-i few.jsonl -j val.jsonl -b 2 -d 64 -l 3e-2 --epochs 60 --patience 3 -v 4 -nk 1 -o run";
+    CommandResult r = finetune(run);
+    expect_good(r);
+    const std::vector<double> val = val_losses("run");
+    const size_t best = static_cast<size_t>(std::min_element(val.begin(), val.end()) - val.begin());
+    ASSERT_EQ(val.size(), best + 4) << r.out;  // three without a lower one
+    EXPECT_GT(best, 0u);
+    const std::string name = strf("run/step_%08zu", 4 * best);
+    EXPECT_NE(r.out.find("stopped early: 3 validations in a row"), std::string::npos) << r.out;
+    EXPECT_NE(r.out.find(strf("best: step %zu, val loss %.6f: %s", 4 * best, val[best], name.c_str())),
+              std::string::npos)
+        << r.out;
+    EXPECT_EQ(logged("run", "best_step").back(), std::to_string(4 * best));
+    EXPECT_NEAR(number_after(gpt2("eval -j val.jsonl -e " + name).out, "loss "), val[best], 1e-5);
+    EXPECT_FALSE(fs::exists(dir / strf("run/step_%08zu", 4 * best - 4)));  // -nk 1: the best, and the last
+    EXPECT_EQ(newest("run"), dir / strf("run/step_%08zu", 4 * best + 12));
+    // A resume has nothing to do; with more patience it goes on, and still knows the best.
+    CommandResult again = gpt2("finetune -e " + base() + " -o run --resume -v 4");
+    expect_good(again);
+    EXPECT_NE(again.out.find(strf("best: step %zu", 4 * best)), std::string::npos) << again.out;
+    expect_good(gpt2("finetune -e " + base() + " -o run --resume -v 4 --patience 4"));
+    EXPECT_EQ(val_losses("run").size(), best + 5);
+    EXPECT_EQ(logged("run", "best_step").back(), std::to_string(4 * best));
+    EXPECT_TRUE(fs::exists(dir / name));
+}
+
+TEST_F(Finetune, PatienceNeedsValidations) {
+    expect_one_error(finetune(data() + "--patience 2 -v 0 -o run"), 2, "--val-every");
+    write("few.jsonl", pairs(8));
+    expect_one_error(finetune("-i few.jsonl --patience 2 -o run"), 2, "--val-data");
+}
+
 TEST_F(Finetune, LongExamplesAreCutAndCounted) {
     std::string words;
     for (int i = 0; i < 60; i++) words += " the cat sees";

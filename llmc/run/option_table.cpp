@@ -135,9 +135,13 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
     });
     add("Loop", {
         {.name = "val-every", .flag = "v", .value = "N", .field = &o.val_every, .limits = zero_up,
-         .commands = TRAINING, .help = "steps between validations; 0: never"},
+         .commands = TRAINING, .default_text = "250; of examples an epoch", .help = "steps between validations; 0: never"},
         {.name = "val-batches", .flag = "m", .value = "N", .field = &o.val_batches, .limits = one_up,
          .commands = TRAINING, .help = "batches of 16 sequences of a validation"},
+        {.name = "patience", .value = "N", .field = &o.patience, .limits = zero_up,
+         .commands = TRAINING, .recorded = true, .default_text = "0: to the end",
+         .help = "stop after N validations in a row without a lower loss; with this, or on examples, the best "
+                 "checkpoint is kept"},
         {.name = "hellaswag", .flag = "h", .field = &o.hellaswag,
          .commands = TRAINING, .help = "measure the accuracy on HellaSwag at each validation (-h 1)"},
         {.name = "hellaswag-data", .value = "FILE", .field = &o.hellaswag_data,

@@ -135,6 +135,9 @@ void check_combinations(const Options& o) {
     }
     if (o.was_given("max-steps") && o.max_steps > 0 && o.was_given("epochs"))
         throw UsageError("--max-steps (-x) and --epochs exclude each other; give one of them");
+    if (o.patience > 0 && o.val_every == 0)
+        throw UsageError(
+            "--patience counts validations, and --val-every (-v) 0 makes none; give one of them another value");
     if (o.was_given("prompt") && o.was_given("prompt-file"))
         throw UsageError("--prompt and --prompt-file exclude each other; give one of them");
     if (const int n = std::max(1, o.ranks.num_processes); o.ranks.process_rank >= n)

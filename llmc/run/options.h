@@ -51,6 +51,7 @@ struct Options {
     // loop
     int64_t val_every = 250;             // -v
     int64_t val_batches = 20;            // -m
+    int64_t patience = 0;                // validations without a lower loss before the run ends; 0: it does not
     int64_t sample_every = 0;            // -s
     int sample_tokens = 64;              // -g
     int64_t checkpoint_every = 0;        // -n; 0 = at the end only

@@ -104,6 +104,10 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
     if (run.on_examples) read_examples(run, notes);
     else drop_short_validation(run, notes);
     choose_total_batch(run, program.default_total_batch);
+    if (run.on_examples && !run.options.was_given("val-every") && run.options.val_every > 0)  // after each epoch
+        run.options.val_every = (run.train_examples->epoch_begin(1) + run.sequences - 1) / run.sequences;
+    if (run.options.patience > 0 && run.val_shards.empty() && !run.val_examples)
+        throw UsageError("--patience needs data to validate on; name some with --val-data (-j)");
     if (run.on_examples) record_examples(run, notes);
     else record_data(run, notes);
     if (rank == 0) take_output(run);

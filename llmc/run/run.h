@@ -33,6 +33,7 @@ struct Run {
     std::shared_ptr<const int> lock;   // held while this process trains into `output`
 
     StepOptions step_options(int B) const;  // for training
+    bool keeps_best() const { return options.patience > 0 || on_examples; }
     std::shared_ptr<const Rows> training_rows() const;
     std::shared_ptr<const Rows> validation_rows() const;  // null: there is nothing to validate on
 };

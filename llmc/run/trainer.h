@@ -51,12 +51,14 @@ class Trainer {
             if (limit.seconds > 0 && step < end) end = plan_end(step);
             bool last = step >= end;
             auto due = [&](int64_t every) { return (every > 0 && step % every == 0) || last; };
+            bool better = false;
             if (fresh && val_data && o.val_every > 0 && due(o.val_every))
-                timed(Pace::validation, [&] { validate(step); });
+                timed(Pace::validation, [&] { better = validate(step); });
+            if (o.patience > 0 && run.state.best.waited >= o.patience) last = true;
             if (fresh && o.sample_every > 0 && due(o.sample_every)) timed(Pace::sample, [&] { print_sample(); });
             look_at_checkpoint(false);
             const auto [stop, retry] = wishes();  // looked at once: a signal that comes now waits for the next step
-            if (fresh && step > 0 && (due(o.checkpoint_every) || stop || retry))
+            if (fresh && step > 0 && (due(o.checkpoint_every) || better || stop || retry))
                 timed(Pace::checkpoint, [&] { save(last || stop); });
             if (last || stop) break;
             fresh = train_step(step);
@@ -68,6 +70,10 @@ class Trainer {
                            static_cast<int>(stop_signal), static_cast<long long>(run.state.step)));
             return 128 + stop_signal;
         }
+        if (run.state.step < end)
+            log.print(strf("stopped early: %lld validations in a row without a lower loss (--patience)",
+                           static_cast<long long>(run.state.best.waited)));
+        say_best();
         log.print("done: model and optimizer in " + newest_checkpoint(run.output) + ", log and plot in " + run.output +
                   "/log.jsonl and loss.svg");
         return 0;
@@ -294,7 +300,8 @@ class Trainer {
                          [](int64_t, int64_t) {});
     }
 
-    void validate(int64_t step) {
+    // Whether the loss is the lowest so far, so that this model is to be kept.
+    bool validate(int64_t step) {
         LogEntry e;
         e.step = step;
         e.val_loss = validation_loss();
@@ -307,8 +314,21 @@ class Trainer {
             e.hellaswag = static_cast<double>(r.right_normalised) / static_cast<double>(r.questions);
             line += strf(" | HellaSwag %.4f", *e.hellaswag);
         }
+        auto& best = run.state.best;
+        const bool better = run.keeps_best() && *e.val_loss < best.loss;
+        if (better) best.loss = *e.val_loss, best.step = step, best.waited = 0;
+        else if (run.keeps_best()) best.waited++;
+        if (best.step >= 0) e.best_step = static_cast<double>(best.step);
         log.write(e);
         log.print(line);
+        return better;
+    }
+    void say_best() {
+        const auto& best = run.state.best;
+        if (best.step < 0) return;
+        const std::string path = run.output + "/" + step_name(best.step);
+        log.print(strf("best: step %lld, val loss %.6f: %s", static_cast<long long>(best.step), best.loss,
+                       best.step == 0 ? "the model as it was before" : path.c_str()));
     }
 
     void print_sample() {
