@@ -126,6 +126,33 @@ TEST_F(Finetune, FromAPipe) {
                      "train.jsonl.gz: is compressed; use `zcat train.jsonl.gz | ... -i -`");
 }
 
+TEST_F(Finetune, EncodedOnce) {
+    const auto tokenize = [&](const std::string& more) {
+        return run_shell(program_path("TOKENIZE", "tokenize") + " examples -o data/enc " + more, dir.path);
+    };
+    const std::string newest_base = base() + "/step_00000020";
+    CommandResult r = tokenize("-i train.jsonl -j val.jsonl --template chatml -e " + newest_base);
+    expect_good(r);
+    EXPECT_NE(r.out.find("data/enc/train.examples: 60 examples, "), std::string::npos) << r.out;
+    EXPECT_NE(r.out.find("data/enc/val.examples: 12 examples, "), std::string::npos) << r.out;
+    const std::string rest = " -t 32 -b 2 -d 128 -x 4 ";
+    expect_good(finetune("-i train.jsonl -j val.jsonl --template chatml -o lines" + rest));
+    expect_good(finetune("-i data/enc -o dir" + rest));
+    expect_good(finetune("-i data/enc/train.examples -j data/enc/val.examples -o files" + rest));
+    for (std::string run : {"dir", "files"}) {
+        EXPECT_EQ(losses(run), losses("lines"));
+        EXPECT_EQ(val_losses(run), val_losses("lines"));
+        EXPECT_EQ(read_text(newest(run) + "/tokenizer_config.json"),
+                  read_text(newest("lines") + "/tokenizer_config.json"));
+    }
+    expect_one_error(finetune("-i data/enc --template plain -o other"), 2, "--template");
+    expect_one_error(finetune("-i data/enc/train.examples -i train.jsonl -o other"), 2, "not both");
+    expect_one_error(tokenize("-i val.jsonl -e " + newest_base), 1, "data/enc/train.examples is there already");
+    expect_one_error(tokenize("--force --template plain -i text.txt -e " + newest_base), 1, "text.txt:1: not valid JSON");
+    expect_good(tokenize("--force -i - --template plain -e " + newest_base + " <val.jsonl"));
+    EXPECT_NE(finetune("-i data/enc -x 1 -v 0 -o other").out.find("data: 12 examples"), std::string::npos);
+}
+
 TEST_F(Finetune, BadInputIsOneLine) {
     const auto refused = [&](const std::string& text, const std::string& names, const std::string& more = "") {
         write("bad.jsonl", text);
