@@ -4,6 +4,7 @@
 #include <fstream>
 #include <map>
 #include "llmc/base/error.h"
+#include "llmc/base/json.h"
 #include "llmc/text/examples.h"
 #include "llmc/text/packing.h"
 #include "test/command.h"
@@ -144,6 +145,23 @@ TEST_F(ExamplesTest, RecordedTemplates) {
         } catch (const Error& e) {
             EXPECT_NE(std::string(e.what()).find("--template"), std::string::npos) << e.what();
         }
+}
+
+// What transformers 4.57 makes of the same conversations (dev/interop/check_template.py --write).
+TEST_F(ExamplesTest, TransformersReadsTheTemplates) {
+    const Json cases = parse_json(read_text("test/fixtures/chat_templates.json"));
+    ASSERT_GE(cases.size(), 12u);
+    for (const Json& c : cases) {
+        const std::string name = c.at("template");
+        SCOPED_TRACE(name);
+        const Template chat = Template::named(name.size() < 10 ? name : write("own", name), bytes_only());
+        std::vector<Turn> turns;
+        for (const Json& turn : c.at("turns")) turns.push_back({turn.at(0), turn.at(1)});
+        EXPECT_EQ(chat.jinja(), c.at("jinja").get<std::string>());
+        EXPECT_EQ(chat.conversation(turns).text, c.at("text").get<std::string>());
+        turns.pop_back();
+        EXPECT_EQ(chat.generation_prompt(turns).text, c.at("prompt").get<std::string>());
+    }
 }
 
 TEST_F(ExamplesTest, BadTemplates) {
