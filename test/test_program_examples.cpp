@@ -94,6 +94,12 @@ TEST_F(Finetune, TheMicroBatchAndTheKindOfRowsDecideNothingThatIsCompared) {
         EXPECT_NEAR(number_after(gpt2("eval -e two -j val.jsonl " + how).out, "loss "), packed, 2e-6) << how;
 }
 
+// The loss of a step over all of the data is what a validation on it says: both are means over what counts.
+TEST_F(Finetune, TheLossIsTheMeanOverWhatCounts) {
+    expect_good(finetune("-i val.jsonl -j val.jsonl --no-packing -b 5 -d 384 -x 1 -o run"));  // its twelve rows
+    EXPECT_NEAR(losses("run")[0] / val_losses("run")[0], 1, 1e-5);
+}
+
 TEST_F(Finetune, AResumeWithinAnEpochIsBitIdentical) {
     for (std::string more : {"", "--no-packing "}) {
         SCOPED_TRACE(more);
@@ -148,7 +154,8 @@ TEST_F(Finetune, EncodedOnce) {
     expect_one_error(finetune("-i data/enc --template plain -o other"), 2, "--template");
     expect_one_error(finetune("-i data/enc/train.examples -i train.jsonl -o other"), 2, "not both");
     expect_one_error(tokenize("-i val.jsonl -e " + newest_base), 1, "data/enc/train.examples is there already");
-    expect_one_error(tokenize("--force --template plain -i text.txt -e " + newest_base), 1, "text.txt:1: not valid JSON");
+    expect_one_error(tokenize("--force --template plain -i text.txt -e " + newest_base), 1,
+                     "text.txt:1: not valid JSON");
     expect_good(tokenize("--force -i - --template plain -e " + newest_base + " <val.jsonl"));
     EXPECT_NE(finetune("-i data/enc -x 1 -v 0 -o other").out.find("data: 12 examples"), std::string::npos);
 }

@@ -153,7 +153,7 @@ void record_data(Run& run, Notes* notes) {
     Json shards = Json::array();
     for (const std::string& path : run.train_shards)
         shards.push_back({{"file", fs::path(path).filename()}, {"tokens", Shard(path, 0).size()}});
-    record_data(run, shards.dump(), run.train_shards, run.val_shards, notes);
+    record_data(run, json_line(shards), run.train_shards, run.val_shards, notes);
 }
 
 void record_data(Run& run, const std::string& train, const std::vector<std::string>& train_paths,

@@ -114,5 +114,5 @@ void record_examples(Run& run, Notes* notes) {
     Json train = {{"file", fs::path(o.train_data[0]).filename()},
                   {"examples", run.train_examples->examples()},
                   {"tokens", run.train_examples->tokens()}};
-    record_data(run, train.dump(), o.train_data, o.val_data, notes);
+    record_data(run, json_line(train), o.train_data, o.val_data, notes);
 }
