@@ -77,6 +77,21 @@ static void parse_and_run(int argc, char** argv) {
         ->check(CLI::Range(int64_t{1}, int64_t{INT32_MAX}))
         ->capture_default_str();
 
+    CLI::App* examples_command = app.add_subcommand(
+        "examples", "Write train.examples (llmc/text/examples.h) for finetune, with vocabulary and template beside it");
+    examples_command
+        ->add_option("-i,--inputs,inputs", options.inputs,
+                     "Examples: JSON with text, prompt and completion, or messages; - for standard input")
+        ->required();
+    examples_command->add_option("-o,--output", options.output, "Directory to write to")->required();
+    examples_command->add_option("-e,--vocab", options.vocab, "Directory of the model, or of its vocabulary")
+        ->required();
+    examples_command->add_option("--template", options.chat_template,
+                                 "plain, chatml or a file (default: the vocabulary's, else plain)");
+    examples_command->add_option("-j,--val-inputs", options.val_inputs, "Examples for val.examples");
+    examples_command->add_flag("--skip-bad", reading.skip_bad, "Leave out what is no example, and count it");
+    examples_command->add_flag("--force", options.force, "Replace what is in the output directory");
+
     CLI::App* decode_command = app.add_subcommand("decode", "Print the text of shards");
     decode_command->add_option("shards", options.inputs, "Shards: files, directories, patterns")->required();
     decode_command->add_option(
@@ -99,7 +114,7 @@ static void parse_and_run(int argc, char** argv) {
     if (no_special) reading.separator = Separator::none;
     if (options.threads == 0) options.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 
-    if (*train_command || *encode_command) {
+    if (*train_command || *encode_command || *examples_command) {
         struct sigaction action {};
         action.sa_handler = [](int) { interrupted = 1; };
         action.sa_flags = SA_RESETHAND;  // a second Ctrl-C ends it at once
@@ -111,6 +126,7 @@ static void parse_and_run(int argc, char** argv) {
     }
     if (*train_command) train_vocabulary(options);
     if (*encode_command) encode_text(options);
+    if (*examples_command) write_examples(options);
     if (*decode_command) decode_shards(options);
     if (*bench_command) bench_encoding(options);
 }

@@ -7,7 +7,7 @@
 
 struct TokenizeOptions {
     std::vector<std::string> inputs, val_inputs;
-    std::string output, vocab;
+    std::string output, vocab, chat_template;
     ReaderOptions reading;
     bool force = false;
     double val_fraction = 0.05;
@@ -17,5 +17,6 @@ struct TokenizeOptions {
 
 void train_vocabulary(const TokenizeOptions& options);  // text -> vocab.json and merges.txt
 void encode_text(const TokenizeOptions& options);       // text -> train_*.bin and val_*.bin
+void write_examples(const TokenizeOptions& options);    // JSON -> train.examples and val.examples
 void decode_shards(const TokenizeOptions& options);     // shards -> text on standard output
 void bench_encoding(const TokenizeOptions& options);    // speed, for dev/bench/bench_tokenizer.sh

@@ -21,10 +21,14 @@ std::unique_ptr<GPT2<X, Machine>> random_model(const ModelConfig& config, const 
     auto model = std::make_unique<GPT2<X, Machine>>(config, options);
     model->init_weights(1);
     uint64_t seed = 50;
+    const ModelTensors tensors = model->tensors();
     for (const Parameter& p : model->table()) {
         Doubles x = random_vector(p.size(), seed++, deviation);
-        for (int64_t i = 0; i < p.size(); i++)
-            set_weight(*model, p.offset + i, static_cast<float>(x[i] + (p.init == Init::ones ? 1 : 0)));
+        if (p.init == Init::ones)
+            for (double& v : x) v += 1;
+        const std::vector<float> values = narrow<float>(x);
+        tensors.write(Buffer::weights, p.offset, p.size(), values.data());
+        if (tensors.has_master) tensors.write(Buffer::master, p.offset, p.size(), values.data());
     }
     return model;
 }
@@ -45,8 +49,10 @@ inline StepState step_state(const Batch& batch, int step, float learning_rate) {
     state.seed = 42, state.step = static_cast<uint32_t>(step), state.learning_rate = learning_rate;
     state.beta1_correction = static_cast<float>(1 - std::pow(0.9, step + 1));
     state.beta2_correction = static_cast<float>(1 - std::pow(0.95, step + 1));
-    auto counted = std::count_if(batch.targets.begin(), batch.targets.end(), [](int t) { return t >= 0; });
-    state.loss_normaliser = 1.0f / static_cast<float>(counted);
+    double counted = 0;
+    for (size_t i = 0; i < batch.targets.size(); i++)
+        if (batch.targets[i] >= 0) counted += batch.weights.empty() ? 1.0 : static_cast<double>(batch.weights[i]);
+    state.loss_normaliser = static_cast<float>(1 / counted);
     return state;
 }
 
@@ -57,6 +63,29 @@ Doubles gradients_of(GPT2<X, Machine>& model) {
 template <typename X, class Machine>
 Doubles weights_of(GPT2<X, Machine>& model) {
     return widen(model.weights(), model.arena_elements());
+}
+
+// Gradients that a step leaves, against differences of the loss in double over the same micro-batches.
+inline void check_model_gradients(const ModelConfig& config, StepOptions options, Batch batch, size_t all_up_to) {
+    Threads one(1);  // thousands of tiny passes: starting threads would take most of the time
+    auto model = random_model<double>(config, options);
+    batch.targets[1] = batch.targets[batch.targets.size() - 2] = -1;
+    StepState state = step_state(batch, 3, 0.0f);  // learning rate 0: the weights stay
+    model->step(batch, &state);
+    Doubles gradients = gradients_of(*model);
+    auto loss = [&] {
+        StepState again = step_state(batch, 3, 0.0f);
+        again.skip_loss_above = -1;  // no update
+        model->step(batch, &again);
+        return again.loss_sum * static_cast<double>(again.loss_normaliser);
+    };
+    EXPECT_FLOAT_EQ(static_cast<float>(loss()), state.loss);
+    for (const Parameter& p : model->table()) {
+        Doubles gradient(gradients.begin() + p.offset, gradients.begin() + p.offset + p.size());
+        EXPECT_LT(gradient_error(model->weights() + p.offset, gradient, loss, all_up_to, 3), 1e-7) << p.name;
+        for (int64_t i = p.size(); i < p.padded_size(); i++)
+            ASSERT_EQ(gradients[p.offset + i], 0) << "padding of " << p.name;
+    }
 }
 
 // Relative error by norm of each tensor of two arenas; the largest.
@@ -74,7 +103,8 @@ template <typename X, class Machine>
 std::vector<float> all_logits(GPT2<X, Machine>& model, const int* inputs, int B, int T) {
     const ModelConfig& m = model.config();
     std::vector<float> losses(B * T);
-    model.token_losses(losses.data(), inputs, inputs, B, T);  // leaves what goes into the LM head
+    const std::vector<int> tokens(inputs, inputs + B * T);
+    model.token_losses(losses.data(), {0, B, T, tokens, tokens, {}, {}});  // leaves what goes into the LM head
     std::vector<X> logits(int64_t(B) * T * m.Vp());
     const int64_t head = m.untied ? model.table().back().offset : 0;
     matmul_forward<X>(logits.data(), nullptr, model.activations().h[m.L].ln1, model.weights() + head, nullptr, B * T,

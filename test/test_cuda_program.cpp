@@ -146,6 +146,34 @@ TEST_F(CudaProgram, SamplesAndEvaluatesAsTheCpuProgramDoes) {
     }
 }
 
+TEST_F(CudaProgram, ExamplesHaveTheLossesOfTheCpuProgram) {
+    expect_good(gpt2(options("fp32") + "-x 4 -v 0 -o base"));
+    std::ofstream lines(dir / "train.jsonl");
+    for (int i = 0; i < 30; i++)
+        lines << strf(R"({"prompt": "who sees %d?", "completion": " the cat sees %d, and %d sees no man."})", i, i,
+                      i * i)
+              << "\n";
+    lines.close();
+    const std::string run =
+        "finetune -e base -i train.jsonl -b 2 -d 96 -l 3e-3 -f 0 -x 6 -v 3 -n 3 --dropout 0.1 --precision ";
+    for (const Precision& p : kPrecisions) {
+        SCOPED_TRACE(p.name);
+        const std::string name = p.name;
+        expect_good(gpt2(run + name + " -o cpu_" + name));
+        expect_good(cuda(run + name + " -o gpu_" + name));
+        expect_close(losses("gpu_" + name), losses("cpu_" + name), p.tolerance);
+        EXPECT_EQ(losses("gpu_" + name).size(), 6u);
+        const std::vector<std::string> got = logged("gpu_" + name, "val_loss"),
+                                       want = logged("cpu_" + name, "val_loss");
+        ASSERT_EQ(got.size(), want.size());
+        for (size_t i = 0; i < want.size(); i++) EXPECT_NEAR(std::stod(got[i]) / std::stod(want[i]), 1, p.tolerance);
+        const auto before = losses("gpu_" + name);
+        fs::remove_all(dir / ("gpu_" + name + "/step_00000006"));
+        expect_good(cuda("finetune -e base --resume -o gpu_" + name));
+        EXPECT_EQ(losses("gpu_" + name), before);
+    }
+}
+
 TEST_F(CudaProgram, ValuesThatAreNotFiniteEndTheRunWithTheTensorsName) {
     CommandResult r = cuda(options("fp32") + "-l 1e30 -o run");
     EXPECT_EQ(r.exit_code, 1) << r.out;

@@ -39,7 +39,7 @@ std::vector<std::pair<int, int64_t>> order(const DataLoader& loader, int64_t fir
     for (int64_t i = first; i < first + n; i++) {
         int shard = -1;
         int64_t offset = -1;
-        loader.locate(i, &shard, &offset);
+        dynamic_cast<const Windows&>(loader.rows()).locate(i, &shard, &offset);
         places.emplace_back(shard, offset);
     }
     return places;
@@ -180,7 +180,7 @@ TEST_F(DataLoaderTest, OrderOfTheListAndRepeatsDoNotMatter) {
                       dir + "/../" + std::filesystem::path(dir).filename().string() + "/train_002.bin"},
                      5, 50000, true, 1);
     EXPECT_EQ(mixed.samples_per_epoch(), 20);
-    EXPECT_EQ(mixed.tokens(), 5 * 20 + 3);
+    EXPECT_EQ(mixed.rows().tokens(), 5 * 20 + 3);
     EXPECT_EQ(sorted.load(0, 40).inputs, mixed.load(0, 40).inputs);
 }
 

@@ -74,7 +74,7 @@ void check_fixture(const std::string& name, double tolerance) {
     EXPECT_LT(relative_error(logits, read_tensor(reference, "logits")), tolerance) << "logits";
 
     std::vector<float> losses(B * T);
-    model->token_losses(losses.data(), batches[0].inputs.data(), batches[0].targets.data(), B, T);
+    model->token_losses(losses.data(), batches[0]);
     double mean = 0;
     for (float loss : losses) mean += static_cast<double>(loss) / (B * T);
     EXPECT_NEAR(mean / read_tensor(reference, "loss")[0], 1, 1e-6);
@@ -121,29 +121,6 @@ TEST(ModelFixtures, Double) {
 }
 
 // -------------------------------------------------------------------------------- finite differences
-
-// Gradients that a step leaves, against differences of the loss in double over the same micro-batches.
-void check_model_gradients(const ModelConfig& config, StepOptions options, Batch batch, size_t all_up_to) {
-    Threads one(1);  // thousands of tiny passes: starting threads would take most of the time
-    auto model = random_model<double>(config, options);
-    batch.targets[1] = batch.targets[batch.targets.size() - 2] = -1;
-    StepState state = step_state(batch, 3, 0.0f);  // learning rate 0: the weights stay
-    model->step(batch, &state);
-    Doubles gradients = gradients_of(*model);
-    auto loss = [&] {
-        StepState again = step_state(batch, 3, 0.0f);
-        again.skip_loss_above = -1;  // no update
-        model->step(batch, &again);
-        return again.loss_sum * static_cast<double>(again.loss_normaliser);
-    };
-    EXPECT_FLOAT_EQ(static_cast<float>(loss()), state.loss);
-    for (const Parameter& p : model->table()) {
-        Doubles gradient(gradients.begin() + p.offset, gradients.begin() + p.offset + p.size());
-        EXPECT_LT(gradient_error(model->weights() + p.offset, gradient, loss, all_up_to, 3), 1e-7) << p.name;
-        for (int64_t i = p.size(); i < p.padded_size(); i++)
-            ASSERT_EQ(gradients[p.offset + i], 0) << "padding of " << p.name;
-    }
-}
 
 TEST(ModelFiniteDifferences, EveryWeightOfATinyModelWithDropout) {
     StepOptions options;

@@ -123,11 +123,10 @@ void adamw_update(X* p, float* master, float* m, float* v, const float* grad, co
 
 // The micro-batch at hand, N rows of this rank's part of the step's tokens from first_sample on, to where the layers
 // read it: a captured graph has fixed addresses.
-void load_micro_batch(int* inputs, int* targets, const int* step_inputs, const int* step_targets,
-                      const StepState* state, int N, int T, cudaStream_t stream);
+void load_micro_batch(MicroBatch<float> to, StepTokens step, const StepState* state, int N, int T, cudaStream_t stream);
 void next_micro_batch(StepState* state, int B, cudaStream_t stream);
-// state->loss_sum += sum of losses (N), in a fixed order
-void add_losses(StepState* state, const float* losses, int N, cudaStream_t stream);
+// state->loss_sum += sum of losses (N), each times its weight, in a fixed order; weights (N) or null: 1
+void add_losses(StepState* state, const float* losses, const float* weights, int N, cudaStream_t stream);
 // sum (n) += x: gradients that other ranks have sent join those of earlier micro-steps.
 void add_to(float* sum, const float* x, int64_t n, cudaStream_t stream);
 // From the sum of losses and the squared norm to the step's loss, norm, clip scale and skip flag. grad_clip 0: none.

@@ -143,9 +143,7 @@ class Gpu {
     bool begin_step(const Batch& batch) {
         bool moved = (staged_first_ != batch.first || staged_sequences_ != batch.sequences) && stage(batch);
         CUDA_CHECK(cudaStreamWaitEvent(stream(), staged_ready_.get(), 0));
-        size_t bytes = batch.inputs.size() * sizeof(int);
-        CUDA_CHECK(cudaMemcpyAsync(step_inputs_, staged_inputs_, bytes, cudaMemcpyDeviceToDevice, stream()));
-        CUDA_CHECK(cudaMemcpyAsync(step_targets_, staged_targets_, bytes, cudaMemcpyDeviceToDevice, stream()));
+        copy_tokens(step_, staged_, batch, cudaMemcpyDeviceToDevice, stream());
         CUDA_CHECK(cudaEventRecord(staged_taken_.get(), stream()));
         staged_sequences_ = 0;
         return moved;
@@ -157,26 +155,29 @@ class Gpu {
         if (grows) {
             CUDA_CHECK(cudaStreamSynchronize(stream()));
             tokens_ = std::make_unique<DeviceArena>();
-            for (int** view : {&step_inputs_, &step_targets_, &staged_inputs_, &staged_targets_})
-                tokens_->add(view, static_cast<int64_t>(n));
+            for (TokenArrays* to : {&step_, &staged_}) {
+                tokens_->add(&to->inputs, static_cast<int64_t>(n)), tokens_->add(&to->targets, static_cast<int64_t>(n));
+                if (batch.weights.empty()) continue;
+                tokens_->add(&to->weights, static_cast<int64_t>(n));
+                tokens_->add(&to->doc_start, static_cast<int64_t>(n));
+            }
             tokens_->allocate("the tokens of a step", false);
-            host_tokens_ = pinned<int>(2 * n);
+            host_tokens_ = pinned<int>(3 * n), host_weights_ = pinned<float>(n);
+            host_ = {host_tokens_.get(), host_tokens_.get() + n, host_weights_.get(), host_tokens_.get() + 2 * n};
             token_capacity_ = n;
         }
-        CUDA_CHECK(cudaStreamSynchronize(copy_stream_.get()));  // the last copy from host_tokens_ is over
+        CUDA_CHECK(cudaStreamSynchronize(copy_stream_.get()));  // the last copy from host_ is over
         CUDA_CHECK(cudaStreamWaitEvent(copy_stream_.get(), staged_taken_.get(), 0));
-        std::copy(batch.inputs.begin(), batch.inputs.end(), host_tokens_.get());
-        std::copy(batch.targets.begin(), batch.targets.end(), host_tokens_.get() + n);
-        for (int part = 0; part < 2; part++)
-            CUDA_CHECK(cudaMemcpyAsync(part ? staged_targets_ : staged_inputs_,
-                                       host_tokens_.get() + static_cast<size_t>(part) * n, n * sizeof(int),
-                                       cudaMemcpyHostToDevice, copy_stream_.get()));
+        std::copy(batch.inputs.begin(), batch.inputs.end(), host_.inputs);
+        std::copy(batch.targets.begin(), batch.targets.end(), host_.targets);
+        std::copy(batch.weights.begin(), batch.weights.end(), host_.weights);
+        std::copy(batch.doc_start.begin(), batch.doc_start.end(), host_.doc_start);
+        copy_tokens(staged_, host_, batch, cudaMemcpyHostToDevice, copy_stream_.get());
         CUDA_CHECK(cudaEventRecord(staged_ready_.get(), copy_stream_.get()));
         staged_first_ = batch.first, staged_sequences_ = batch.sequences;
         return grows;
     }
-    const int* step_inputs() const { return step_inputs_; }
-    const int* step_targets() const { return step_targets_; }
+    StepTokens step_tokens() const { return {step_.inputs, step_.targets, step_.weights, step_.doc_start}; }
     void put_state(StepState* to, const StepState& s) {
         *host_state_ = s;
         CUDA_CHECK(cudaMemcpyAsync(to, host_state_.get(), sizeof s, cudaMemcpyHostToDevice, stream()));
@@ -241,6 +242,20 @@ class Gpu {
         CUDA_CHECK(cudaStreamSynchronize(stream));
         std::copy(stored.begin(), stored.end(), to);
     }
+    struct TokenArrays {  // of a whole step, (sequences, T) each; the last two for batches that have them
+        int *inputs = nullptr, *targets = nullptr;
+        float* weights = nullptr;
+        int* doc_start = nullptr;
+    };
+    static void copy_tokens(const TokenArrays& to, const TokenArrays& from, const Batch& batch, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+        const auto copy = [&](auto* y, const auto* x, size_t n) {
+            if (n > 0) CUDA_CHECK(cudaMemcpyAsync(y, x, n * sizeof *x, kind, stream));
+        };
+        copy(to.inputs, from.inputs, batch.inputs.size()), copy(to.targets, from.targets, batch.targets.size());
+        copy(to.weights, from.weights, batch.weights.size());
+        copy(to.doc_start, from.doc_start, batch.doc_start.size());
+    }
 
     OwnStream stream_, copy_stream_, network_;
     cudaStream_t network_handle_ = nullptr;
@@ -250,8 +265,9 @@ class Gpu {
     size_t workspace_bytes_ = 0;
     // a whole step's tokens: those at work, those of the next step, and where the host puts them
     std::unique_ptr<DeviceArena> tokens_;
-    int *step_inputs_ = nullptr, *step_targets_ = nullptr, *staged_inputs_ = nullptr, *staged_targets_ = nullptr;
+    TokenArrays step_, staged_, host_;
     std::unique_ptr<int, CudaFreeHost> host_tokens_;
+    std::unique_ptr<float, CudaFreeHost> host_weights_;
     size_t token_capacity_ = 0;
     int64_t staged_first_ = -1;
     int staged_sequences_ = 0;

@@ -3,17 +3,19 @@
 #include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/pack.cuh"
 
-static __global__ void load_micro_batch_kernel(int* inputs, int* targets, const int* step_inputs,
-                                               const int* step_targets, const StepState* state, int N, int T) {
+static __global__ void load_micro_batch_kernel(MicroBatch<float> to, StepTokens step, const StepState* state, int N,
+                                               int T) {
     int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     if (i >= N) return;
     int64_t from = int64_t(state->first_sample - state->rank_first_sample) * T + i;
-    inputs[i] = step_inputs[from], targets[i] = step_targets[from];
+    to.inputs[i] = step.inputs[from], to.targets[i] = step.targets[from];
+    if (!to.weights) return;
+    int start = step.doc_start[from];
+    to.weights[i] = step.weights[from], to.doc_start[i] = start, to.positions[i] = i % T - start;
 }
-void load_micro_batch(int* inputs, int* targets, const int* step_inputs, const int* step_targets,
-                      const StepState* state, int N, int T, cudaStream_t stream) {
-    launch(load_micro_batch_kernel, ceil_div(N, 256), 256, 0, stream, inputs, targets, step_inputs, step_targets, state,
-           N, T);
+void load_micro_batch(MicroBatch<float> to, StepTokens step, const StepState* state, int N, int T,
+                      cudaStream_t stream) {
+    launch(load_micro_batch_kernel, ceil_div(N, 256), 256, 0, stream, to, step, state, N, T);
 }
 
 static __global__ void next_micro_batch_kernel(StepState* state, int B) {
@@ -24,17 +26,19 @@ void next_micro_batch(StepState* state, int B, cudaStream_t stream) {
 }
 
 // One block: each thread sums its losses, then the block the threads' sums.
-static __global__ void __launch_bounds__(1024) add_losses_kernel(StepState* state, const float* losses, int N) {
+static __global__ void __launch_bounds__(1024)
+    add_losses_kernel(StepState* state, const float* losses, const float* weights, int N) {
     __shared__ float sums[32];
     float sum = 0;
 #pragma unroll 8
-    for (int i = static_cast<int>(threadIdx.x); i < N; i += static_cast<int>(blockDim.x)) sum += losses[i];
+    for (int i = static_cast<int>(threadIdx.x); i < N; i += static_cast<int>(blockDim.x))
+        sum += weights ? losses[i] * weights[i] : losses[i];
     sum = block_sum(sum, sums);
     if (threadIdx.x == 0) state->loss_sum += sum;
 }
 
-void add_losses(StepState* state, const float* losses, int N, cudaStream_t stream) {
-    launch(add_losses_kernel, 1, 1024, 0, stream, state, losses, N);
+void add_losses(StepState* state, const float* losses, const float* weights, int N, cudaStream_t stream) {
+    launch(add_losses_kernel, 1, 1024, 0, stream, state, losses, weights, N);
 }
 
 static __global__ void finish_gradients_kernel(StepState* state, const double* norm_squared, float grad_clip) {

@@ -137,6 +137,8 @@ void write_state(const std::string& dir, const ModelConfig& config, const ModelT
         j["clock"] = {{"limit", number_json(state.clock.limit)},
                       {"position", number_json(state.clock.position)},
                       {"end", state.clock.end}};
+    if (state.best.step >= 0)
+        j["best"] = {{"loss", number_json(state.best.loss)}, {"step", state.best.step}, {"waited", state.best.waited}};
     for (const WrittenFile& f : files) j["files"][f.name] = {{"bytes", f.bytes}, {"crc32c", f.checksum}};
     std::string text = j.dump();
     j["crc32c"] = crc32c_hex(crc32c(0, text.data(), text.size()));
@@ -242,6 +244,11 @@ TrainerState read_trainer_state(const std::string& checkpoint) {
             s.clock.limit = json_number(j["clock"].at("limit"));
             s.clock.position = json_number(j["clock"].at("position"));
             s.clock.end = json_whole_at<int64_t>(j["clock"], "end");
+        }
+        if (j.contains("best")) {
+            s.best.loss = json_number(j["best"].at("loss"));
+            s.best.step = json_whole_at<int64_t>(j["best"], "step");
+            s.best.waited = json_whole_at<int64_t>(j["best"], "waited");
         }
         if (!j.at("options").is_null()) s.options_json = j["options"].dump();
         if (!j.at("data").is_null()) s.data_json = j["data"].dump();

@@ -10,6 +10,7 @@
 // the other: fp32 weights come from the masters if there are any, masters from the weights if there are none.
 #pragma once
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,10 @@ struct TrainerState {
         double limit = 0, position = 0;            // limit 0: there was none
         int64_t end = 0;
     } clock;
+    struct {  // of the run's validations: the lowest loss, and how many came after it
+        double loss = std::numeric_limits<double>::infinity();
+        int64_t step = -1, waited = 0;  // step -1: there was none
+    } best;
     std::string options_json;  // arithmetic_options_json()
     std::string data_json;     // {"train": [names and token counts], "vocabulary_size": V, and the paths of the shards}
 };

@@ -29,7 +29,7 @@ CheckpointWriter::Outcome CheckpointWriter::write(const ModelTensors& tensors, c
             strf("the checkpoint of step %lld was not saved: out of memory", static_cast<long long>(state.step));
     }
     try {
-        if (outcome.error.empty()) delete_old_checkpoints(output_, keep_, major_every_);
+        if (outcome.error.empty()) delete_old_checkpoints(output_, keep_, major_every_, state.best.step);
     } catch (const Error& e) {
         outcome.warning = e.what();
     }

@@ -122,12 +122,12 @@ std::string newest_checkpoint(const std::string& output) {
     return dirs.empty() ? "" : dirs.back();
 }
 
-void delete_old_checkpoints(const std::string& output, int keep, int64_t major_every) {
+void delete_old_checkpoints(const std::string& output, int keep, int64_t major_every, int64_t best) {
     if (keep <= 0) return;
     std::map<int64_t, std::string> found = checkpoints_by_step(output);
     size_t excess = found.size() - std::min(found.size(), static_cast<size_t>(keep));
     for (auto& [step, dir] : found) {
         if (excess-- == 0) break;
-        if (major_every <= 0 || step % major_every != 0) delete_checkpoint(output, dir);
+        if (step != best && (major_every <= 0 || step % major_every != 0)) delete_checkpoint(output, dir);
     }
 }

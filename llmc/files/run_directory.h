@@ -24,8 +24,8 @@ std::vector<std::string> false_checkpoints(const std::string& output);
 std::string set_aside(const std::string& path);
 
 // Deletes all checkpoints but the newest `keep` (0 = keep all) and those of steps that are multiples of `major_every`
-// (0 = none is major). Whatever is no whole checkpoint stays. Error names one that cannot be deleted.
-void delete_old_checkpoints(const std::string& output, int keep, int64_t major_every);
+// (0 = none is major), and that of step `best`. Whatever is no whole checkpoint stays. Error names one that cannot be deleted.
+void delete_old_checkpoints(const std::string& output, int keep, int64_t major_every, int64_t best = -1);
 
 // ---- for those who write checkpoints ----
 

@@ -37,6 +37,20 @@ inline AttentionShape packed_qkv_shape(int B, int T, int C, int NH) {
     return {B, T, T, NH, NH, C / NH, row, row, C, T * row, T * row, int64_t(T) * C};
 }
 
+// The tokens of a step where the machine has them, and those of a micro-batch where the layers read them; (rows, T) each.
+// weights, doc_start and positions are null where every target counts alike and a sequence is one document (batch.h).
+struct StepTokens {
+    const int *inputs, *targets;
+    const float* weights;
+    const int* doc_start;
+};
+template <typename A>
+struct MicroBatch {
+    int *inputs, *targets;
+    A* weights;
+    int *doc_start, *positions;  // positions begin anew with each document: t - doc_start
+};
+
 // Where a layer runs, its last argument: as plain loops (llmc/plain/), or as the CPU's layers (llmc/cpu/). The work is done
 // when the call returns. A layer that the CPU has no version of runs as plain loops. A GPU's layers take a cudaStream_t.
 struct Plain {};

@@ -5,18 +5,22 @@
 #include "llmc/model/step_state.h"
 
 // The micro-batch at hand, N rows of this rank's part of the step's tokens from first_sample on.
-inline void load_micro_batch(int* inputs, int* targets, const int* step_inputs, const int* step_targets,
-                             const StepState* state, int N, int T, Plain) {
+template <typename A>
+void load_micro_batch(MicroBatch<A> to, StepTokens step, const StepState* state, int N, int T, Plain) {
     int64_t from = int64_t(state->first_sample - state->rank_first_sample) * T;
-    std::copy_n(step_inputs + from, N, inputs), std::copy_n(step_targets + from, N, targets);
+    std::copy_n(step.inputs + from, N, to.inputs), std::copy_n(step.targets + from, N, to.targets);
+    if (!to.weights) return;
+    std::copy_n(step.weights + from, N, to.weights), std::copy_n(step.doc_start + from, N, to.doc_start);
+    for (int n = 0; n < N; n++) to.positions[n] = n % T - to.doc_start[n];
 }
 inline void next_micro_batch(StepState* state, int B, Plain) { state->first_sample += static_cast<uint32_t>(B); }
 
-// state->loss_sum += sum of losses (N)
+// state->loss_sum += sum of losses (N), each times its weight; weights (N) or null: 1
 template <typename A>
-void add_losses(StepState* state, const A* losses, int N, Plain) {
+void add_losses(StepState* state, const A* losses, const A* weights, int N, Plain) {
     double sum = 0;
-    for (int i = 0; i < N; i++) sum += static_cast<double>(losses[i]);
+    for (int i = 0; i < N; i++)
+        sum += static_cast<double>(losses[i]) * static_cast<double>(weights ? weights[i] : A(1));
     state->loss_sum += sum;
 }
 // From the sum of losses and the squared norm to the step's loss, norm, clip scale and skip flag.

@@ -78,6 +78,7 @@ int eval_command(Run run, Group& group) {
     StepOptions inference;
     inference.training = false;
     inference.T = run.T;
+    inference.examples = run.on_examples;
     inference.B = o.micro_batch_size > 0 ? o.micro_batch_size : 4;
     M model(run.config, inference);
     load_weights(run.source, model.tensors());
@@ -98,13 +99,14 @@ int eval_command(Run run, Group& group) {
                static_cast<double>(r.right_normalised) / n);
         return 0;
     }
-    DataLoader data(run.val_shards, run.T, run.config.V, false, 0);
+    DataLoader data(run.validation_rows());
     const int64_t windows = validation_windows(data, o.eval_limit);
     double loss = mean_loss(model, data, windows, inference.B, run.T, group,
                             [&](int64_t done, int64_t all) { progress("evaluating", done, all); });
     log.clear_progress();
-    printf("loss %.6f, perplexity %.4f, over %s tokens in windows of %d\n", loss, std::exp(loss),
-           human_count(windows * run.T).c_str(), run.T);
+    printf("loss %.6f, perplexity %.4f, over %s tokens in %s of %d\n", loss, std::exp(loss),
+           human_count(std::llround(data.rows().weight(0, windows))).c_str(),
+           run.on_examples ? "examples in rows" : "windows", run.T);
     if (!std::isfinite(loss))
         throw Error("the loss is not finite: the first such tensor is " + model.first_non_finite());
     return 0;

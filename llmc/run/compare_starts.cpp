@@ -6,7 +6,7 @@
 
 std::string start_description(const Run& run, const std::string& device) {
     Json j = parse_json(arithmetic_options_json(run.options));
-    if (!run.train_shards.empty()) {
+    if (!run.state.data_json.empty()) {
         j["training data"] = parse_json(run.state.data_json);
         for (const char* local : {"train_paths", "validation_paths"}) j["training data"].erase(local);
     }
@@ -14,6 +14,7 @@ std::string start_description(const Run& run, const std::string& device) {
     for (const std::string& path : run.val_shards)
         validation += strf("%s (%lld tokens) ", std::filesystem::path(path).filename().c_str(),
                            static_cast<long long>(Shard(path, 0).size()));
+    if (run.val_examples) validation = strf("%lld tokens", static_cast<long long>(run.val_examples->tokens()));
     j["validation data"] = validation, j["model"] = run.options.model, j["device"] = device;
     j["output"] = run.output, j["checkpoint to resume from"] = run.resume_from, j["step"] = run.state.step;
     return json_line(j);

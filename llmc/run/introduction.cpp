@@ -10,9 +10,14 @@ std::vector<std::string> introduction(const Run& run, int B, const DataLoader& d
     std::vector<std::string> lines;
     lines.push_back(strf("model: %s (%s), %s parameters, %s", o.model.c_str(), model_size_text(run.config).c_str(),
                          human_count(parameter_count(run.config)).c_str(), run.bf16 ? "bf16" : "fp32"));
-    lines.push_back(strf("data: %s training tokens in %zu shard(s), %s windows of %d an epoch",
-                         human_count(data.tokens()).c_str(), run.train_shards.size(),
-                         human_count(data.samples_per_epoch()).c_str(), run.T));
+    const std::string tokens = human_count(data.rows().tokens()), rows = human_count(data.samples_per_epoch());
+    if (run.on_examples)
+        lines.push_back(strf("data: %s examples, %s tokens, in %s rows of %d an epoch, and %s to validate on",
+                             human_count(run.train_examples->examples()).c_str(), tokens.c_str(), rows.c_str(), run.T,
+                             human_count(run.val_examples ? run.val_examples->examples() : 0).c_str()));
+    else
+        lines.push_back(strf("data: %s training tokens in %zu shard(s), %s windows of %d an epoch", tokens.c_str(),
+                             run.train_shards.size(), rows.c_str(), run.T));
     lines.push_back(strf("batch: %s tokens a step = %s sequences of %d, micro-batches of %d",
                          human_count(o.total_batch_size).c_str(), human_count(run.sequences).c_str(), run.T, B));
     if (group.world() > 1)

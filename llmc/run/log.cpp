@@ -32,6 +32,7 @@ static constexpr LogField log_fields[] = {
     {"val_loss", &LogEntry::val_loss},
     {"hellaswag", &LogEntry::hellaswag},
     {"end", &LogEntry::end},
+    {"best_step", &LogEntry::best_step},
 };
 
 static std::string to_json(const LogEntry& entry) {

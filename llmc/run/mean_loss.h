@@ -14,8 +14,8 @@ inline int64_t validation_windows(const DataLoader& data, int64_t batches) {  //
     return batches > 0 && batches <= all / kValidationBatch ? batches * kValidationBatch : all;
 }
 
-// Mean loss over the first `windows` windows of `data`, B at a time, the batches dealt to the ranks in turn; all ranks
-// call it. progress(done, all) after each batch.
+// Mean loss, by weight, over the first `windows` rows of `data`, B at a time, the batches dealt to the ranks in turn; all
+// ranks call it. progress(done, all) after each batch.
 template <Model M, class Progress>
 double mean_loss(M& model, DataLoader& data, int64_t windows, int B, int T, Group& group, Progress progress) {
     std::vector<float> losses(static_cast<size_t>(B) * static_cast<size_t>(T));
@@ -27,10 +27,11 @@ double mean_loss(M& model, DataLoader& data, int64_t windows, int B, int T, Grou
         int64_t at = counts ? i : 0;
         int n = static_cast<int>(std::min<int64_t>(B, windows - at));
         const Batch& batch = data.load(at, n, i + step < windows ? i + step : -1);
-        model.token_losses(losses.data(), batch.inputs.data(), batch.targets.data(), n, T);
-        for (int64_t j = 0; counts && j < int64_t(n) * T; j++)
-            sum += static_cast<double>(losses[static_cast<size_t>(j)]);
+        model.token_losses(losses.data(), batch);
+        for (size_t j = 0; counts && j < batch.targets.size(); j++)
+            sum +=
+                static_cast<double>(losses[j]) * (batch.weights.empty() ? 1.0 : static_cast<double>(batch.weights[j]));
         progress(std::min(begin + step, windows), windows);
     }
-    return group.sum(sum) / static_cast<double>(windows * T);
+    return group.sum(sum) / data.rows().weight(0, windows);
 }

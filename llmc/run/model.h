@@ -39,7 +39,7 @@ concept Model = requires(M model, const ModelConfig& config, const StepOptions& 
     // One training step of this rank's part of the batch. While the device works, next_batch() reads the next one;
     // before_update() ends what reads the weights beside the step.
     model.step(batch, state, next_batch, before_update);
-    // Losses of n sequences of n tokens (inputs, targets); logits (V) after tokens that go on in a cache, or begin anew.
-    model.token_losses(losses, tokens, tokens, n, n);
+    // Losses of a batch's tokens; logits (V) after tokens that go on in a cache, or begin anew.
+    model.token_losses(losses, batch);
     { model.decode(tokens, n, /*reset*/ true) } -> std::convertible_to<const float*>;
 };

@@ -34,10 +34,11 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
     add("Data and model", {
         {.name = "train-data", .flag = "i", .value = "FILES", .field = &o.train_data,
          .commands = TRAINING, .default_text = "the default data set (make data)",
-         .help = "token shards to train on: files, directories or globs"},
+         .help = "what to train on: token shards (files, directories or globs), or examples (JSON lines, - for standard "
+                 "input, what ./tokenize examples has written)"},
         {.name = "val-data", .flag = "j", .value = "FILES", .field = &o.val_data,
-         .commands = TRAINING | EVAL, .default_text = "the default data set (make data)",
-         .help = "token shards to validate on"},
+         .commands = TRAINING | EVAL, .default_text = "the default data set; of examples every tenth",
+         .help = "token shards or examples to validate on"},
         {.name = "model", .flag = "e", .value = "MODEL", .field = &o.model,
          .commands = TRAIN, .default_text = program.default_model, .help = model_help},
         {.name = "model", .flag = "e", .value = "MODEL", .field = &o.model,
@@ -62,10 +63,24 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .commands = PLAN, .default_text = "B * T * GPUs if -b is given, else that of train, at least a sequence a GPU",
          .help = "tokens per step, all GPUs and micro-steps together; a multiple of T"},
         {.name = "max-steps", .flag = "x", .value = "N", .field = &o.max_steps, .limits = minus_one_up,
-         .commands = TRAINING, .recorded = true, .default_text = "-1: one epoch", .help = "steps to train"},
+         .commands = TRAINING, .recorded = true, .default_text = "-1: as --epochs says", .help = "steps to train"},
+        {.name = "epochs", .value = "N", .field = &o.epochs, .limits = one_up,
+         .commands = TRAINING, .recorded = true, .default_text = strf("1; of examples %d", int(kExampleEpochs)),
+         .help = "how often to go through the data"},
         {.name = "time-limit", .value = "SECONDS", .field = &o.time_limit, .limits = zero_up,
          .commands = TRAINING, .recorded = true, .default_text = "0: none",
          .help = "end by the clock: as many steps as it allows, and a schedule that follows it"},
+    });
+    add("Examples", {
+        {.name = "template", .value = "NAME", .field = &o.chat_template,
+         .commands = TRAINING | EVAL, .default_text = "the model's, else plain",
+         .help = "what stands around the texts of an example: plain, chatml, or a file (llmc/text/template.h); the "
+                 "model directory records it"},
+        {.name = "packing", .field = &o.packing,
+         .commands = TRAINING | EVAL, .recorded = true,
+         .help = "several examples in a row of T tokens, none of which sees another; --no-packing: one a row"},
+        {.name = "skip-bad", .field = &o.skip_bad,
+         .commands = TRAINING | EVAL, .help = "leave out lines that are no example, and count them"},
     });
     add("Optimizer", {
         {.name = "learning-rate", .flag = "l", .value = "LR", .field = &o.learning_rate, .limits = positive,
@@ -120,9 +135,13 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
     });
     add("Loop", {
         {.name = "val-every", .flag = "v", .value = "N", .field = &o.val_every, .limits = zero_up,
-         .commands = TRAINING, .help = "steps between validations; 0: never"},
+         .commands = TRAINING, .default_text = "250; of examples an epoch", .help = "steps between validations; 0: never"},
         {.name = "val-batches", .flag = "m", .value = "N", .field = &o.val_batches, .limits = one_up,
          .commands = TRAINING, .help = "batches of 16 sequences of a validation"},
+        {.name = "patience", .value = "N", .field = &o.patience, .limits = zero_up,
+         .commands = TRAINING, .recorded = true, .default_text = "0: to the end",
+         .help = "stop after N validations in a row without a lower loss; with this, or on examples, the best "
+                 "checkpoint is kept"},
         {.name = "hellaswag", .flag = "h", .field = &o.hellaswag,
          .commands = TRAINING, .help = "measure the accuracy on HellaSwag at each validation (-h 1)"},
         {.name = "hellaswag-data", .value = "FILE", .field = &o.hellaswag_data,

@@ -125,7 +125,7 @@ void check_combinations(const Options& o) {
         throw UsageError(
             strf("%s needs --model: %sa run's directory, a Hugging Face model directory or an llm.c .bin file", command,
                  o.command == Command::plan ? "a size such as d12 or gpt3:175b, " : ""));
-    if (o.max_steps == 0) throw UsageError("--max-steps 0 would train nothing; give 1 or more, or -1 for one epoch");
+    if (o.max_steps == 0) throw UsageError("--max-steps 0 would train nothing; give 1 or more, or -1 for whole epochs");
     if (o.seq_len > 0 && o.total_batch_size > 0 && o.total_batch_size % o.seq_len != 0) {
         const int64_t below = o.total_batch_size / o.seq_len * o.seq_len, above = below + o.seq_len;
         throw UsageError(strf("--total-batch-size %lld is no multiple of --seq-len %d; the nearest: %s%lld",
@@ -133,6 +133,11 @@ void check_combinations(const Options& o) {
                               below > 0 ? strf("%lld and ", static_cast<long long>(below)).c_str() : "",
                               static_cast<long long>(above)));
     }
+    if (o.was_given("max-steps") && o.max_steps > 0 && o.was_given("epochs"))
+        throw UsageError("--max-steps (-x) and --epochs exclude each other; give one of them");
+    if (o.patience > 0 && o.val_every == 0)
+        throw UsageError(
+            "--patience counts validations, and --val-every (-v) 0 makes none; give one of them another value");
     if (o.was_given("prompt") && o.was_given("prompt-file"))
         throw UsageError("--prompt and --prompt-file exclude each other; give one of them");
     if (const int n = std::max(1, o.ranks.num_processes); o.ranks.process_rank >= n)

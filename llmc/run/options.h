@@ -10,6 +10,8 @@
 #include "llmc/model/device_options.h"
 #include "llmc/ranks/ranks.h"
 
+constexpr int64_t kExampleEpochs = 3;
+
 enum class Command { train, finetune, sample, eval, plan };
 const char* command_name(Command command);
 
@@ -23,7 +25,11 @@ struct Options {
     int micro_batch_size = 0;      // -b; 0 = largest that fits
     int seq_len = 0;               // -t; 0 = the model's T
     int64_t total_batch_size = 0;  // -d, tokens; 0 = B * T if -b is given, else the program's default
-    int64_t max_steps = -1;        // -x; -1 = one epoch
+    int64_t max_steps = -1;        // -x; -1 = as --epochs says
+    int64_t epochs = 0;            // 0: one, and of examples kExampleEpochs
+    // examples (text/examples.h)
+    std::string chat_template;  // --template
+    bool packing = true, skip_bad = false;
     // optimizer
     double learning_rate = 3e-4;         // -l
     std::string lr_schedule = "cosine";  // -k cosine|linear|constant|wsd
@@ -45,6 +51,7 @@ struct Options {
     // loop
     int64_t val_every = 250;             // -v
     int64_t val_batches = 20;            // -m
+    int64_t patience = 0;                // validations without a lower loss before the run ends; 0: it does not
     int64_t sample_every = 0;            // -s
     int sample_tokens = 64;              // -g
     int64_t checkpoint_every = 0;        // -n; 0 = at the end only

@@ -155,8 +155,7 @@ class PlanMachine {
 
     bool begin_step(const Batch&) { return false; }
     bool stage(const Batch&) { return false; }
-    const int* step_inputs() const { return nullptr; }
-    const int* step_targets() const { return nullptr; }
+    StepTokens step_tokens() const { return {}; }
     void put_state(StepState*, const StepState&) {}
     void take_state(const StepState*) {}
     StepState taken_state() const { return {}; }
@@ -193,10 +192,11 @@ using WholeGpu = PlanMachine<LogitsLimit{INT64_MAX, 1}, 256, true>;
 // Letters: N rows, x = bytes of an (N,C) activation. Gradients of weights are fp32: written, or read and written where
 // they add up.
 
-inline void load_micro_batch(int*, int*, const int*, const int*, const StepState*, int, int, PlanStream) {}
+template <typename A>
+void load_micro_batch(MicroBatch<A>, StepTokens, const StepState*, int, int, PlanStream) {}
 inline void next_micro_batch(StepState*, int, PlanStream) {}
 template <typename A>
-void add_losses(StepState*, const A*, int, PlanStream) {}
+void add_losses(StepState*, const A*, const A*, int, PlanStream) {}
 inline void finish_gradients(StepState*, const double*, float, PlanStream) {}
 template <typename G>
 void add_to(G*, const G*, int64_t, PlanStream) {}

@@ -28,7 +28,9 @@ class RankBatches {
         padded_ = loaded;
         padded_.sequences++;
         padded_.inputs.resize(padded_.inputs.size() + static_cast<size_t>(padded_.T), 0);
-        padded_.targets.resize(padded_.targets.size() + static_cast<size_t>(padded_.T), -1);
+        padded_.targets.resize(padded_.inputs.size(), -1);
+        if (!padded_.weights.empty())
+            padded_.weights.resize(padded_.inputs.size(), 0), padded_.doc_start.resize(padded_.inputs.size(), 0);
         return &padded_;
     }
 

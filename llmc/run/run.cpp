@@ -4,6 +4,7 @@
 #include "llmc/base/human.h"
 #include "llmc/files/run_directory.h"
 #include "llmc/run/run_rules.h"
+#include "llmc/text/dataloader.h"
 
 StepOptions Run::step_options(int B) const {
     StepOptions o;
@@ -12,9 +13,20 @@ StepOptions Run::step_options(int B) const {
     o.dropout = static_cast<float>(options.dropout), o.grad_clip = static_cast<float>(options.grad_clip);
     o.beta1 = static_cast<float>(options.beta1), o.beta2 = static_cast<float>(options.beta2);
     o.epsilon = static_cast<float>(options.epsilon), o.weight_decay = static_cast<float>(options.weight_decay);
+    o.examples = on_examples;
     o.rank = rank, o.world = world, o.zero_stage = options.zero_stage;
     o.master_weights = options.master_weights, o.stochastic_rounding = options.stochastic_rounding;
     return o;
+}
+
+std::shared_ptr<const Rows> Run::training_rows() const {
+    if (on_examples) return train_examples;
+    return std::make_shared<Windows>(train_shards, T, config.V, true, options.seed);
+}
+std::shared_ptr<const Rows> Run::validation_rows() const {
+    if (on_examples) return val_examples;
+    if (val_shards.empty()) return nullptr;
+    return std::make_shared<Windows>(val_shards, T, config.V, false, 0);
 }
 
 static void choose_model(Run& run, const std::string& default_model, Notes* notes) {
@@ -45,9 +57,12 @@ static void choose_precision_and_length(Run& run, const ProgramInfo& program) {
 static void choose_total_batch(Run& run, int64_t default_tokens) {
     Options& o = run.options;
     const int64_t T = run.T;
+    int64_t most = std::max<int64_t>(1, default_tokens / T);
+    if (run.on_examples)  // an epoch has sixteen steps, where there are enough for that
+        most =
+            std::clamp<int64_t>(run.train_examples->epoch_begin(1) / 16, run.world, std::max<int64_t>(run.world, most));
     if (o.total_batch_size == 0)
-        o.total_batch_size = o.micro_batch_size > 0 ? step_tokens(o.micro_batch_size, run.T, run.world)
-                                                    : std::max<int64_t>(1, default_tokens / T) * T;
+        o.total_batch_size = o.micro_batch_size > 0 ? step_tokens(o.micro_batch_size, run.T, run.world) : most * T;
     if (o.total_batch_size % T != 0) {
         const int64_t below = o.total_batch_size / T * T;
         throw UsageError(strf(
@@ -83,12 +98,19 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
     if (!run.resume_from.empty()) obey_resumed_run(run, notes);
     std::vector<std::string> all_shards = run.train_shards;
     all_shards.insert(all_shards.end(), run.val_shards.begin(), run.val_shards.end());
-    choose_vocabulary(run, all_shards, notes);
+    if (run.on_examples) choose_examples_vocabulary(run, notes);
+    else choose_vocabulary(run, all_shards, notes);
     check_model_config(run.config, "--model " + run.options.model);
     choose_precision_and_length(run, program);
-    drop_short_validation(run, notes);
+    if (run.on_examples) read_examples(run, notes);
+    else drop_short_validation(run, notes);
     choose_total_batch(run, program.default_total_batch);
-    record_data(run, notes);
+    if (run.on_examples && !run.options.was_given("val-every") && run.options.val_every > 0)  // after each epoch
+        run.options.val_every = (run.train_examples->epoch_begin(1) + run.sequences - 1) / run.sequences;
+    if (run.options.patience > 0 && run.val_shards.empty() && !run.val_examples)
+        throw UsageError("--patience needs data to validate on; name some with --val-data (-j)");
+    if (run.on_examples) record_examples(run, notes);
+    else record_data(run, notes);
     if (rank == 0) take_output(run);
     return run;
 }
@@ -100,11 +122,13 @@ Run prepare_inference(const Options& options, const ProgramInfo& program, std::v
     check_model_config(run.config, "--model " + options.model);
     if (options.command == Command::eval && options.task.empty()) {
         choose_evaluation_data(run);
-        choose_vocabulary(run, run.val_shards, notes);
+        if (run.on_examples) choose_examples_vocabulary(run, notes);
+        else choose_vocabulary(run, run.val_shards, notes);
     } else {
         choose_model_vocabulary(run, notes);
     }
     choose_precision_and_length(run, program);
+    if (run.on_examples) read_examples(run, notes);
     return run;
 }
 

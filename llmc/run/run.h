@@ -11,11 +11,14 @@
 #include "llmc/files/model_files.h"
 #include "llmc/model/step_state.h"
 #include "llmc/run/options.h"
+#include "llmc/text/packing.h"
 #include "llmc/text/tokenizer.h"
 
 struct Run {
     Options options;  // defaults filled in, recorded values of a resumed run obeyed
     std::vector<std::string> train_shards, val_shards;
+    bool on_examples = false;  // the data is examples, and these take the place of shards:
+    std::shared_ptr<const PackedExamples> train_examples, val_examples;
     std::string vocabulary;  // directory, or "" if its files are nowhere (GPT-2's ids are printed as numbers)
     std::optional<Tokenizer> tokenizer;
     ModelSource source;
@@ -30,6 +33,9 @@ struct Run {
     std::shared_ptr<const int> lock;   // held while this process trains into `output`
 
     StepOptions step_options(int B) const;  // for training
+    bool keeps_best() const { return options.patience > 0 || on_examples; }
+    std::shared_ptr<const Rows> training_rows() const;
+    std::shared_ptr<const Rows> validation_rows() const;  // null: there is nothing to validate on
 };
 
 // train and finetune. Every combination that cannot work ends here, before memory is taken or anything is written.

@@ -1,4 +1,5 @@
 // Which data a run uses, and in which vocabulary it is.
+#include <algorithm>
 #include <filesystem>
 #include "llmc/base/json.h"
 #include "llmc/run/run_rules.h"
@@ -23,7 +24,10 @@ static void take_recorded_data(Run& run, Notes* notes) {
         if (!to->empty() || !data.contains(key)) return;
         *to = data[key].get<std::vector<std::string>>();
         for (const std::string& path : *to)
-            if (!fs::exists(path))
+            if (path == "-")
+                throw Error(strf("--resume: the run in %s was trained on standard input; give the same again with %s -",
+                                 run.output.c_str(), option));
+            else if (!fs::exists(path))
                 throw Error(strf("--resume: %s, data of the run in %s, is gone; put it back, or name the data with %s",
                                  path.c_str(), run.output.c_str(), option));
     };
@@ -38,6 +42,8 @@ static void take_recorded_data(Run& run, Notes* notes) {
 void choose_training_data(Run& run, Notes* notes) {
     Options& o = run.options;
     if (!run.resume_from.empty() && !run.state.data_json.empty()) take_recorded_data(run, notes);
+    run.on_examples = std::any_of(o.train_data.begin(), o.train_data.end(), names_examples);
+    if (run.on_examples) return;
     const bool beside = o.val_data.empty() && !o.train_data.empty();
     if (o.train_data.empty()) o.train_data = {default_data("train")};
     run.train_shards = expand_shards(o.train_data, "--train-data (-i)");
@@ -62,7 +68,13 @@ void drop_short_validation(Run& run, Notes* notes) {
 }
 
 void choose_evaluation_data(Run& run) {
-    if (run.options.val_data.empty()) run.options.val_data = {default_data("val")};
+    std::vector<std::string>& data = run.options.val_data;
+    if (data.empty()) data = {default_data("val")};
+    run.on_examples = std::any_of(data.begin(), data.end(), names_examples);
+    if (run.on_examples && run.options.command != Command::eval)
+        throw UsageError(
+            strf("--val-data (-j) %s: examples to validate on want examples to train on", data[0].c_str()));
+    if (run.on_examples) return;
     run.val_shards = expand_shards(run.options.val_data, "--val-data (-j)");
 }
 
@@ -141,10 +153,16 @@ void record_data(Run& run, Notes* notes) {
     Json shards = Json::array();
     for (const std::string& path : run.train_shards)
         shards.push_back({{"file", fs::path(path).filename()}, {"tokens", Shard(path, 0).size()}});
-    Json data = {{"train", shards}, {"vocabulary_size", run.config.V}};
+    record_data(run, json_line(shards), run.train_shards, run.val_shards, notes);
+}
+
+void record_data(Run& run, const std::string& train, const std::vector<std::string>& train_paths,
+                 const std::vector<std::string>& val_paths, Notes* notes) {
+    Json data = {{"train", parse_json(train)}, {"vocabulary_size", run.config.V}};
     const auto absolute = [](const std::vector<std::string>& paths) {
         Json list = Json::array();
-        for (const std::string& path : paths) list.push_back(fs::absolute(path).lexically_normal().string());
+        for (const std::string& path : paths)
+            list.push_back(path == "-" ? path : fs::absolute(path).lexically_normal().string());
         return list;
     };
     if (!run.resume_from.empty() && !run.state.data_json.empty()) {
@@ -155,12 +173,11 @@ void record_data(Run& run, Notes* notes) {
             throw Error(
                 strf("--resume: %s is not the data of the run in %s; name the data to go on with: --train-data "
                      "(-i)",
-                     run.train_shards[0].c_str(), run.output.c_str()));
+                     train_paths[0].c_str(), run.output.c_str()));
         if (!same)
             notes->push_back(
-                "note: --resume: the training shards are not those of the interrupted run; the order of "
-                "samples changes");
+                "note: --resume: the training data is not that of the interrupted run; the order of samples changes");
     }
-    data["train_paths"] = absolute(run.train_shards), data["validation_paths"] = absolute(run.val_shards);
+    data["train_paths"] = absolute(train_paths), data["validation_paths"] = absolute(val_paths);
     run.state.data_json = json_line(data);
 }

@@ -28,7 +28,8 @@ static std::string data_name(const std::string& shard) {
 }
 
 static std::string default_output(const Run& run) {
-    std::string data = data_name(run.train_shards[0]), model = run.options.model;
+    std::string data = data_name(run.on_examples ? run.options.train_data[0] : run.train_shards[0]),
+                model = run.options.model;
     if (run.source.kind != ModelSource::Kind::size)
         model = fs::path(model.back() == '/' ? model.substr(0, model.size() - 1) : model).stem();
     for (char& c : model)

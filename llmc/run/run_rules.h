@@ -15,6 +15,14 @@ void choose_evaluation_data(Run& run);               // val_shards
 void choose_vocabulary(Run& run, const std::vector<std::string>& shards, Notes* notes);
 void choose_model_vocabulary(Run& run, Notes* notes);  // where there are no shards: the one that lies with the model
 void record_data(Run& run, Notes* notes);              // state.data_json, compared with that of a run that is resumed
+// The same of data of any kind; train: a JSON value that says which.
+void record_data(Run& run, const std::string& train, const std::vector<std::string>& train_paths,
+                 const std::vector<std::string>& val_paths, Notes* notes);
+
+// Examples: run_examples.cpp, where run.on_examples.
+void choose_examples_vocabulary(Run& run, Notes* notes);  // the model's, with the template
+void read_examples(Run& run, Notes* notes);               // train_examples, val_examples
+void record_examples(Run& run, Notes* notes);             // as record_data
 
 // Output and resume: run_output.cpp.
 void choose_output(Run& run, Notes* notes);     // output, resume_from and its state

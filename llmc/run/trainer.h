@@ -32,11 +32,9 @@ class Trainer {
           group(ranks),
           B(micro_batch()),
           model(run.config, run.step_options(B), std::make_unique<typename M::Communicator>(group)),
-          train_data(run.train_shards, run.T, run.config.V, true, o.seed),
+          train_data(run.training_rows()),
           batches(train_data, run.sequences, B, group.rank(), group.world()),
-          val_data(run.val_shards.empty()
-                       ? nullptr
-                       : std::make_unique<DataLoader>(run.val_shards, run.T, run.config.V, false, 0)),
+          val_data(make_loader(run.validation_rows())),
           questions(read_questions()),
           log(group.rank() == 0 ? run.output : "", run.resume_from.empty() ? 0 : run.state.step, o.time_limit,
               run.state.clock.limit) {}
@@ -53,12 +51,14 @@ class Trainer {
             if (limit.seconds > 0 && step < end) end = plan_end(step);
             bool last = step >= end;
             auto due = [&](int64_t every) { return (every > 0 && step % every == 0) || last; };
+            bool better = false;
             if (fresh && val_data && o.val_every > 0 && due(o.val_every))
-                timed(Pace::validation, [&] { validate(step); });
+                timed(Pace::validation, [&] { better = validate(step); });
+            if (o.patience > 0 && run.state.best.waited >= o.patience) last = true;
             if (fresh && o.sample_every > 0 && due(o.sample_every)) timed(Pace::sample, [&] { print_sample(); });
             look_at_checkpoint(false);
             const auto [stop, retry] = wishes();  // looked at once: a signal that comes now waits for the next step
-            if (fresh && step > 0 && (due(o.checkpoint_every) || stop || retry))
+            if (fresh && step > 0 && (due(o.checkpoint_every) || better || stop || retry))
                 timed(Pace::checkpoint, [&] { save(last || stop); });
             if (last || stop) break;
             fresh = train_step(step);
@@ -70,6 +70,10 @@ class Trainer {
                            static_cast<int>(stop_signal), static_cast<long long>(run.state.step)));
             return 128 + stop_signal;
         }
+        if (run.state.step < end)
+            log.print(strf("stopped early: %lld validations in a row without a lower loss (--patience)",
+                           static_cast<long long>(run.state.best.waited)));
+        say_best();
         log.print("done: model and optimizer in " + newest_checkpoint(run.output) + ", log and plot in " + run.output +
                   "/log.jsonl and loss.svg");
         return 0;
@@ -83,6 +87,10 @@ class Trainer {
         b = static_cast<int>(-group.most(-b));  // the least that any rank has room for
         o.micro_batch_size = b;                 // recorded: a resume takes the same, whatever is free then
         return b;
+    }
+
+    static std::unique_ptr<DataLoader> make_loader(std::shared_ptr<const Rows> rows) {
+        return rows ? std::make_unique<DataLoader>(std::move(rows)) : nullptr;
     }
 
     std::vector<MultipleChoice> read_questions() const {
@@ -104,7 +112,9 @@ class Trainer {
             run.state.seed = o.seed;
         }
         if (o.time_limit > 0) start_clock();
-        else run.state.clock = {}, end = o.max_steps = o.max_steps > 0 ? o.max_steps : one_epoch();
+        else
+            run.state.clock = {},
+            end = o.max_steps = o.max_steps > 0 && !o.was_given("epochs") ? o.max_steps : steps_of_epochs();
         run.state.options_json = arithmetic_options_json(o);
         std::string until = o.time_limit > 0 ? " until " + human_seconds(o.time_limit) + " are over" : "";
         if (!of_end().empty())
@@ -112,7 +122,12 @@ class Trainer {
         log.print(strf("training: step %lld%s, output in %s", static_cast<long long>(run.state.step), until.c_str(),
                        run.output.c_str()));
     }
-    int64_t one_epoch() const { return std::max<int64_t>(1, train_data.samples_per_epoch() / run.sequences); }
+    // Of windows, those that fill a step; every example is seen, and the last step may go on with the next epoch's.
+    int64_t steps_of_epochs() const {
+        const int64_t epochs = o.epochs > 0 ? o.epochs : run.on_examples ? kExampleEpochs : 1;
+        const int64_t rows = train_data.rows().epoch_begin(epochs) + (run.on_examples ? run.sequences - 1 : 0);
+        return std::max<int64_t>(1, rows / run.sequences);
+    }
 
     // ---- --time-limit (schedule.h) ----
 
@@ -153,7 +168,7 @@ class Trainer {
         if (run.source.kind != ModelSource::Kind::size) load_weights(run.source, model.tensors());
     }
 
-    StepState step_state(int64_t step) {
+    StepState step_state(int64_t step, int64_t first_row) {
         StepState s;
         double t = static_cast<double>(run.state.optimizer_updates + 1);
         Schedule schedule{o.lr_schedule, o.learning_rate, o.final_lr_fraction, o.warmup_steps, end};
@@ -163,7 +178,7 @@ class Trainer {
         s.beta1_correction = static_cast<float>(1 - std::pow(o.beta1, t)),
         s.beta2_correction = static_cast<float>(1 - std::pow(o.beta2, t));
         s.rank_first_sample = static_cast<uint32_t>(batches.first());
-        s.loss_normaliser = static_cast<float>(1.0 / static_cast<double>(run.sequences * run.T));
+        s.loss_normaliser = static_cast<float>(1.0 / train_data.rows().weight(first_row, run.sequences));
         s.skip_loss_above = loss_outliers.threshold(o.skip_loss_z),
         s.skip_norm_above = norm_outliers.threshold(o.skip_grad_z);
         return s;
@@ -175,7 +190,7 @@ class Trainer {
         int64_t n = run.sequences, at = o.overfit_one_batch ? 0 : run.state.next_sample;
         if (!batch || batch_at != at) batch = load_batch(at);
         if (limit.seconds > 0) run.state.clock.position = TimeLimit::advance(run.state.clock.position, step, end);
-        StepState s = step_state(step);
+        StepState s = step_state(step, at);
         // While a GPU is at work, the next step's tokens are fetched and travel to it.
         auto next_batch = [&]() -> const Batch* {
             if (o.overfit_one_batch || step + 1 >= end) return nullptr;
@@ -285,7 +300,8 @@ class Trainer {
                          [](int64_t, int64_t) {});
     }
 
-    void validate(int64_t step) {
+    // Whether the loss is the lowest so far, so that this model is to be kept.
+    bool validate(int64_t step) {
         LogEntry e;
         e.step = step;
         e.val_loss = validation_loss();
@@ -298,8 +314,21 @@ class Trainer {
             e.hellaswag = static_cast<double>(r.right_normalised) / static_cast<double>(r.questions);
             line += strf(" | HellaSwag %.4f", *e.hellaswag);
         }
+        auto& best = run.state.best;
+        const bool better = run.keeps_best() && *e.val_loss < best.loss;
+        if (better) best.loss = *e.val_loss, best.step = step, best.waited = 0;
+        else if (run.keeps_best()) best.waited++;
+        if (best.step >= 0) e.best_step = static_cast<double>(best.step);
         log.write(e);
         log.print(line);
+        return better;
+    }
+    void say_best() {
+        const auto& best = run.state.best;
+        if (best.step < 0) return;
+        const std::string path = run.output + "/" + step_name(best.step);
+        log.print(strf("best: step %lld, val loss %.6f: %s", static_cast<long long>(best.step), best.loss,
+                       best.step == 0 ? "the model as it was before" : path.c_str()));
     }
 
     void print_sample() {

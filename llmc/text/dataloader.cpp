@@ -5,32 +5,11 @@
 #include <filesystem>
 #include <set>
 #include "llmc/base/error.h"
-#include "llmc/base/philox.h"
+#include "llmc/text/permutation.h"
 
 namespace fs = std::filesystem;
 
-// A random permutation of [0, n): where it takes i. Four Feistel rounds permute the numbers of 2 * half_bits bits, of
-// which there are at most 4n; a result that is not below n is permuted again until it is (cycle walking). The rounds
-// are keyed by (seed, epoch, what).
-static int64_t permute(int64_t i, int64_t n, uint64_t seed, int64_t epoch, uint32_t what) {
-    if (n == 1) return 0;
-    int half_bits = 1;
-    while (half_bits < 31 && (int64_t{1} << (2 * half_bits)) < n) half_bits++;
-    const uint32_t mask = (uint32_t{1} << half_bits) - 1;
-    do {
-        uint32_t left = static_cast<uint32_t>(i >> half_bits), right = static_cast<uint32_t>(i) & mask;
-        for (uint32_t round = 0; round < 4; round++) {
-            const uint32_t counter = static_cast<uint32_t>(Use::shuffle) << 24 | round;
-            const uint32_t key = philox(seed, right, static_cast<uint32_t>(epoch), what, counter).v[0];
-            const uint32_t mixed = left ^ (key & mask);
-            left = right, right = mixed;
-        }
-        i = static_cast<int64_t>(left) << half_bits | right;
-    } while (i >= n);
-    return i;
-}
-
-DataLoader::DataLoader(const std::vector<std::string>& shards, int T, int vocab_size, bool shuffle, uint64_t seed)
+Windows::Windows(const std::vector<std::string>& shards, int T, int vocab_size, bool shuffle, uint64_t seed)
     : T_(T), shuffle_(shuffle), seed_(seed) {
     CHECK(T >= 1, "T=%d", T);
     // Sorted by file name, and each file once: what a run sees does not depend on how its files were listed, nor on the
@@ -62,13 +41,13 @@ DataLoader::DataLoader(const std::vector<std::string>& shards, int T, int vocab_
             T + 1, T, longest_path.c_str(), static_cast<long long>(longest)));
 }
 
-int64_t DataLoader::tokens() const {
+int64_t Windows::tokens() const {
     int64_t sum = 0;
     for (const Shard& shard : shards_) sum += shard.size();
     return sum;
 }
 
-void DataLoader::locate(int64_t index, int* shard, int64_t* offset) const {
+void Windows::locate(int64_t index, int* shard, int64_t* offset) const {
     CHECK(index >= 0, "sample %lld", static_cast<long long>(index));
     const int64_t epoch = index / samples_;
     int64_t rest = index % samples_;
@@ -87,8 +66,8 @@ void DataLoader::locate(int64_t index, int* shard, int64_t* offset) const {
     CHECK(false, "sample %lld lies in no shard", static_cast<long long>(index));
 }
 
-Batch DataLoader::read(int64_t first, int n) const {
-    Batch batch{first, n, T_, {}, {}};
+Batch Windows::read(int64_t first, int n) const {
+    Batch batch{first, n, T_, {}, {}, {}, {}};
     const size_t T = static_cast<size_t>(T_), size = static_cast<size_t>(n) * T;
     batch.inputs.resize(size), batch.targets.resize(size);
     std::vector<int> window(T + 1);
@@ -110,11 +89,11 @@ const Batch& DataLoader::load(int64_t first, int n, int64_t next_first) {
     } else {
         if (next_.valid()) next_.wait();  // read in vain; its errors concern nobody
         next_ = {};
-        current_ = read(first, n);
+        current_ = rows_->read(first, n);
     }
     if (next_first >= 0) {
         next_first_ = next_first, next_n_ = n;
-        next_ = std::async(std::launch::async, [this, next_first, n] { return read(next_first, n); });
+        next_ = std::async(std::launch::async, [this, next_first, n] { return rows_->read(next_first, n); });
     }
     return current_;
 }

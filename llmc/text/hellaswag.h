@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <string>
 #include <vector>
+#include "llmc/model/batch.h"
 #include "llmc/text/tokenizer.h"
 
 struct MultipleChoice {
@@ -21,7 +22,7 @@ struct ChoiceResult {
     int64_t questions = 0, right = 0, right_normalised = 0;
 };
 
-// Model: token_losses(losses, inputs, targets, B, T) with room for rows of max_T tokens, max_B of them. Contexts too
+// Model: token_losses(losses, batch) with room for rows of max_T tokens, max_B of them. Contexts too
 // long lose their beginning.
 template <class Model, class Progress>
 ChoiceResult evaluate_choices(Model& model, const std::vector<MultipleChoice>& questions, int max_B, int max_T,
@@ -43,14 +44,16 @@ ChoiceResult evaluate_choices(Model& model, const std::vector<MultipleChoice>& q
                 begins[b] = rows[b].size() - std::min(ending.size(), rows[b].size() - 1);
                 T = std::max(T, rows[b].size() - 1);
             }
-            std::vector<int> inputs(B * T, 0), targets(B * T, -1);
+            Batch batch;
+            batch.sequences = static_cast<int>(B), batch.T = static_cast<int>(T);
+            batch.inputs.assign(B * T, 0), batch.targets.assign(B * T, -1);
             std::vector<float> losses(B * T);
             for (size_t b = 0; b < B; b++)
                 for (size_t t = 0; t + 1 < rows[b].size(); t++) {
-                    inputs[b * T + t] = rows[b][t];
-                    if (t + 1 >= begins[b]) targets[b * T + t] = rows[b][t + 1];
+                    batch.inputs[b * T + t] = rows[b][t];
+                    if (t + 1 >= begins[b]) batch.targets[b * T + t] = rows[b][t + 1];
                 }
-            model.token_losses(losses.data(), inputs.data(), targets.data(), static_cast<int>(B), static_cast<int>(T));
+            model.token_losses(losses.data(), batch);
             for (size_t b = 0; b < B; b++) {
                 for (size_t t = 0; t < T; t++) sum[first + b] += static_cast<double>(losses[b * T + t]);
                 mean[first + b] = sum[first + b] / static_cast<double>(rows[b].size() - begins[b]);

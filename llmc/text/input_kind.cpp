@@ -50,6 +50,7 @@ constexpr Magic kMagic[] = {
     {"MZ"sv, "a program", nullptr, 0, true},
     {"\xD0\xCF\x11\xE0"sv, "an old Office document", nullptr},
     {"\x08\x86\x34\x01"sv, "a token shard", "./tokenize decode"},  // 20240520
+    {"\x06\x29\x35\x01"sv, "a file of examples", nullptr},         // 20261126
     {"\x81\x87\x34\x01"sv, "a token shard", "./tokenize decode"},  // 20240801
 };
 
@@ -119,6 +120,8 @@ bool is_own_file(const std::string& path) {
                                             "source.txt",
                                             "model.safetensors.index.json",
                                             "train_000000.bin",
+                                            "train.examples",
+                                            "val.examples",
                                             "model.safetensors",
                                             "adapter_model.safetensors"};
     const fs::path file(path), parent = file.parent_path().empty() ? fs::path(".") : file.parent_path();

@@ -121,7 +121,7 @@ bool Reader::open_next() {
             return true;
         }
         const std::string remedy =
-            why.command.empty() ? "" : strf("; use `%s | ./tokenize ... -`", why.command.c_str());
+            why.command.empty() ? "" : strf("; use `%s | %s`", why.command.c_str(), options_.command.c_str());
         if (!input.found) throw Error(strf("%s: %s%s", name_.c_str(), why.what.c_str(), remedy.c_str()));
         notes_.no_text.add(1, name_ + " " + why.what + remedy);
         close();

@@ -16,10 +16,11 @@ enum class Separator { end_of_text, blank_lines, none };  // what stands between
 
 struct ReaderOptions {
     Separator separator = Separator::end_of_text;
-    bool jsonl = false;               // all inputs are JSON, whatever their names
-    bool plain = false;               // all inputs are plain text, whatever they look like
-    bool skip_bad = false;            // JSON that has no text is left out and counted
-    std::string text_field = "text";  // of a JSON object
+    bool jsonl = false;                        // all inputs are JSON, whatever their names
+    bool plain = false;                        // all inputs are plain text, whatever they look like
+    bool skip_bad = false;                     // JSON that has no text is left out and counted
+    std::string text_field = "text";           // of a JSON object
+    std::string command = "./tokenize ... -";  // that reads standard input: what messages advise
     size_t chunk_bytes = 1 << 20;
     std::function<void()> check_interrupt = [] {};  // may throw; called before each chunk, and when a signal came
     // Where a word begins that must stay whole and that a cut of the text there would touch; npos: there is none.
@@ -42,7 +43,8 @@ struct ReadingNotes {
     };
     Note no_text, own, plain_json, bad, repaired, null, not_utf8;
     void add(const ReadingNotes& later);
-    void print() const;  // a line each, on standard error
+    std::vector<std::string> lines() const;  // for the user to read
+    void print() const;                      // these on standard error
 };
 
 // What one thread works on: text with the places where documents begin, or whole objects of JSON.
@@ -100,6 +102,11 @@ class Reader {
     std::exception_ptr failure_;  // of which the user hears when all that was read before it went out
     ReadingNotes notes_;
 };
+
+// Calls object(text, place) for each JSON value of the chunk, place = FILE:LINE. What that throws gets the place, unless
+// options.skip_bad; then it is noted.
+void for_each_object(const Chunk& chunk, const ReaderOptions& options, ReadingNotes& notes,
+                     const std::function<void(std::string_view, const std::string&)>& object);
 
 // Calls begin() at the start of each document of the chunk and text(part) for what it holds. Error names file and line
 // of JSON that has no text, unless options.skip_bad; else it is noted. Threads may call it at once, each for a chunk of

@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <cstring>
 #include "llmc/base/files.h"
+#include "llmc/base/json.h"
 #include "llmc/text/splitter.h"
 #include "llmc/text/vocabulary.h"
 
-Tokenizer::Tokenizer(Vocabulary vocabulary) : v_(std::make_unique<const Vocabulary>(std::move(vocabulary))) {}
+Tokenizer::Tokenizer(Vocabulary vocabulary) : v_(std::make_unique<Vocabulary>(std::move(vocabulary))) {}
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
@@ -156,14 +157,19 @@ void Tokenizer::encode_part(PieceCache& cache, const uint8_t* part, size_t size,
 
 static bool is_word(char c) { return isalnum(static_cast<unsigned char>(c)) || c == '_' || (c & 0x80); }
 
-// The added token that comes first in text[from, ...), the longest of those at its place; `at` gets that.
-static const AddedToken* next_added(const Vocabulary& v, std::string_view text, size_t from, bool special, size_t* at) {
+// The added token that comes first in text[from, ...), the longest of those at its place; `at` gets that. markup: where
+// special ones are, each byte of them; shorter than the text: nowhere in the rest.
+static const AddedToken* next_added(const Vocabulary& v, std::string_view text, size_t from, std::string_view markup,
+                                    size_t* at) {
+    const auto marked = [&](size_t begin, size_t end) {
+        return end <= markup.size() && markup.substr(begin, end - begin).find('\0') == std::string_view::npos;
+    };
     for (size_t i = from; i < text.size(); ++i) {
         const AddedToken* best = nullptr;
         for (const AddedToken& token : v.added) {
-            if (token.text[0] != text[i] || (token.special && !special) || !text.substr(i).starts_with(token.text))
-                continue;
+            if (token.text[0] != text[i] || !text.substr(i).starts_with(token.text)) continue;
             const size_t end = i + token.text.size();
+            if (token.special && !marked(i, end)) continue;
             if (token.single_word && ((i > 0 && is_word(text[i - 1])) || (end < text.size() && is_word(text[end]))))
                 continue;
             if (!best || token.text.size() > best->text.size()) best = &token;
@@ -185,28 +191,48 @@ size_t Tokenizer::word_at(std::string_view text, size_t cut) const {
     return first;
 }
 
-void Tokenizer::encode_added(std::string_view text, bool begins, bool special, std::vector<int>& ids) const {
-    const bool any = std::any_of(v_->added.begin(), v_->added.end(), [=](auto& t) { return special || !t.special; });
+// What an id stands for is its bytes, but where the vocabulary lacks bytes or wants a space in front: there `ends` may be
+// off within a run of words.
+void Tokenizer::encode_added(std::string_view text, bool begins, std::string_view markup, std::vector<int>& ids,
+                             std::vector<size_t>* ends) const {
+    const bool any =
+        std::any_of(v_->added.begin(), v_->added.end(), [=](auto& t) { return !markup.empty() || !t.special; });
     const auto is_space = [&](size_t i) { return std::strchr(" \t\n\v\f\r", text[i]) && text[i]; };
     for (size_t from = 0; from < text.size();) {
         size_t at = text.size();
-        const AddedToken* token = any ? next_added(*v_, text, from, special, &at) : nullptr;
+        const AddedToken* token = any ? next_added(*v_, text, from, markup, &at) : nullptr;
         size_t end = at;
         while (token && token->lstrip && end > from && is_space(end - 1)) --end;
         const std::string_view words = text.substr(from, end - from);
+        const size_t first = ids.size();
         if (v_->prefix_space && begins && !words.empty() && words[0] != ' ') encode(' ' + std::string(words), ids);
         else encode(words, ids);
+        size_t done = from;
+        for (size_t i = first; ends && i < ids.size(); ++i)
+            ends->push_back(done = i + 1 == ids.size() ? end : std::min(end, done + bytes(ids[i]).size()));
         if (!token) return;
         ids.push_back(token->id);
         begins = true;
         from = at + token->text.size();
+        if (ends) ends->push_back(from);
         while (token->rstrip && from < text.size() && is_space(from)) ++from;
     }
 }
 
 void Tokenizer::encode_with_special(std::string_view text, std::vector<int>& ids) const {
     ids.insert(ids.end(), v_->before_prompts.begin(), v_->before_prompts.end());
-    encode_added(text, true, true, ids);
+    encode_added(text, true, std::string(text.size(), '\1'), ids);
+}
+
+std::string Tokenizer::chat_template() const {
+    const Json config = try_json(v_->config);
+    const Json text = config.is_object() ? config.value("chat_template", Json()) : Json();
+    return text.is_string() ? text.get<std::string>() : text.is_null() ? "" : text.dump();
+}
+void Tokenizer::set_chat_template(const std::string& jinja) {
+    OrderedJson config = v_->config.empty() ? OrderedJson::object() : parse_json<OrderedJson>(v_->config);
+    config["chat_template"] = jinja;
+    v_->config = config.dump();
 }
 
 std::string Tokenizer::decode(const std::vector<int>& ids) const {

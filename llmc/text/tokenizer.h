@@ -51,12 +51,22 @@ class Tokenizer {
     // The same of a document or a part of one (begins: the first), with the words that were added to the vocabulary, and
     // the space in front that some vocabularies want.
     void encode_document(std::string_view text, bool begins, std::vector<int>& ids) const {
-        encode_added(text, begins, false, ids);
+        encode_added(text, begins, {}, ids);
     }
     // The same, and special tokens become their ids, too: for prompts that a person types. Some vocabularies want a token
     // in front of them.
     void encode_with_special(std::string_view text, std::vector<int>& ids) const;
+    // A document of which special tokens are found only where each byte of them is marked: markup[i] != 0 for text[i].
+    // ends: where in the text each id ends.
+    void encode_marked(std::string_view text, std::string_view markup, std::vector<int>& ids,
+                       std::vector<size_t>& ends) const {
+        encode_added(text, true, markup, ids, &ends);
+    }
     std::string decode(const std::vector<int>& ids) const;
+
+    // How a model directory writes conversations, as Jinja (template.h); "": it does not say.
+    std::string chat_template() const;
+    void set_chat_template(const std::string& jinja);
 
   private:
     explicit Tokenizer(Vocabulary vocabulary);
@@ -64,6 +74,7 @@ class Tokenizer {
                       std::vector<int>& ids) const;
     void encode_part(PieceCache& cache, const uint8_t* part, size_t size, const uint8_t* end,
                      std::vector<int>& ids) const;
-    void encode_added(std::string_view text, bool begins, bool special, std::vector<int>& ids) const;
-    std::unique_ptr<const Vocabulary> v_;
+    void encode_added(std::string_view text, bool begins, std::string_view markup, std::vector<int>& ids,
+                      std::vector<size_t>* ends = nullptr) const;
+    std::unique_ptr<Vocabulary> v_;
 };

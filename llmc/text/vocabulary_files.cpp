@@ -238,6 +238,11 @@ void read_small_files(const std::string& dir, Found* f, Vocabulary* v) {
     const Json config = read_optional(dir + "/tokenizer_config.json"),
                map = read_optional(dir + "/special_tokens_map.json"), added = read_optional(dir + "/added_tokens.json");
     if (!config.empty()) v->config = read_file(dir + "/tokenizer_config.json");
+    if (is_file(dir + "/chat_template.jinja") && !config.contains("chat_template")) {  // transformers 5 puts it there
+        OrderedJson with = config.empty() ? OrderedJson::object() : parse_json<OrderedJson>(v->config);
+        with["chat_template"] = read_file(dir + "/chat_template.jinja");
+        v->config = with.dump();
+    }
     const auto with_id = [&](const std::string& file, const std::string& text, const Json& token, const Json& id) {
         int64_t number;
         if (!json_whole(id, &number) || number < 0 || number >= INT32_MAX)

@@ -94,7 +94,7 @@ TEST(CudaLosses, AddUpInAFixedOrder) {
             state.loss_sum = 0.5;
             DeviceVector<StepState> s({state});
             DeviceVector<float> x(losses);
-            add_losses(s.get(), x.get(), N, current_stream());
+            add_losses(s.get(), x.get(), nullptr, N, current_stream());
             double got = s.host()[0].loss_sum;
             EXPECT_NEAR(got / want, 1, 5e-7) << "N=" << N;
             if (std::isnan(first)) first = got;

@@ -1,0 +1,118 @@
+// Examples as data: which files, by which template, and what is held back for validation.
+#include <algorithm>
+#include <filesystem>
+#include <optional>
+#include "llmc/base/human.h"
+#include "llmc/base/json.h"
+#include "llmc/run/run_rules.h"
+#include "llmc/text/examples.h"
+#include "llmc/text/shards.h"
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kValidationEvery = 10;  // without --val-data every tenth example is for validation
+
+// What ./tokenize examples has written is named by its files, or by their directory; "" where the paths are JSON.
+static std::vector<std::string> written_files(const std::vector<std::string>& paths, const char* name) {
+    std::vector<std::string> files;
+    for (const std::string& path : paths)
+        if (fs::is_directory(path)) files.push_back(path + "/" + name);
+        else if (is_examples_file(path)) files.push_back(path);
+    if (!files.empty() && files.size() != paths.size())
+        throw UsageError(strf("%s: give either such files of ./tokenize examples or JSON, not both", files[0].c_str()));
+    return files;
+}
+
+static std::vector<std::string> all_paths(const Options& o) {
+    std::vector<std::string> all = o.train_data;
+    all.insert(all.end(), o.val_data.begin(), o.val_data.end());
+    return all;
+}
+
+void choose_examples_vocabulary(Run& run, Notes* notes) {
+    const std::vector<std::string> files = written_files(all_paths(run.options), "train.examples");
+    if (!files.empty()) {
+        choose_vocabulary(run, files, notes);
+    } else {
+        if (!run.resume_from.empty()) run.source.vocabulary = run.resume_from;
+        choose_model_vocabulary(run, notes);
+    }
+    if (!run.tokenizer)
+        throw Error("examples need the model's vocabulary; put it beside the model (GPT-2's: `make gpt2`)");
+    if (files.empty()) return;
+    if (run.options.was_given("template"))
+        throw UsageError(
+            strf("--template: %s has been written with one; give it to ./tokenize examples", files[0].c_str()));
+    if (const std::string dir = vocabulary_dir(files); !dir.empty())
+        if (const std::string jinja = Tokenizer::load(dir).chat_template(); !jinja.empty())
+            run.tokenizer->set_chat_template(jinja);
+}
+
+static Template choose_template(const Run& run, Notes* notes) {
+    const Options& o = run.options;
+    std::string note;
+    Template chosen = Template::choose(o.chat_template, *run.tokenizer, &note);
+    if (!note.empty()) notes->push_back(note);
+    if (!run.resume_from.empty() && chosen.jinja() != run.tokenizer->chat_template())
+        throw UsageError(strf("--template %s: the run in %s has another one; leave it out, or start another run",
+                              o.chat_template.c_str(), run.output.c_str()));
+    return chosen;
+}
+
+void read_examples(Run& run, Notes* notes) {
+    Options& o = run.options;
+    std::optional<Template> chat;
+    ReaderOptions reading;
+    reading.skip_bad = o.skip_bad, reading.command = "... -i -";
+    const auto read = [&](const std::vector<std::string>& paths, const char* file) {
+        Examples all;
+        const std::vector<std::string> written = written_files(paths, file);
+        for (const std::string& path : written) all.add(read_examples_file(path, run.config.V));
+        if (!written.empty()) return all;
+        if (run.world > 1 && std::find(paths.begin(), paths.end(), "-") != paths.end())
+            throw UsageError("-: ranks cannot share standard input; write the examples into a file");
+        if (!chat) run.tokenizer->set_chat_template((chat = choose_template(run, notes))->jinja());
+        ReadingNotes said;
+        all = read_examples(paths, reading, *chat, *run.tokenizer, &said);
+        for (const std::string& line : said.lines()) notes->push_back(line);
+        return all;
+    };
+    const auto pack = [&](const Examples& all, bool shuffle) {
+        auto fitted = std::make_shared<Examples>(all.fit(run.T));
+        const std::string of = human_count(all.size()) + " examples";
+        if (fitted->cut > 0)
+            notes->push_back(
+                strf("note: %s of %s are longer than %d tokens and were cut: of the prompt the beginning, then the end",
+                     human_count(fitted->cut).c_str(), of.c_str(), run.T));
+        if (fitted->left_out > 0)
+            notes->push_back(strf("note: %s of %s were left out: cut so, nothing to learn remains",
+                                  human_count(fitted->left_out).c_str(), of.c_str()));
+        if (fitted->size() == 0) throw Error("no example fits into --seq-len (-t); give a longer one");
+        return std::make_shared<PackedExamples>(fitted, run.T, o.packing, shuffle, o.seed);
+    };
+    const bool evaluates = o.command == Command::eval;
+    if (evaluates) {
+        run.val_examples = pack(read(o.val_data, "val.examples"), false);
+        return;
+    }
+    Examples train = read(o.train_data, "train.examples"), validation;
+    if (o.val_data.empty() && fs::exists(o.train_data[0] + "/val.examples")) o.val_data = {o.train_data[0]};
+    if (!o.val_data.empty()) {
+        validation = read(o.val_data, "val.examples");
+    } else if (o.val_every > 0 && train.size() >= kValidationEvery) {
+        train = train.hold_back(kValidationEvery, &validation);
+    }
+    run.train_examples = pack(train, true);
+    if (validation.size() > 0) run.val_examples = pack(validation, false);
+    else
+        notes->push_back(
+            "note: too few examples to hold some back, and no --val-data: validation loss is not measured");
+}
+
+void record_examples(Run& run, Notes* notes) {
+    const Options& o = run.options;
+    Json train = {{"file", fs::path(o.train_data[0]).filename()},
+                  {"examples", run.train_examples->examples()},
+                  {"tokens", run.train_examples->tokens()}};
+    record_data(run, json_line(train), o.train_data, o.val_data, notes);
+}

@@ -1,0 +1,208 @@
+#include "llmc/text/examples.h"
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include "llmc/base/error.h"
+#include "llmc/base/files.h"
+#include "llmc/base/json.h"
+
+namespace fs = std::filesystem;
+
+void Examples::add(std::span<const int> ids, std::span<const float> weight) {
+    tokens.insert(tokens.end(), ids.begin(), ids.end());
+    weights.insert(weights.end(), weight.begin(), weight.end());
+    weights[static_cast<size_t>(starts.back())] = 0;
+    starts.push_back(std::ssize(tokens));
+}
+
+static bool counts(std::span<const float> weights) {
+    return std::any_of(weights.begin() + std::min<std::ptrdiff_t>(1, std::ssize(weights)), weights.end(),
+                       [](float w) { return w != 0; });
+}
+
+Examples Examples::fit(int T) const {
+    Examples out;
+    for (int64_t i = 0; i < size(); i++) {
+        std::span<const int> id = ids(i);
+        std::span<const float> weight = weights_of(i);
+        const size_t room = static_cast<size_t>(T) + 1;
+        if (id.size() > room) {
+            const auto first = std::find_if(weight.begin(), weight.end(), [](float w) { return w != 0; });
+            const size_t before = static_cast<size_t>(first - weight.begin());  // at least 1
+            const size_t drop = std::min(id.size() - room, std::max<size_t>(before, 1) - 1);
+            id = id.subspan(drop, std::min(room, id.size() - drop));
+            weight = weight.subspan(drop, id.size());
+            out.cut++;
+        }
+        if (counts(weight)) out.add(id, weight);
+        else out.left_out++;
+    }
+    return out;
+}
+
+Examples Examples::hold_back(int64_t every, Examples* validation) const {
+    Examples rest;
+    for (int64_t i = 0; i < size(); i++) (i % every == every - 1 ? *validation : rest).add(ids(i), weights_of(i));
+    return rest;
+}
+
+void add_example(const MarkedText& text, const Tokenizer& tokenizer, Examples& examples) {
+    std::vector<int> ids;
+    std::vector<size_t> ends;
+    tokenizer.encode_marked(text.text, text.markup, ids, ends);
+    std::vector<float> weights;
+    for (size_t i = 0, from = 0; i < ids.size(); from = ends[i++])
+        weights.push_back(text.counts.substr(from, ends[i] - from).find('\1') != std::string::npos);
+    if (!counts(weights)) throw Error("nothing in it to learn: the text has no second token");
+    examples.add(ids, weights);
+}
+
+// ---- JSON --------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+Json parse_line(std::string_view text) {
+    try {
+        return parse_json(text, "column ");
+    } catch (const Error& e) {
+        throw Error(strf("not valid JSON: %s", e.what()));
+    }
+}
+std::string text_of(const Json& object, const char* field) {
+    if (!object.contains(field)) throw Error(strf("no field \"%s\"", field));
+    if (!object[field].is_string()) throw Error(strf("field \"%s\" is not a string", field));
+    return object[field].get<std::string>();
+}
+std::string filled(const Json& object, const char* field, const char* what) {
+    std::string text = text_of(object, field);
+    if (text.empty()) throw Error(strf("%s is empty", what));
+    return text;
+}
+
+MarkedText from_messages(const Json& object, const Template& chat) {
+    if (!object["messages"].is_array()) throw Error("field \"messages\" is not an array");
+    std::vector<Turn> turns;
+    bool answers = false;
+    for (const Json& message : object["messages"]) {
+        if (!message.is_object()) throw Error("a message is not an object");
+        turns.push_back({text_of(message, "role"), text_of(message, "content")});
+        if (turns.back().role != "assistant") continue;
+        if (turns.back().content.empty()) throw Error("a turn of the assistant is empty");
+        answers = true;
+    }
+    MarkedText text = chat.conversation(turns);  // first, for what it says of roles
+    if (!answers) throw Error("no turn of the assistant in the messages");
+    return text;
+}
+MarkedText from_pair(const Json& object, const Template& chat) {
+    return chat.completion(text_of(object, "prompt"), filled(object, "completion", "the completion"));
+}
+MarkedText from_text(const Json& object, const Template& chat) { return chat.text(filled(object, "text", "the text")); }
+
+// The forms of an example, known by a field.
+struct Form {
+    const char *field, *fields;
+    MarkedText (*read)(const Json&, const Template&);
+};
+constexpr Form kForms[] = {{"messages", "\"messages\"", from_messages},
+                           {"completion", "\"prompt\" and \"completion\"", from_pair},
+                           {"text", "\"text\"", from_text}};
+
+}  // namespace
+
+Examples read_examples(const std::vector<std::string>& inputs, const ReaderOptions& options, const Template& chat,
+                       const Tokenizer& tokenizer, ReadingNotes* notes) {
+    Examples examples;
+    ReaderOptions reading = options;
+    reading.jsonl = true;
+    Reader reader(inputs, reading);
+    Chunk chunk;
+    while (reader.next(chunk))
+        for_each_object(chunk, reading, *notes, [&](std::string_view text, const std::string&) {
+            const Json object = parse_line(text);
+            if (!object.is_object()) throw Error("not a JSON object");
+            const Form* form = std::find_if(std::begin(kForms), std::end(kForms),
+                                            [&](const Form& f) { return object.contains(f.field); });
+            if (form == std::end(kForms)) {
+                std::string known;
+                for (const Form& f : kForms) known += (known.empty() ? "" : ", or ") + std::string(f.fields);
+                throw Error("no fields of an example: " + known);
+            }
+            add_example(form->read(object, chat), tokenizer, examples);
+        });
+    notes->add(reader.notes());
+    if (examples.size() == 0)
+        throw Error(strf("%s: no example in it%s", inputs.empty() ? "" : inputs[0].c_str(),
+                         notes->bad.count > 0 ? (" that is whole; the first: " + notes->bad.first).c_str() : ""));
+    return examples;
+}
+
+bool names_examples(const std::string& path) {
+    if (path == "-" || is_examples_file(path)) return true;
+    std::error_code error;
+    const fs::file_status status = fs::status(path, error);
+    if (fs::is_directory(status)) return fs::exists(path + "/train.examples", error);
+    if (!fs::is_regular_file(status)) return fs::exists(status);  // a pipe
+    const std::string ending = fs::path(path).extension().string();
+    for (const char* known : {".jsonl", ".ndjson", ".json", ".gz", ".xz", ".zst"})
+        if (ending == known) return true;
+    std::ifstream file(path, std::ios::binary);
+    const int first = (file >> std::ws).get();
+    return first == '{' || first == '[';
+}
+
+// ---- the file of ./tokenize examples -------------------------------------------------------------------------------------
+
+static constexpr int kMagic = 20261126, kVersion = 1, kHeader = 256;
+
+bool is_examples_file(const std::string& path) { return path.ends_with(".examples"); }
+
+void write_examples_file(const std::string& path, const Examples& examples, int vocabulary_size) {
+    int32_t header[kHeader] = {kMagic, kVersion, vocabulary_size};
+    const int64_t sizes[2] = {examples.size(), std::ssize(examples.tokens)};
+    std::memcpy(header + 4, sizes, sizeof sizes);
+    FileWriter file(path);
+    file.write(header, sizeof header);
+    file.write(examples.starts.data(), examples.starts.size() * sizeof(int64_t));
+    file.write(examples.tokens.data(), examples.tokens.size() * sizeof(int32_t));
+    file.write(examples.weights.data(), examples.weights.size() * sizeof(float));
+    file.close();
+}
+
+Examples read_examples_file(const std::string& path, int vocabulary_size) {
+    const auto refuse = [&](const std::string& why) {
+        throw Error(path + ": " + why + "; write it again with ./tokenize examples");
+    };
+    const MappedFile file(path);
+    int32_t header[kHeader] = {};
+    std::memcpy(header, file.data(), std::min(file.size(), sizeof header));
+    if (file.size() < sizeof header || header[0] != kMagic) refuse("is no file of examples");
+    if (header[1] != kVersion) refuse(strf("has version %d, this program reads %d", header[1], kVersion));
+    int64_t sizes[2];
+    std::memcpy(sizes, header + 4, sizeof sizes);
+    const auto [count, tokens] = sizes;
+    constexpr int64_t most = int64_t{1} << 48;
+    if (count < 1 || tokens < 1 || count > most || tokens > most ||
+        file.size() != sizeof header + 8 * (static_cast<size_t>(count) + 1 + static_cast<size_t>(tokens)))
+        refuse(strf("has %zu bytes, not those of its %lld examples", file.size(), static_cast<long long>(count)));
+    Examples e;
+    const unsigned char* at = file.data() + sizeof header;
+    const auto take = [&](auto& to, int64_t n) {
+        to.resize(static_cast<size_t>(n));
+        std::memcpy(to.data(), at, to.size() * sizeof to[0]);
+        at += to.size() * sizeof to[0];
+    };
+    take(e.starts, count + 1), take(e.tokens, tokens), take(e.weights, tokens);
+    for (size_t i = 0; i < static_cast<size_t>(count); i++)
+        if (e.starts[i + 1] < e.starts[i] + 2) refuse("has an example without tokens");
+    if (e.starts[0] != 0 || e.starts.back() != tokens) refuse("has starts that are not those of its tokens");
+    for (int id : e.tokens)
+        if (id < 0 || id >= vocabulary_size)
+            refuse(strf("has the id %d, which the vocabulary of %d tokens has not", id, vocabulary_size));
+    for (float w : e.weights)
+        if (!(w >= 0 && w <= 1e6f)) refuse("has a weight that is no number from 0 on");
+    return e;
+}

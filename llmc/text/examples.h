@@ -1,0 +1,66 @@
+// Examples to learn from: tokens, and for each the weight that it has as a target.
+//
+// They are read from JSON lines (or any JSON that reader.h knows), an example each:
+//
+//   {"text": ...}                                  every token counts
+//   {"prompt": ..., "completion": ...}             the completion and the end behind it count
+//   {"messages": [{"role": ..., "content": ...}]}  the assistant's turns and the ends behind them count
+//
+// by a template (template.h); or from a file that ./tokenize examples has written of them, so that this is done once:
+//
+//   int32 header[256]: magic 20261126, version 1, size of the vocabulary, 0; then as int64 the number of examples and of
+//   tokens; zeros. Then int64 starts[examples + 1], where each example begins and the last one ends; int32 ids[tokens];
+//   float weights[tokens]. Little endian.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+#include "llmc/text/reader.h"
+#include "llmc/text/template.h"
+#include "llmc/text/tokenizer.h"
+
+struct Examples {
+    std::vector<int> tokens;
+    std::vector<float> weights;      // of each token as a target: 0 for a prompt's, and for the first of an example
+    std::vector<int64_t> starts{0};  // of each example, and where the last one ends
+    int64_t cut = 0, left_out = 0;   // by fit(): examples that were cut, and of which nothing would have been learned
+
+    int64_t size() const { return std::ssize(starts) - 1; }
+    int64_t length(int64_t i) const { return starts[static_cast<size_t>(i) + 1] - starts[static_cast<size_t>(i)]; }
+    std::span<const int> ids(int64_t i) const { return part(tokens, i); }
+    std::span<const float> weights_of(int64_t i) const { return part(weights, i); }
+    void add(std::span<const int> ids, std::span<const float> weight);
+    void add(const Examples& more) {
+        for (int64_t i = 0; i < more.size(); i++) add(more.ids(i), more.weights_of(i));
+    }
+
+    // Cuts examples of more than T + 1 tokens, of which the last is a target alone: first the beginning of what comes
+    // before the first token that counts, of which one token stays, then the end. So a completion stays whole where it
+    // can, and an instruction that stands before a long text goes first.
+    Examples fit(int T) const;
+    // Every `every`-th example is held back for validation; the others are returned.
+    Examples hold_back(int64_t every, Examples* validation) const;
+
+  private:
+    template <typename X>
+    std::span<const X> part(const std::vector<X>& all, int64_t i) const {
+        return std::span(all).subspan(static_cast<size_t>(starts[static_cast<size_t>(i)]),
+                                      static_cast<size_t>(length(i)));
+    }
+};
+
+// One example of text with marks: a token counts if any of its bytes does.
+void add_example(const MarkedText& text, const Tokenizer& tokenizer, Examples& examples);
+
+// Error names file and line of what is no example, unless options.skip_bad: then it is noted. No example at all: Error.
+Examples read_examples(const std::vector<std::string>& inputs, const ReaderOptions& options, const Template& chat,
+                       const Tokenizer& tokenizer, ReadingNotes* notes);
+
+// Whether a path given as data names examples: a file of either form, or standard input ("-").
+bool names_examples(const std::string& path);
+// A file of ./tokenize examples: by its name, PATH.examples. In a directory, train.examples and val.examples.
+bool is_examples_file(const std::string& path);
+void write_examples_file(const std::string& path, const Examples& examples, int vocabulary_size);
+Examples read_examples_file(const std::string& path,
+                            int vocabulary_size);  // Error: it is none, cut short, another vocabulary's

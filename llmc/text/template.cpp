@@ -1,0 +1,196 @@
+#include "llmc/text/template.h"
+
+#include <algorithm>
+#include <sstream>
+#include "llmc/base/error.h"
+#include "llmc/base/files.h"
+
+namespace {
+
+constexpr const char* kChatml =
+    "system <|im_start|>system\\n{content}<|im_end|>\\n\n"
+    "user <|im_start|>user\\n{content}<|im_end|>\\n\n"
+    "assistant <|im_start|>assistant\\n{content}<|im_end|>\\n\n";
+constexpr const char* kPlain =
+    "system {content}\\n\n"
+    "user {content}\\n\n"
+    "assistant {content}{eos}\n"
+    "prompt {content}\n"
+    "completion {content}{eos}\n";
+constexpr const char* kRemedy = "name one with --template: chatml, plain or a file";
+// ChatML as Hugging Face's programs write it, without blanks.
+constexpr const char* kForeignChatml =
+    "{%formessageinmessages%}{{'<|im_start|>'+message['role']+'\\n'+message['content']+'<|im_end|>'+'\\n'}}{%endfor%}"
+    "{%ifadd_generation_prompt%}{{'<|im_start|>assistant\\n'}}{%endif%}";
+
+void replace_all(std::string& text, std::string_view from, std::string_view to) {
+    for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
+        text.replace(at, from.size(), to);
+}
+
+std::string without_escapes(std::string_view text) {
+    std::string out;
+    for (size_t i = 0; i < text.size(); i++) {
+        if (text[i] != '\\') {
+            out += text[i];
+            continue;
+        }
+        const size_t which = ++i < text.size() ? std::string_view("nts}\\").find(text[i]) : std::string_view::npos;
+        if (which == std::string_view::npos) throw Error("a backslash stands before n, t, s, } or another one only");
+        out += "\n\t }\\"[which];
+    }
+    return out;
+}
+
+// As a string of Jinja.
+std::string quoted(std::string text) {
+    replace_all(text, "\\", "\\\\"), replace_all(text, "'", "\\'"), replace_all(text, "\n", "\\n");
+    return "'" + text + "'";
+}
+
+std::string token_text(const Tokenizer& tokenizer, int id, const char* what) {
+    if (id < 0) throw Error(strf("the vocabulary has no token for %s", what));
+    return std::string(tokenizer.bytes(id));
+}
+
+}  // namespace
+
+Template Template::parse(const std::string& lines, const std::string& name, const Tokenizer& tokenizer) {
+    Template t;
+    t.lines_ = lines;
+    replace_all(t.lines_, "#}", "#\\}");  // which would end Jinja's comment
+    const auto set = [&](const std::string& role, std::string_view raw) {
+        std::string text = without_escapes(raw);
+        for (const auto& [mark, id] :
+             {std::pair("{bos}", tokenizer.begin_of_text()), {"{eos}", tokenizer.end_of_text()}})
+            if (text.find(mark) != std::string::npos) replace_all(text, mark, token_text(tokenizer, id, mark));
+        const std::string content = "{content}";
+        const size_t at = text.find(content);
+        if (role == "begin") {
+            if (at != std::string::npos) throw Error("begin has no {content}: it stands before all turns");
+            t.begin_ = text;
+            return;
+        }
+        if (at == std::string::npos) throw Error(role + " has no {content}, where its text would stand");
+        if (text.find(content, at + 1) != std::string::npos) throw Error(role + " has {content} twice");
+        if (!t.parts_.emplace(role, Part{text.substr(0, at), text.substr(at + content.size())}).second)
+            throw Error(role + " stands there a second time");
+    };
+    std::istringstream in(lines);
+    int number = 0;
+    for (std::string line; std::getline(in, line);) {
+        number++;
+        line.resize(line.find_last_not_of(" \t\r") + 1);
+        if (line.empty() || line[0] == '#') continue;
+        const size_t end = std::min(line.find_first_of(" \t"), line.size());
+        const size_t text = std::min(line.find_first_not_of(" \t", end), line.size());
+        try {
+            set(line.substr(0, end), std::string_view(line).substr(text));
+        } catch (const Error& e) {
+            throw Error(strf("--template %s:%d: %s", name.c_str(), number, e.what()));
+        }
+    }
+    for (const char* role : {"user", "assistant"})
+        if (!t.parts_.count(role))
+            throw Error(strf("--template %s: there is no line for %s, such as: %s <%s>{content}\\n", name.c_str(), role,
+                             role, role));
+    t.parts_.emplace("prompt", t.parts_["user"]), t.parts_.emplace("completion", t.parts_["assistant"]);
+    if (!t.parts_.count("text")) set("text", tokenizer.end_of_text() < 0 ? "{content}" : "{bos}{content}{eos}");
+    return t;
+}
+
+Template Template::named(const std::string& name, const Tokenizer& tokenizer) {
+    if (name == "plain") return parse(kPlain, name, tokenizer);
+    if (name == "chatml") return parse(kChatml, name, tokenizer);
+    std::string lines;
+    try {
+        lines = read_file(name, 1 << 20);
+    } catch (const Error& e) {
+        throw Error(strf("--template: %s; it is chatml, plain or a file", e.what()));
+    }
+    return parse(lines, name, tokenizer);
+}
+
+Template Template::choose(const std::string& name, const Tokenizer& tokenizer, std::string* note) {
+    if (!name.empty()) return named(name, tokenizer);
+    if (const std::string jinja = tokenizer.chat_template(); !jinja.empty()) return recorded(jinja, tokenizer);
+    *note = "note: the model has no template: --template plain (the texts alone, without marks)";
+    return named("plain", tokenizer);
+}
+
+Template Template::recorded(const std::string& jinja, const Tokenizer& tokenizer) {
+    if (const size_t end = jinja.find("#}"); jinja.starts_with("{#") && end != std::string::npos) {
+        try {
+            const Template t = parse(jinja.substr(2, end - 2), "of the model", tokenizer);
+            if (t.jinja() == jinja) return t;
+        } catch (const Error&) {  // another program's comment
+        }
+    }
+    std::string bare = jinja;
+    replace_all(bare, "\n", "\\n"), std::erase(bare, ' ');
+    if (bare == kForeignChatml) return named("chatml", tokenizer);
+    throw Error(strf("the model's chat_template (tokenizer_config.json) is another program's: %s", kRemedy));
+}
+
+const Template::Part& Template::part(const std::string& role) const {
+    const auto found = parts_.find(role);
+    if (found != parts_.end() && role != "prompt" && role != "completion" && role != "text") return found->second;
+    std::string known;
+    for (const auto& [name, unused] : parts_)
+        if (name != "prompt" && name != "completion" && name != "text") known += (known.empty() ? "" : ", ") + name;
+    throw Error(strf("the template has no role \"%s\"; it has: %s", role.c_str(), known.c_str()));
+}
+
+// Of what the model writes, the end of the turn counts, too: it must learn to stop. White space behind that is the
+// template's.
+void Template::add(MarkedText& to, const Part& part, const std::string& content, bool counted) const {
+    const size_t end = part.after.find_last_not_of(" \t\n") + 1;
+    to.add(part.before, true, false), to.add(content, false, counted);
+    to.add(std::string_view(part.after).substr(0, end), true, counted);
+    to.add(std::string_view(part.after).substr(end), true, false);
+}
+
+MarkedText Template::conversation(const std::vector<Turn>& turns) const {
+    MarkedText out;
+    out.add(begin_, true, false);
+    for (const Turn& turn : turns) add(out, part(turn.role), turn.content, turn.role == "assistant");
+    return out;
+}
+
+MarkedText Template::generation_prompt(const std::vector<Turn>& turns) const {
+    MarkedText out = conversation(turns);
+    out.add(part("assistant").before, true, false);
+    return out;
+}
+
+MarkedText Template::completion(const std::string& prompt, const std::string& completion) const {
+    MarkedText out;
+    out.add(begin_, true, false);
+    add(out, parts_.at("prompt"), prompt, false), add(out, parts_.at("completion"), completion, true);
+    return out;
+}
+
+MarkedText Template::text(const std::string& text) const {
+    MarkedText out;
+    const Part& part = parts_.at("text");
+    out.add(part.before, true, true), out.add(text, false, true), out.add(part.after, true, true);
+    return out;
+}
+
+std::string Template::jinja() const {
+    std::string out = "{#" + lines_ + "#}";
+    if (!begin_.empty()) out += "{{ " + quoted(begin_) + " }}";
+    out += "{% for message in messages %}";
+    const char* test = "if";
+    for (const auto& [role, part] : parts_) {
+        if (role == "prompt" || role == "completion" || role == "text") continue;
+        out += strf("{%% %s message['role'] == %s %%}{{ %s + message['content'] + %s }}", test, quoted(role).c_str(),
+                    quoted(part.before).c_str(), quoted(part.after).c_str());
+        test = "elif";
+    }
+    out +=
+        "{% else %}{{ raise_exception('the template has no role ' + message['role']) }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ " +
+        quoted(parts_.at("assistant").before) + " }}{% endif %}";
+    return out;
+}
