@@ -14,6 +14,10 @@ void sweep(const std::string& script_and_options) {
 }
 
 TEST(Faults, CallsThatFailAndKillsBeforeThem) { sweep("calls.py --count 2"); }
+// A checkpoint that cannot be looked at is not one that is not there, in whose place an older one is taken.
+TEST(Faults, NothingIsTakenInstead) {
+    sweep("calls.py --only 'calls of eval: newfstatat run/step_00000004/trainer_state.json'");
+}
 TEST(Faults, KillsAndSignals) { sweep("signals.py --count 6 --kills 20 --ranks 0"); }
 TEST(Faults, FlippedBitsAndDamagedFiles) { sweep("files.py --count 5"); }
 TEST(Faults, FullDisks) { sweep("disk.py --count 2"); }
