@@ -318,7 +318,7 @@ TokenIds place_tokens(Found& f, Vocabulary& v) {
         if (readable) {
             if (const int* other = ids.insert(i))
                 throw Error(strf("%s: token \"%s\" has two ids, %d and %d", name, text.c_str(), *other, id));
-        } else if (added == f.added.end()) {
+        } else if (added == f.added.end() && !text.empty()) {
             odd.push_back({text, id});
         }
         place(text, readable && (added == f.added.end() || bytes.size() == 1) ? bytes : text, id);
