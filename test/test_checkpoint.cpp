@@ -333,10 +333,10 @@ TEST(Checkpoint, DamageIsNamedWithTheRemedy) {
 TEST(Checkpoint, DataThatIsNoneIsAnError) {
     std::vector<std::string> notes;
     for (const char* data : {"[1]", "{\"train_paths\":5}", "{\"train_paths\":[5]}"}) {
-        Run run;
-        run.resume_from = "runs/x/step_00000005", run.state.data_json = data;
-        EXPECT_TRUE(
-            contains(error_of([&] { choose_training_data(run, &notes); }), "runs/x/step_00000005/trainer_state.json: "))
+        struct Run resumed;
+        resumed.resume_from = "runs/x/step_00000005", resumed.state.data_json = data;
+        EXPECT_TRUE(contains(error_of([&] { choose_training_data(resumed, &notes); }),
+                             "runs/x/step_00000005/trainer_state.json: "))
             << data;
     }
 }
