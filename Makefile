@@ -17,7 +17,7 @@ ARCH ?= -march=native
 
 # ---- find the compiler and the libraries -----------------------------------------------------------------------------
 # One preprocessor run says which headers are there; goals that compile nothing skip it.
-NO_BUILD_GOALS := help clean format gpt2 quickstart setup gpu_pack gpu_check
+NO_BUILD_GOALS := help clean format fuzz gpt2 quickstart setup gpu_pack gpu_check
 ifneq ($(if $(MAKECMDGOALS),$(filter-out $(NO_BUILD_GOALS),$(MAKECMDGOALS)),all),)
   BUILDING := 1
 endif
@@ -109,6 +109,14 @@ ifdef SANITIZE
   # only a GPU asks for (CUDA on the CPU checks it always). GCC 12 finds std::regex's own members uninitialised here.
   CXXFLAGS += -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=null,vptr,alignment \
     -fno-sanitize-recover=undefined -Wno-maybe-uninitialized
+else ifdef FUZZ
+  # for clang, whose warnings are others; what costs much time to compile is left out; float-cast-overflow: numbers of
+  # others that become whole ones
+  B := build-fuzz
+  BIN := build-fuzz/
+  CXXFLAGS := $(filter-out -W%,$(CXXFLAGS)) -Wno-unknown-pragmas -O1 -g1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined \
+    -fno-sanitize=null,vptr,alignment,object-size,pointer-overflow -fsanitize=float-cast-overflow \
+    -fno-sanitize-recover=undefined,float-cast-overflow
 else
   B := build
   BIN :=
@@ -382,7 +390,7 @@ DEBUG_TESTS = $(B)/cudahost-debug/$(if $(T),test_$(T),run_cuda_tests)
 debug_build: $(DEBUG_TESTS)
 
 # ---- tests and benchmarks ----------------------------------------------------------------------------------------------
-.PHONY: test test_asan test_cuda check_cuda check_programs bench_cpu bench_cuda bench_tokenizer
+.PHONY: test test_asan fuzz test_cuda check_cuda check_programs bench_cpu bench_cuda bench_tokenizer
 .PHONY: gpu_pack gpu_check build_gpu_check gpu_check_losses
 test:  ## everything that runs without a GPU (T=layernorm: that suite alone); last line: N passed, N failed[, N skipped]
 	@$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) $(or $(ONE_SUITE),check_programs)
@@ -406,6 +414,18 @@ endif
 
 test_asan:  ## the same tests under AddressSanitizer and UBSan
 	@$(MAKE) --no-print-directory SANITIZE=1 test
+
+# Every parser of foreign bytes, by clang and its libFuzzer: test/fuzz/fuzz.h
+fuzz:  ## libFuzzer on every parser of what others wrote, FUZZ_SECONDS=600 each (TARGET=json: that one alone)
+	@bash test/fuzz/run.sh $(or $(FUZZ_SECONDS),600) $(TARGET)
+build-fuzz/llmc/base/json.o: CXXFLAGS += -O0 -fno-sanitize=all -fsanitize=fuzzer-no-link  # the library: a minute less
+FUZZ_ROOMS := base model text files ranks run
+FUZZ_NOT := bpe_trainer checkpoint_writer communicator compare_starts dataloader dataset_writer group initial_weights introduction \
+  parallel run run_output scarcity schedule
+FUZZ_SOURCES := $(foreach r,$(FUZZ_ROOMS),$(filter-out $(FUZZ_NOT:%=llmc/$(r)/%.cpp),$(wildcard llmc/$(r)/*.cpp)))
+$(B)/fuzz: $(patsubst %.cpp,$(B)/%.o,$(wildcard test/fuzz/*.cpp) $(FUZZ_SOURCES))
+	@echo "  link     $@"
+	$(Q)$(CXX) $(CXXFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 test_cuda:  ## the CUDA layers on this machine's GPU, against the CPU layers
 	@$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) check_cuda
@@ -465,7 +485,7 @@ readme: train_gpt2  ## OPTIONS.md, from the program itself
 	@./train_gpt2 --help-markdown >OPTIONS.md
 
 clean:  ## remove what was built (data and runs stay)
-	rm -rf build build-asan train_gpt2 train_gpt2_plain train_gpt2cu tokenize
+	rm -rf build build-asan build-fuzz train_gpt2 train_gpt2_plain train_gpt2cu tokenize
 
 help:  ## this list
 	@sed -n 's/^\([a-z][a-z0-9_ ]*\):.*  ## \(.*\)/\1\t\2/p' Makefile | awk -F'\t' '{ printf "  make %-22s %s\n", $$1, $$2 }'

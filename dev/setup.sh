@@ -12,6 +12,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 commands=(g++ make git curl clang-format openmpi-bin libopenmpi-dev)  # Open MPI looks for itself in /usr: not for .deps/
+# for `make fuzz`: libFuzzer is in a package that has clang's version in its name
+clang=$( (clang++ -dumpversion || apt-cache depends clang | sed -n 's/.*Depends: clang-//p') 2>/dev/null | sed 's/\..*//;q' || true)
+commands+=(clang "libclang-rt-${clang:-14}-dev")
 libraries=(libcli11-dev nlohmann-json3-dev libdnnl-dev libgtest-dev libpcre2-dev libboost-context-dev)
 required=" g++ make git curl libcli11-dev nlohmann-json3-dev "
 header() {  # the file by which a library is known
@@ -41,6 +44,8 @@ is_there() {
     local name include
     case $1 in
         g++ | make | git | curl | clang-format) command -v "$1" >/dev/null; return ;;
+        clang) command -v clang++ >/dev/null; return ;;
+        libclang-rt-*) compgen -G "$(clang++ -print-resource-dir 2>/dev/null)/lib/*/libclang_rt.fuzzer*.a" >/dev/null; return ;;
         openmpi-bin) command -v mpirun >/dev/null; return ;;
         libopenmpi-dev) command -v mpicc >/dev/null; return ;;  # another MPI will do
     esac
@@ -65,12 +70,14 @@ list_missing() {
 with_apt() {
     local root=()
     [ "$(id -u)" -eq 0 ] || root=(sudo -n)
-    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}")
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends) package known=()
     echo "installing with apt-get: ${missing[*]}"
     # only when the package lists are missing or out of date is there a need to fetch them
-    "${root[@]}" "${install[@]}" </dev/null >"$log" 2>&1 && return
+    "${root[@]}" "${install[@]}" "${missing[@]}" </dev/null >"$log" 2>&1 && return
     "${root[@]}" apt-get update -q </dev/null >"$log" 2>&1 || true
-    "${root[@]}" "${install[@]}" </dev/null >"$log" 2>&1 && return
+    # a package that this system does not have keeps no other out
+    for package in "${missing[@]}"; do ! apt-cache show "$package" >/dev/null 2>&1 || known+=("$package"); done
+    "${root[@]}" "${install[@]}" "${known[@]}" </dev/null >"$log" 2>&1 && return
     grep '^E:' "$log" | tail -n 3 >&2 || tail -n 3 "$log" >&2
     return 1
 }

@@ -14,6 +14,7 @@
 
 #include "llmc/files/run_directory.h"
 #include "llmc/files/safetensors.h"
+#include "llmc/run/run_rules.h"
 #include "test/fake_model.h"
 
 namespace {
@@ -308,9 +309,11 @@ TEST(Checkpoint, DamageIsNamedWithTheRemedy) {
         damaged("trainer_state.json");
     }
     // a state that is whole but lacks what it must have, or has it in another type
-    const std::pair<const char*, nlohmann::json> wrong[] = {
-        {"step", "x"},        {"files", "x"}, {"seed", "x"},          {"loss_window", "x"}, {"step", 1e30},
-        {"step", UINT64_MAX}, {"seed", -1},   {"next_sample", -1e300}};  // numbers that no conversion may touch
+    const std::
+        pair<const char*, nlohmann::json>
+            wrong[] = {{"step", "x"},      {"files", "x"},       {"seed", "x"}, {"loss_window", "x"},
+                       {"step", 1e30},     {"step", UINT64_MAX}, {"seed", -1},  {"next_sample", -1e300},
+                       {"seconds", "0x10"}};  // numbers that no conversion may touch
     for (const auto& [field, value] : wrong) {
         json = nlohmann::ordered_json::parse(good);
         json.erase("crc32c");
@@ -325,6 +328,17 @@ TEST(Checkpoint, DamageIsNamedWithTheRemedy) {
 
     put(older + "/config.json", "{}");
     EXPECT_TRUE(contains(error_of([&] { read_trainer_state(older + "/"); }), "there is no older one"));
+}
+
+TEST(Checkpoint, DataThatIsNoneIsAnError) {
+    std::vector<std::string> notes;
+    for (const char* data : {"[1]", "{\"train_paths\":5}", "{\"train_paths\":[5]}"}) {
+        struct Run resumed;
+        resumed.resume_from = "runs/x/step_00000005", resumed.state.data_json = data;
+        EXPECT_TRUE(contains(error_of([&] { choose_training_data(resumed, &notes); }),
+                             "runs/x/step_00000005/trainer_state.json: "))
+            << data;
+    }
 }
 
 TEST(Checkpoint, MissingTensorsAreNamed) {

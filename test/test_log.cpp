@@ -103,6 +103,14 @@ TEST_F(RunLogTest, ResumeCutsWhatCameAfterTheCheckpoint) {
     RunLog log(dir, 100);
     ASSERT_EQ(log.entries().size(), 2u);
     EXPECT_EQ(read("log.jsonl"), "{\"step\":1,\"loss\":2}\n{\"step\":2,\"loss\":2}\n");
+    // Steps and numbers of steps that no run has take no time and no memory.
+    for (const char* nonsense :
+         {"{\"step\":1,\"repeats\":[[0,9223372036854775807,1]]}", "{\"step\":1000000000000000000,\"loss\":1}",
+          "{\"step\":-1,\"loss\":1}", "{\"step\":18446744073709551615}"})
+        std::ofstream(dir + "/log.jsonl", std::ios::app) << "\n" << nonsense;
+    RunLog same(dir, INT64_MAX, 60, 60);
+    EXPECT_EQ(same.entries().size(), 2u);
+    EXPECT_LE(same.repeats().size(), size_t{1} << 20);
     // A run that starts afresh has a fresh log.
     RunLog fresh(dir, 0);
     EXPECT_TRUE(fresh.entries().empty());
@@ -222,6 +230,10 @@ TEST(LossPlot, AnyEntries) {
         for (int step = 1; step <= 7; step++) flat.push_back(entry(step, constant));
         expect_well_formed(loss_plot_svg(flat, "constant"));
     }
+    const std::vector<LogEntry> sane{entry(1, 2), entry(2, 1)};
+    std::vector<LogEntry> huge = sane;
+    huge.push_back(entry(3, 1e300)), huge.push_back(entry(4, -1.7e308));
+    EXPECT_EQ(loss_plot_svg(huge, "huge"), loss_plot_svg(sane, "huge")) << "what no axis has is left out";
     std::vector<LogEntry> validations(1);
     validations[0].step = 1000000, validations[0].val_loss = 3.25;
     const std::string validation = loss_plot_svg(validations, "only a validation");

@@ -378,6 +378,8 @@ TEST(ModelFiles, ModelsOfOtherKindsAreRefusedByField) {
     change_config(dir.path, "n_head", 5);
     change_config(dir.path, "n_layer", 2000000000);
     EXPECT_TRUE(contains(load_error(dir.path), "n_layer is 2000000000; it must be a whole number from 1 to 65536"));
+    change_config(dir.path, "n_layer", -1234567890123456789);
+    EXPECT_TRUE(contains(load_error(dir.path), "n_layer is -1234567890123456789; it must be"));
     change_config(dir.path, "n_layer", 4);
     EXPECT_TRUE(contains(load_error(dir.path), "transformer.h.3.ln_1.weight is missing"));
     change_config(dir.path, "n_layer", 2);

@@ -268,6 +268,13 @@ TEST_F(Program, PlanRefusesNonsense) {
         expect_one_error(gpt2(std::string("plan ") + c.arguments), 2, c.names);
     }
     expect_one_error(gpt2("plan -e d12 --rates nowhere.json"), 1, "nowhere.json");
+    for (const char* rate : {"-1", "1e300"}) {
+        std::ofstream(dir / "bench.json")
+            << R"({"device": [{"name": "NVIDIA H200", "capability": 90, "multiprocessors": 132,
+            "memory_bytes": 150e9}], "rates": [{"product_tflops": 700, "copy_gb_per_second": )"
+            << rate << "}]}";
+        expect_one_error(gpt2("plan -e d12 --rates bench.json"), 1, "--rates: bench.json: copy_gb_per_second is");
+    }
 }
 
 // The line that train prints, of both programs: "memory: parameters 1.23 MB, ... together 4.56 MB".

@@ -276,4 +276,10 @@ TEST_F(TextInputs, TaskFilesOfWindows) {
     const Tokenizer tokenizer = Tokenizer::load(dir_ / "v");
     EXPECT_EQ(read_hellaswag(dir_ / "q.jsonl", tokenizer, 0).size(), 3u);
     EXPECT_EQ(read_hellaswag(dir_ / "q.jsonl", tokenizer, 2).size(), 2u);  // questions, not lines
+    for (const char* label : {"\"0\"", "\"1x\"", "\"\"", "\"99999999999\"", "2", "0.5"}) {
+        write("q.jsonl", "{\"ctx\":\"x\",\"endings\":[\"a\"],\"label\":" + string(label) + "}");
+        const auto read = [&] { return read_hellaswag(dir_ / "q.jsonl", tokenizer, 0).at(0).label; };
+        if (label == string("\"0\"")) EXPECT_EQ(read(), 0);
+        else EXPECT_THROW(read(), Error) << label;
+    }
 }

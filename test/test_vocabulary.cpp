@@ -255,6 +255,20 @@ TEST(Vocabulary, OtherKindsAreRefusedByName) {
             Directory({{"vocab.json", vocab_json().dump()}, {"merges.txt", kMerges}, {name, "{\"a\":" + deep + "}"}})
                 .error(),
             name + string(": not valid JSON: brackets within each other 65 deep"));
+    EXPECT_MENTIONS(
+        Directory(
+            {{"vocab.json", vocab_json().dump()}, {"merges.txt", kMerges}, {"added_tokens.json", string("{}\0{", 4)}})
+            .error(),
+        "added_tokens.json: not valid JSON: byte 2 is zero");
+}
+
+// In a text it would stand everywhere.
+TEST(Vocabulary, ATokenWithoutBytesIsNone) {
+    const Tokenizer tokenizer = Directory({{"vocab.json", vocab_json({""}).dump()}, {"merges.txt", kMerges}}).load();
+    Ids ids;
+    tokenizer.encode_with_special(string("a\0", 2), ids);
+    EXPECT_EQ(tokenizer.decode(ids), string("a\0", 2));
+    EXPECT_EQ(ids.size(), 2u);
 }
 
 // A run's files say the same as those it began with, and so do any of them alone.

@@ -24,8 +24,12 @@ static bool json_too_deep(std::string_view text) {
     return false;
 }
 
+// The library takes a zero for the end, and lets anything follow it.
+static bool json_has_zero(std::string_view text) { return text.find('\0') != std::string_view::npos; }
+
 template <class J>
 J parse_json(std::string_view text, const char* from) {
+    if (json_has_zero(text)) throw Error(strf("byte %zu is zero", text.find('\0')));
     if (json_too_deep(text)) throw Error(strf("brackets within each other %d deep", kMaxJsonDepth + 1));
     try {
         return J::parse(text);
@@ -35,7 +39,7 @@ J parse_json(std::string_view text, const char* from) {
 }
 template <class J>
 J try_json(std::string_view text) {
-    if (json_too_deep(text)) return J(J::value_t::discarded);
+    if (json_has_zero(text) || json_too_deep(text)) return J(J::value_t::discarded);
     return J::parse(text, nullptr, /*allow_exceptions=*/false);
 }
 template <class J>

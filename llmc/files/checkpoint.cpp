@@ -21,7 +21,12 @@ constexpr int kFormat = 1;
 // JSON has no infinities and NaNs; they are kept as strings. Finite doubles come back exactly: the shortest decimal
 // that reads as the same double is written.
 OrderedJson number_json(double x) { return std::isfinite(x) ? OrderedJson(x) : OrderedJson(strf("%g", x)); }
-double json_number(const OrderedJson& j) { return j.is_string() ? std::stod(j.get<std::string>()) : j.get<double>(); }
+double json_number(const OrderedJson& j) {
+    if (!j.is_string()) return j.get<double>();
+    for (double x : {HUGE_VAL, -HUGE_VAL, std::nan(""), -std::nan("")})
+        if (j == number_json(x)) return x;
+    throw Error(strf("%s is no number", j.dump().c_str()));
+}
 
 OrderedJson window_json(const std::vector<double>& window) {
     OrderedJson j = OrderedJson::array();
@@ -66,8 +71,6 @@ auto with_remedy(const std::string& checkpoint, Read&& read) {
         why = e.what();
     } catch (const JsonError&) {
         why = "trainer_state.json lacks a field, or one has the wrong type";
-    } catch (const std::logic_error& e) {  // a window's text that is no number
-        why = e.what();
     }
     fs::path dir = fs::path(checkpoint).lexically_normal();
     if (!dir.has_filename()) dir = dir.parent_path();

@@ -88,7 +88,9 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(p
             }
             continue;
         }
-        auto bad = [&](const std::string& why) { fail(strf("tensor %s: %s", name.c_str(), why.c_str())); };
+        auto bad = [&, &name = name](const std::string& why) {
+            fail(strf("tensor %s: %s", name.c_str(), why.c_str()));
+        };
         auto unsigned_array = [](const Json& a) {
             return a.is_array() &&
                    std::all_of(a.begin(), a.end(), [](const Json& x) { return x.is_number_unsigned(); });

@@ -67,9 +67,10 @@ bool ConfigField::assign(std::string_view value, ModelConfig* m) const {
         return true;
     }
     if (float number; real) return is_real(value, &number) && (member.set(*m, std::bit_cast<int>(number)), true);
+    if (!is_digits(value)) return false;
     int64_t number = 0;
     for (char c : value) number = std::min<int64_t>(number * 10 + (c - '0'), int64_t{INT_MAX} + 1);
-    if (!is_digits(value) || number < low || number > high) return false;
+    if (number < low || number > high) return false;
     member.set(*m, static_cast<int>(number));
     return true;
 }

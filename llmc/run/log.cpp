@@ -47,12 +47,15 @@ static std::string to_json(const LogEntry& entry) {
     return out + (entry.skipped ? ",\"skipped\":true}" : "}");
 }
 
+// Steps beyond that are no steps; the plot counts in doubles.
+constexpr int64_t kMostSteps = 1'000'000'000'000'000;
+static bool read_step(const Json& j, int64_t* step) { return json_whole(j, step) && *step >= 0 && *step <= kMostSteps; }
+
 // Returns false if the line is none of ours, such as one that was being written when the machine went down.
 static bool from_json(const std::string& line, LogEntry* entry) {
     const Json json = try_json(line);
-    if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer()) return false;
     *entry = LogEntry{};
-    entry->step = json["step"].get<int64_t>();
+    if (!json.is_object() || !json.contains("step") || !read_step(json["step"], &entry->step)) return false;
     for (const LogField& field : log_fields) {
         if (!json.contains(field.name)) continue;
         const Json& value = json[field.name];
@@ -87,10 +90,10 @@ static bool from_resumed_json(const std::string& line, double* time_limit, std::
         json.contains("time_limit") && json["time_limit"].is_number() ? json["time_limit"].get<double>() : 0;
     if (limit != *time_limit) repeats->clear();
     *time_limit = limit;
+    int64_t at, last;
     for (const Json& part : json["repeats"])
-        if (part.is_array() && part.size() == 3 && part[0].is_number_integer() && part[1].is_number_integer())
-            for (int64_t at = part[0].get<int64_t>(); at <= part[1].get<int64_t>() && repeats->size() < kMostRepeats;
-                 at++)
+        if (part.is_array() && part.size() == 3 && read_step(part[0], &at) && read_step(part[1], &last))
+            for (; at <= last && repeats->size() < kMostRepeats; at++)
                 (*repeats)[at] = part[2].is_number() ? part[2].get<double>() : std::numeric_limits<double>::quiet_NaN();
     return true;
 }

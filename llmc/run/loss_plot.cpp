@@ -11,7 +11,7 @@ using Points = std::vector<std::pair<double, double>>;  // (step, loss)
 static Points finite_points(const std::vector<LogEntry>& entries, std::optional<double> LogEntry::*field) {
     Points points;
     for (const LogEntry& entry : entries)
-        if (entry.*field && std::isfinite(*(entry.*field)))
+        if (entry.*field && std::abs(*(entry.*field)) < 1e30)  // no NaN, and what an axis can have
             points.emplace_back(static_cast<double>(entry.step), *(entry.*field));
     return points;
 }

@@ -39,18 +39,22 @@ static void read_rates(const Options& o, PlanSetup* s, const GpuSheet** gpu) {
             (*gpu = std::find_if(kGpuSheets, std::end(kGpuSheets), is_it)) == std::end(kGpuSheets))
             throw UsageError("--rates: " + o.rates_file + " is of " + name +
                              ", no --gpu that is known; name the nearest");
-        s->multiprocessors = json_whole_at<int>(device, "multiprocessors");
-        s->capability = json_whole_at<int>(device, "capability");
-        s->memory_bytes = device.at("memory_bytes"), s->rates_from = "measured on " + name;
-        s->rates.copy = 1e9 * rates.at("copy_gb_per_second").get<double>();
-        if (s->bf16 || o.device.tf32)
-            s->rates.product = (s->bf16 ? 1e12 : 0.5e12) * rates.at("product_tflops").get<double>();
+        auto number = [&](const OrderedJson& object, const char* key) {
+            const double x = object.at(key);
+            if (!(x >= 0 && x < 1e15)) throw Error(strf("--rates: %s: %s is %g", o.rates_file.c_str(), key, x));
+            return x;
+        };
+        s->multiprocessors = static_cast<int>(std::clamp(number(device, "multiprocessors"), 1.0, 1e4));
+        s->capability = static_cast<int>(std::clamp(number(device, "capability"), 1.0, 1e4));
+        s->memory_bytes = number(device, "memory_bytes"), s->rates_from = "measured on " + name;
+        s->rates.copy = 1e9 * number(rates, "copy_gb_per_second");
+        if (s->bf16 || o.device.tf32) s->rates.product = (s->bf16 ? 1e12 : 0.5e12) * number(rates, "product_tflops");
         // the program's own attention, forward and 2.5 times as much backward; the head size nearest to the model's
-        int nearest = 1 << 30;
+        double nearest = HUGE_VAL;
         for (const OrderedJson& row : json.value("attention", OrderedJson::array())) {
-            int distance = std::abs(json_whole_at<int>(row, "HS") - s->model.HS());
+            double distance = std::abs(number(row, "HS") - s->model.HS());
             if (!s->bf16 || row.at("by") != "own" || distance >= nearest) continue;
-            double forward = row.at("forward_tflops"), backward = row.at("backward_tflops");
+            double forward = number(row, "forward_tflops"), backward = number(row, "backward_tflops");
             nearest = distance, s->rates.attention = 3.5e12 / (1 / forward + 2.5 / backward);
         }
     } catch (const JsonError&) {

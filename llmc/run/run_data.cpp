@@ -19,15 +19,22 @@ static std::string default_data(const std::string& split) {
 
 // The data of the run that is resumed, which goes on with no other unless the user names it.
 static void take_recorded_data(Run& run, Notes* notes) {
-    const Json data = parse_json(run.state.data_json);
+    const Json data =
+        parse_json_object(run.state.data_json, run.resume_from + "/trainer_state.json: what it says of the data");
     const auto take = [&](const char* key, const char* option, std::vector<std::string>* to) {
         if (!to->empty() || !data.contains(key)) return;
-        *to = data[key].get<std::vector<std::string>>();
+        for (const Json& path : data[key]) {
+            if (!path.is_string())
+                throw Error(strf("%s/trainer_state.json: %s holds %s, which is no path; name the data with %s",
+                                 run.resume_from.c_str(), key, path.dump().c_str(), option));
+            to->push_back(path.get<std::string>());
+        }
+        std::error_code ignored;
         for (const std::string& path : *to)
             if (path == "-")
                 throw Error(strf("--resume: the run in %s was trained on standard input; give the same again with %s -",
                                  run.output.c_str(), option));
-            else if (!fs::exists(path))
+            else if (!fs::exists(path, ignored))
                 throw Error(strf("--resume: %s, data of the run in %s, is gone; put it back, or name the data with %s",
                                  path.c_str(), run.output.c_str(), option));
     };

@@ -8,6 +8,10 @@ std::vector<MultipleChoice> read_hellaswag(const std::string& path, const Tokeni
     std::ifstream file(path);
     if (!file)
         throw Error("cannot read " + path + ": `make hellaswag` fetches it; or name a file with --hellaswag-data");
+    const auto wrong = [&](int64_t line, const char* why) {
+        return Error(strf("%s:%lld: not a HellaSwag question (%s); fetch the file again with `make hellaswag`",
+                          path.c_str(), static_cast<long long>(line), why));
+    };
     std::vector<MultipleChoice> questions;
     std::string text;
     for (int64_t line = 1; (limit == 0 || std::ssize(questions) < limit) && std::getline(file, text); line++) {
@@ -21,16 +25,17 @@ std::vector<MultipleChoice> read_hellaswag(const std::string& path, const Tokeni
                 q.endings.emplace_back();
                 tokenizer.encode(" " + ending.get<std::string>(), q.endings.back());
             }
-            q.label = j.at("label").is_string() ? std::stoi(j.at("label").get<std::string>())
-                                                : json_whole_at<int>(j, "label");
-            bool empty = q.context.empty();
+            Json label = j.at("label");  // 1 or "1"
+            if (label.is_string()) label = try_json(label.get<std::string>());
+            bool empty = q.context.empty() || !json_whole(label, &q.label);
             for (const auto& ending : q.endings) empty |= ending.empty();
             if (empty || q.label < 0 || q.label >= static_cast<int>(q.endings.size()))
                 throw Error("no context, no ending or no such label");
             questions.push_back(std::move(q));
-        } catch (const std::exception& e) {
-            throw Error(strf("%s:%lld: not a HellaSwag question (%s); fetch the file again with `make hellaswag`",
-                             path.c_str(), static_cast<long long>(line), e.what()));
+        } catch (const Error& e) {
+            throw wrong(line, e.what());
+        } catch (const JsonError& e) {
+            throw wrong(line, e.what());
         }
     }
     if (questions.empty()) throw Error(path + " has no questions; fetch it again with `make hellaswag`");

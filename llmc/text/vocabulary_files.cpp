@@ -318,7 +318,7 @@ TokenIds place_tokens(Found& f, Vocabulary& v) {
         if (readable) {
             if (const int* other = ids.insert(i))
                 throw Error(strf("%s: token \"%s\" has two ids, %d and %d", name, text.c_str(), *other, id));
-        } else if (added == f.added.end()) {
+        } else if (added == f.added.end() && !text.empty()) {
             odd.push_back({text, id});
         }
         place(text, readable && (added == f.added.end() || bytes.size() == 1) ? bytes : text, id);
@@ -332,7 +332,8 @@ TokenIds place_tokens(Found& f, Vocabulary& v) {
               token.id);
 
     int first_byte = INT32_MAX, lost = 0, example = 0;
-    const auto unknown = std::find_if(f.vocab.begin(), f.vocab.end(), [&](auto& e) { return e.first == v.unknown; });
+    const auto unknown = std::find_if(f.vocab.begin(), f.vocab.end(),
+                                      [&](auto& e) { return !v.unknown.empty() && e.first == v.unknown; });
     for (int b = 255; b >= 0; --b) {
         const int* const found = ids.find(spell_bytes(std::string(1, static_cast<char>(b))));
         int& id = v.bpe.byte_id[static_cast<size_t>(b)];
