@@ -167,7 +167,9 @@ TEST_F(TextInputs, BadLinesAreNamedOrCounted) {
         refused(string("b.jsonl --threads 3 --chunk-bytes ") + chunk, "b.jsonl:2: not valid JSON: column 13: ");
     said = noted("--skip-bad b.jsonl");
     EXPECT_EQ(ids("out/train_000000.bin"), expected({"one", "two"}));
-    EXPECT_MENTIONS(said, "3 piece(s) of JSON that are broken, or lack what is read, were left out; the first: b.jsonl:2: not valid JSON");
+    EXPECT_MENTIONS(said,
+                    "3 piece(s) of JSON that are broken, or lack what is read, were left out; the first: b.jsonl:2: "
+                    "not valid JSON");
     // whatever the cutting: the error that comes first in the inputs
     write("z.txt", "\x1F\x8B\x08 packed");
     for (const char* chunk : {"1", "30", "1000000"})
