@@ -1,18 +1,16 @@
 // ./tokenize examples: examples are read, set into their template and encoded once.
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include "data/tokenize.h"
 #include "llmc/base/error.h"
+#include "llmc/base/files.h"
 #include "llmc/base/human.h"
 #include "llmc/text/dataset_writer.h"
 #include "llmc/text/examples.h"
 
-namespace fs = std::filesystem;
-
 void write_examples(const TokenizeOptions& options) {
     finish_publication(options.output);
-    if (!options.force && fs::exists(options.output + "/train.examples"))
+    if (!options.force && path_exists(options.output + "/train.examples"))
         throw Error(strf("%s/train.examples is there already; give --force to replace it, or another -o",
                          options.output.c_str()));
     Tokenizer tokenizer = Tokenizer::load(options.vocab);

@@ -177,6 +177,8 @@ TEST_F(ExamplesTest, BadTemplates) {
     says(user + "assistant {content}{content}", "t:2: assistant has {content} twice");
     says(user + assistant + "begin {content}", "t:3: begin has no {content}");
     says("user {content}\\x", "t:1: a backslash");
+    says(user + assistant + "a#}b {content}", "t:3: a role is written with letters");
+    says(user + "assistant {content}\xff", "byte 34 is no UTF-8");
     EXPECT_THROW(Template::named("none", bytes_only()), Error);
 }
 
@@ -338,6 +340,7 @@ TEST_F(ExamplesTest, AFileOfThem) {
             EXPECT_NE(std::string(error.what()).find(what), std::string::npos) << error.what();
         }
     };
+    broken("", "is no file of examples");
     broken(all.substr(0, 100), "is no file of examples");
     broken(all.substr(0, all.size() - 4), "bytes");
     broken("x" + all.substr(1), "is no file of examples");
@@ -345,6 +348,9 @@ TEST_F(ExamplesTest, AFileOfThem) {
     broken(all, "which the vocabulary of 5 tokens has not", 5);
     std::string starts = all;
     starts[1024 + 8] = '\1', starts[1024 + 9] = '\0';  // the second example begins at 1
+    broken(starts, "an example without tokens");
+    starts = all;
+    starts.replace(1024 + 8, 8, "\xff\xff\xff\xff\xff\xff\xff\x7f");
     broken(starts, "an example without tokens");
 }
 

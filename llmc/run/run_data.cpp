@@ -1,6 +1,7 @@
 // Which data a run uses, and in which vocabulary it is.
 #include <algorithm>
 #include <filesystem>
+#include "llmc/base/files.h"
 #include "llmc/base/json.h"
 #include "llmc/run/run_rules.h"
 #include "llmc/text/shards.h"
@@ -11,7 +12,7 @@ namespace fs = std::filesystem;
 // The default data set: what `make data` has made.
 static std::string default_data(const std::string& split) {
     for (const char* name : {"tinyshakespeare", "bible"})
-        if (fs::exists(strf("data/%s/%s_000000.bin", name, split.c_str())))
+        if (is_file(strf("data/%s/%s_000000.bin", name, split.c_str())))
             return strf("data/%s/%s_*.bin", name, split.c_str());
     throw Error(strf("there is no data in data/tinyshakespeare: run `make data`, or name token shards with %s",
                      split == "train" ? "--train-data (-i)" : "--val-data (-j)"));
@@ -29,12 +30,11 @@ static void take_recorded_data(Run& run, Notes* notes) {
                                  run.resume_from.c_str(), key, path.dump().c_str(), option));
             to->push_back(path.get<std::string>());
         }
-        std::error_code ignored;
         for (const std::string& path : *to)
             if (path == "-")
                 throw Error(strf("--resume: the run in %s was trained on standard input; give the same again with %s -",
                                  run.output.c_str(), option));
-            else if (!fs::exists(path, ignored))
+            else if (!path_exists(path))
                 throw Error(strf("--resume: %s, data of the run in %s, is gone; put it back, or name the data with %s",
                                  path.c_str(), run.output.c_str(), option));
     };

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <optional>
+#include "llmc/base/files.h"
 #include "llmc/base/human.h"
 #include "llmc/base/json.h"
 #include "llmc/run/run_rules.h"
@@ -16,7 +17,7 @@ constexpr int64_t kValidationEvery = 10;  // without --val-data every tenth exam
 static std::vector<std::string> written_files(const std::vector<std::string>& paths, const char* name) {
     std::vector<std::string> files;
     for (const std::string& path : paths)
-        if (fs::is_directory(path)) files.push_back(path + "/" + name);
+        if (is_directory(path)) files.push_back(path + "/" + name);
         else if (is_examples_file(path)) files.push_back(path);
     if (!files.empty() && files.size() != paths.size())
         throw UsageError(strf("%s: give either such files of ./tokenize examples or JSON, not both", files[0].c_str()));
@@ -96,7 +97,7 @@ void read_examples(Run& run, Notes* notes) {
         return;
     }
     Examples train = read(o.train_data, "train.examples"), validation;
-    if (o.val_data.empty() && fs::exists(o.train_data[0] + "/val.examples")) o.val_data = {o.train_data[0]};
+    if (o.val_data.empty() && is_file(o.train_data[0] + "/val.examples")) o.val_data = {o.train_data[0]};
     if (!o.val_data.empty()) {
         validation = read(o.val_data, "val.examples");
     } else if (o.val_every > 0 && train.size() >= kValidationEvery) {

@@ -142,10 +142,8 @@ Examples read_examples(const std::vector<std::string>& inputs, const ReaderOptio
 
 bool names_examples(const std::string& path) {
     if (path == "-" || is_examples_file(path)) return true;
-    std::error_code error;
-    const fs::file_status status = fs::status(path, error);
-    if (fs::is_directory(status)) return fs::exists(path + "/train.examples", error);
-    if (!fs::is_regular_file(status)) return fs::exists(status);  // a pipe
+    if (is_directory(path)) return is_file(path + "/train.examples");
+    if (!is_file(path)) return path_exists(path);  // a pipe
     const std::string ending = fs::path(path).extension().string();
     for (const char* known : {".jsonl", ".ndjson", ".json", ".gz", ".xz", ".zst"})
         if (ending == known) return true;
@@ -178,8 +176,8 @@ Examples read_examples_file(const std::string& path, int vocabulary_size) {
     };
     const MappedFile file(path);
     int32_t header[kHeader] = {};
-    std::memcpy(header, file.data(), std::min(file.size(), sizeof header));
-    if (file.size() < sizeof header || header[0] != kMagic) refuse("is no file of examples");
+    if (file.size() >= sizeof header) std::memcpy(header, file.data(), sizeof header);
+    if (header[0] != kMagic) refuse("is no file of examples");
     if (header[1] != kVersion) refuse(strf("has version %d, this program reads %d", header[1], kVersion));
     int64_t sizes[2];
     std::memcpy(sizes, header + 4, sizeof sizes);
@@ -196,9 +194,10 @@ Examples read_examples_file(const std::string& path, int vocabulary_size) {
         at += to.size() * sizeof to[0];
     };
     take(e.starts, count + 1), take(e.tokens, tokens), take(e.weights, tokens);
-    for (size_t i = 0; i < static_cast<size_t>(count); i++)
-        if (e.starts[i + 1] < e.starts[i] + 2) refuse("has an example without tokens");
     if (e.starts[0] != 0 || e.starts.back() != tokens) refuse("has starts that are not those of its tokens");
+    for (size_t i = static_cast<size_t>(count);
+         i-- > 0;)  // from the end: what is subtracted from is no more than tokens
+        if (e.starts[i] < 0 || e.starts[i] > e.starts[i + 1] - 2) refuse("has an example without tokens");
     for (int id : e.tokens)
         if (id < 0 || id >= vocabulary_size)
             refuse(strf("has the id %d, which the vocabulary of %d tokens has not", id, vocabulary_size));

@@ -4,6 +4,7 @@
 #include <sstream>
 #include "llmc/base/error.h"
 #include "llmc/base/files.h"
+#include "llmc/text/utf8.h"
 
 namespace {
 
@@ -85,6 +86,9 @@ Template Template::parse(const std::string& lines, const std::string& name, cons
         const size_t end = std::min(line.find_first_of(" \t"), line.size());
         const size_t text = std::min(line.find_first_not_of(" \t", end), line.size());
         try {
+            for (char c : line.substr(0, end))
+                if (!(isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-' || c == '.'))
+                    throw Error("a role is written with letters, digits, _, - and .");
             set(line.substr(0, end), std::string_view(line).substr(text));
         } catch (const Error& e) {
             throw Error(strf("--template %s:%d: %s", name.c_str(), number, e.what()));
@@ -108,6 +112,9 @@ Template Template::named(const std::string& name, const Tokenizer& tokenizer) {
     } catch (const Error& e) {
         throw Error(strf("--template: %s; it is chatml, plain or a file", e.what()));
     }
+    size_t at = 0;
+    if (bytes_that_are_no_utf8(lines, &at) > 0)
+        throw Error(strf("--template %s: byte %zu is no UTF-8", name.c_str(), at));
     return parse(lines, name, tokenizer);
 }
 
