@@ -229,7 +229,7 @@ TEST_F(TimeLimitLog, StepsThatWereCutOffAreKnownAfterTheNextCrashToo) {
 TEST_F(TimeLimitLog, ADamagedLineIsNotBelievedWithoutEnd) {
     write(0, 3, 100);
     std::ofstream(dir / "log.jsonl", std::ios::app)
-        << "{\"step\":1,\"time_limit\":60,\"repeats\":[[2,9223372036854775807,7]]}\n";
+        << "{\"step\":1,\"time_limit\":60,\"repeats\":[[2,900000000000000,7],[2,9223372036854775807,7]]}\n";
     EXPECT_EQ(kept(1).size(), 99'999u);  // and step 1, which was not cut off
 }
 
