@@ -21,7 +21,7 @@ static void parse_and_run(int argc, char** argv) {
     app.require_subcommand(1);
     const auto text_options = [&](CLI::App* command) {
         command
-            ->add_option("inputs", options.inputs,
+            ->add_option("-i,--inputs,inputs", options.inputs,
                          "Text: files, directories (every text in them, sorted), - for standard input. JSON (lines, an "
                          "array, objects) is known by its first bytes, and each of its objects is a document")
             ->required();
@@ -59,7 +59,7 @@ static void parse_and_run(int argc, char** argv) {
         "Write train_*.bin and val_*.bin, with the vocabulary beside them; <|endoftext|> stands before each document");
     text_options(encode_command);
     encode_command->add_option(
-        "--vocab", options.vocab,
+        "-e,--vocab", options.vocab,
         "Directory with vocab.json and merges.txt, or tokenizer.json (default: the output directory)");
     CLI::Option* fraction = encode_command->add_option("--val-fraction", options.val_fraction,
                                                        "Share of the tokens, the last ones, that go to val_*.bin; the "
@@ -69,7 +69,7 @@ static void parse_and_run(int argc, char** argv) {
         encode_command->add_option("--val-tokens", options.val_tokens, "The same as a number of tokens");
     tokens->check(CLI::NonNegativeNumber)->excludes(fraction);
     encode_command
-        ->add_option("--val-inputs", options.val_inputs,
+        ->add_option("-j,--val-inputs", options.val_inputs,
                      "Text for val_*.bin; nothing is held back from the inputs then")
         ->excludes(fraction)
         ->excludes(tokens);
@@ -93,9 +93,10 @@ static void parse_and_run(int argc, char** argv) {
     examples_command->add_flag("--force", options.force, "Replace what is in the output directory");
 
     CLI::App* decode_command = app.add_subcommand("decode", "Print the text of shards");
-    decode_command->add_option("shards", options.inputs, "Shards: files, directories, patterns")->required();
+    decode_command->add_option("-i,--inputs,shards", options.inputs, "Shards: files, directories, patterns")
+        ->required();
     decode_command->add_option(
-        "--vocab", options.vocab,
+        "-e,--vocab", options.vocab,
         "Directory with vocab.json and merges.txt, or tokenizer.json (default: beside the shards)");
 
     CLI::App* bench_command = app.add_subcommand("bench", "Measure the speed of encoding, in bytes per second");

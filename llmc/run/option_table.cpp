@@ -37,7 +37,7 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .help = "what to train on: token shards (files, directories or globs), or examples (JSON lines, - for standard "
                  "input, what ./tokenize examples has written)"},
         {.name = "val-data", .flag = "j", .value = "FILES", .field = &o.val_data,
-         .commands = TRAINING | EVAL, .default_text = "the default data set; of examples every tenth",
+         .commands = TRAINING | EVAL, .default_text = "the default data set; of examples one of each ten",
          .help = "token shards or examples to validate on"},
         {.name = "model", .flag = "e", .value = "MODEL", .field = &o.model,
          .commands = TRAIN, .default_text = program.default_model, .help = model_help},

@@ -11,7 +11,7 @@
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kValidationEvery = 10;  // without --val-data every tenth example is for validation
+constexpr int64_t kValidationEvery = 10;  // without --val-data one of each ten examples is for validation
 
 // What ./tokenize examples has written is named by its files, or by their directory; "" where the paths are JSON.
 static std::vector<std::string> written_files(const std::vector<std::string>& paths, const char* name) {

@@ -8,6 +8,7 @@
 #include "llmc/base/error.h"
 #include "llmc/base/files.h"
 #include "llmc/base/json.h"
+#include "llmc/base/philox.h"
 
 namespace fs = std::filesystem;
 
@@ -45,7 +46,12 @@ Examples Examples::fit(int T) const {
 
 Examples Examples::hold_back(int64_t every, Examples* validation) const {
     Examples rest;
-    for (int64_t i = 0; i < size(); i++) (i % every == every - 1 ? *validation : rest).add(ids(i), weights_of(i));
+    for (int64_t i = 0; i < size(); i++) {
+        const uint32_t block = static_cast<uint32_t>(i / every), counter = static_cast<uint32_t>(Use::shuffle) << 24;
+        const bool held =
+            philox(0, block, 0, 0, counter).v[0] % static_cast<uint64_t>(every) == static_cast<uint64_t>(i % every);
+        (held ? *validation : rest).add(ids(i), weights_of(i));
+    }
     return rest;
 }
 

@@ -39,7 +39,8 @@ struct Examples {
     // before the first token that counts, of which one token stays, then the end. So a completion stays whole where it
     // can, and an instruction that stands before a long text goes first.
     Examples fit(int T) const;
-    // Every `every`-th example is held back for validation; the others are returned.
+    // Of each `every` examples one is held back for validation, drawn at random and always the same; the others are
+    // returned.
     Examples hold_back(int64_t every, Examples* validation) const;
 
   private:
