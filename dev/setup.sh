@@ -1,20 +1,18 @@
 #!/usr/bin/env bash
 # Installs what the build and the tests need. Runs again at no cost: with everything there, it says so and ends.
 #
-#   dev/setup.sh [--yes] [--cuda] [PACKAGE...]      PACKAGE: only these, fetched in the same way
+#   dev/setup.sh [--yes] [--cuda] [--fuzz] [PACKAGE...]      PACKAGE: only these, fetched in the same way
 #
 # As root, or where sudo asks for no password: apt-get install (asks before, on a terminal without --yes).
 # Else: the libraries are unpacked into .deps/, where the Makefile looks first; nothing outside this directory changes.
 # Where neither works: the one line to run.
 # --cuda (in CI: always): where this machine has no CUDA Toolkit, nvcc and CUDA's headers and libraries as well, by pip into
 # .deps/python (about 1.5 GB); enough to build the CUDA program and to test it on the CPU. A GPU needs NVIDIA's driver besides.
+# --fuzz (in CI: always): clang and its libFuzzer, for `make fuzz`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 commands=(g++ make git curl clang-format openmpi-bin libopenmpi-dev)  # Open MPI looks for itself in /usr: not for .deps/
-# for `make fuzz`: libFuzzer is in a package that has clang's version in its name
-clang=$( (clang++ -dumpversion || apt-cache depends clang | sed -n 's/.*Depends: clang-//p') 2>/dev/null | sed 's/\..*//;q' || true)
-commands+=(clang "libclang-rt-${clang:-14}-dev")
 libraries=(libcli11-dev nlohmann-json3-dev libdnnl-dev libgtest-dev libpcre2-dev libboost-context-dev)
 required=" g++ make git curl libcli11-dev nlohmann-json3-dev "
 header() {  # the file by which a library is known
@@ -28,17 +26,23 @@ header() {  # the file by which a library is known
     esac
 }
 
-yes=${CI:-} cuda=${CI:-}
+yes=${CI:-} cuda=${CI:-} fuzz=${CI:-}
 more=()
 for argument in "$@"; do
     case $argument in
         -y | --yes) yes=1 ;;
         --cuda) cuda=1 ;;
+        --fuzz) fuzz=1 ;;
         -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit ;;
-        -*) echo "dev/setup.sh: unknown option $argument (there are --yes and --cuda)" >&2; exit 2 ;;
+        -*) echo "dev/setup.sh: unknown option $argument (there are --yes, --cuda and --fuzz)" >&2; exit 2 ;;
         *) more+=("$argument") ;;
     esac
 done
+
+if [ -n "$fuzz" ]; then  # libFuzzer is in a package that has clang's version in its name
+    clang=$( (clang++ -dumpversion || apt-cache depends clang | sed -n 's/.*Depends: clang-//p') 2>/dev/null | sed 's/\..*//;q' || true)
+    commands+=(clang "libclang-rt-${clang:-14}-dev")
+fi
 
 is_there() {
     local name include

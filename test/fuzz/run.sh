@@ -13,7 +13,7 @@ limits=(-max_len=4096 -rss_limit_mb=2048 -malloc_limit_mb=1024 -timeout=20 -clos
 export ASAN_OPTIONS=detect_stack_use_after_return=0:allocator_may_return_null=0 UBSAN_OPTIONS=print_stacktrace=1
 rt=("$(clang++ -print-resource-dir 2>/dev/null)"/lib/*/libclang_rt.fuzzer*.a)
 if [ ! -e "${rt[0]}" ]; then
-    echo "skipped: fuzzing: clang++ or its libFuzzer is missing (packages clang and libclang-rt-14-dev, or of another version; dev/setup.sh installs them)"
+    echo "skipped: fuzzing: clang++ or its libFuzzer is missing (packages clang and libclang-rt-14-dev, or of another version; dev/setup.sh --fuzz installs them)"
     echo "0 passed, 0 failed, 1 skipped"
     exit
 fi
