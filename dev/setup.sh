@@ -8,7 +8,7 @@
 # Where neither works: the one line to run.
 # --cuda (in CI: always): where this machine has no CUDA Toolkit, nvcc and CUDA's headers and libraries as well, by pip into
 # .deps/python (about 1.5 GB); enough to build the CUDA program and to test it on the CPU. A GPU needs NVIDIA's driver besides.
-# --fuzz (in CI: always): clang and its libFuzzer, for `make fuzz`.
+# --fuzz (in CI: always): clang and its libFuzzer, for `make fuzz`; strace, for `make faults`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,7 +41,7 @@ done
 
 if [ -n "$fuzz" ]; then  # libFuzzer is in a package that has clang's version in its name
     clang=$( (clang++ -dumpversion || apt-cache depends clang | sed -n 's/.*Depends: clang-//p') 2>/dev/null | sed 's/\..*//;q' || true)
-    commands+=(clang "libclang-rt-${clang:-14}-dev")
+    commands+=(strace clang "libclang-rt-${clang:-14}-dev")
 fi
 
 is_there() {
