@@ -3,6 +3,7 @@
 #
 #   test/fuzz/run.sh SECONDS [TARGET]...     of each target
 #
+# FUZZ_SEED in the environment: the inputs are made up alike each time (.ci/run), but for how many there is time.
 # Each begins with test/fuzz/corpus/TARGET, which it leaves as it is. What it finds that leads to new lines stays in
 # build-fuzz/corpus/TARGET, and it begins with that, too, the next time; test/fuzz/run.sh --keep [TARGET]... puts the smallest
 # set of inputs that leads everywhere in place of test/fuzz/corpus/TARGET. An input that is a fault stays in
@@ -33,6 +34,7 @@ fuzz() {  # fuzz TARGET: a line of what came of it, in $work/TARGET.result
     mkdir -p "$kept" "$found" build-fuzz/faults "$work/$target"
     ln -sf fuzz "build-fuzz/$target"
     local command=("build-fuzz/$target" "${limits[@]}" -artifact_prefix="build-fuzz/faults/$target-")
+    [ -z "${FUZZ_SEED:-}" ] || command+=(-seed="$FUZZ_SEED")
     [ ! -e "$dictionary" ] || command+=(-dict="$dictionary")
     export TMPDIR=$work/$target
     if [ "$seconds" = --keep ]; then

@@ -40,7 +40,9 @@ FUZZ(tokenizer) {
     // A byte for the number of merges, two for each, and text.
     std::vector<std::pair<int, int>> merges;
     for (int n = take_byte(&input) % 32; n > 0; n--) {
-        const int size = make_vocabulary(merges).size() - 1, left = take_byte(&input), right = take_byte(&input);
+        const Vocabulary so_far = make_vocabulary(merges);
+        if (so_far.longest > 256) break;  // a token can be twice as long as the one before
+        const int size = so_far.size() - 1, left = take_byte(&input), right = take_byte(&input);
         // bytes of two kinds in small vocabularies, so that tokens are made of tokens
         merges.push_back({left % 2 ? left / 2 % 4 + 64 : size - 1 - left / 2 % 8,
                           right % 2 ? right / 2 % 4 + 64 : size - 1 - right / 2 % 8});
@@ -100,7 +102,10 @@ FUZZ(vocabulary) {
             CHECK(w.added == v.added && w.unknown == v.unknown &&
                       std::includes(w.named.begin(), w.named.end(), v.named.begin(), v.named.end()),
                   "%sother tokens", why.c_str());
-            CHECK(ids == document && other_prompt == prompt, "%sother ids", why.c_str());
+            // files of others may say two things of the white space around a token; one of them is written
+            const bool spaces =
+                std::any_of(v.added.begin(), v.added.end(), [](auto& t) { return t.lstrip || t.rstrip; });
+            CHECK(spaces || (ids == document && other_prompt == prompt), "%sother ids", why.c_str());
             CHECK(w.end_of_text == v.end_of_text, "%sends %d, not %d", why.c_str(), w.end_of_text, v.end_of_text);
         });
         CHECK(why.find("error") == std::string::npos, "%s", why.c_str());
