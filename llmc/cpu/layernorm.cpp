@@ -55,7 +55,8 @@ void residual_layernorm_forward(X* r, X* y, acc_t<X>* mean, acc_t<X>* rstd, cons
     });
 }
 
-// dx += gradient through the norm (dx already holds what came down the residual stream); dw (C) +=, db (C) +=.
+// dx += gradient through the norm (dx already holds what came down the residual stream); dw (C) +=, db (C) +=,
+// which may be null: frozen.
 //   g = dy * w;  dx += rstd * (g - mean_c(g) - xhat * mean_c(g * xhat))      xhat = (x - mean) * rstd
 // Rows are summed in blocks whose number depends on N alone, and the blocks in their order: the same bits for any
 // number of threads.
@@ -81,6 +82,7 @@ void layernorm_backward(X* dx, grad_t<X>* dw, grad_t<X>* db, const X* dy, const 
             }
         }
     });
+    if (!dw) return;
     parallel_blocks(C, 256, [=, &partial](int64_t begin, int64_t end) {
         for (int64_t k = 0; k < blocks; k++) {
             const A *pw = partial.data() + k * 2 * C, *pb = pw + C;

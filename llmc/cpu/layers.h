@@ -24,7 +24,7 @@ template <typename X>
 void dropout_apply(X* y, const X* x, int B, int64_t per_sample, Dropout d, CpuStream = {});
 
 // layernorm.cpp: x, y, r (N,C); w, bias (C); mean, rstd (N). r = a + dropout(b), r may be a; rows_per_sample = T.
-// Backward: dx += (it holds what came down the residual stream).
+// Backward: dx += (it holds what came down the residual stream); dw and dbias may be null.
 template <typename X>
 void layernorm_forward(X* y, acc_t<X>* mean, acc_t<X>* rstd, const X* x, const X* w, const X* bias, int N, int C,
                        float epsilon, CpuStream = {});

@@ -217,6 +217,7 @@ __global__ void __launch_bounds__(512, 1)
             });
         });
     }
+    if (!partial) return;
     float* to = partial + int64_t(blockIdx.x) * 2 * C;
     for_packs([&](int k, int c) {
 #pragma unroll
@@ -252,13 +253,14 @@ void layernorm_backward(X* dx, float* dw, float* db, const X* dy, const X* x, co
     int E = layernorm_backward_columns(C), threads = layernorm_backward_threads(C);
     CHECK(threads <= 512, "C=%d", C);
     int blocks = layernorm_backward_blocks(N, C, device().multiprocessors);
-    float* partial = workspace<float>(static_cast<size_t>(blocks) * 2 * C);
+    float* partial = dw ? workspace<float>(static_cast<size_t>(blocks) * 2 * C) : nullptr;
     auto run = [&](auto kernel) {
         launch(kernel, blocks, threads, 0, stream, dx, partial, dy, x, w, mean, rstd, N, C);
     };
     if (C % W != 0 && E != 8) threads = 512;  // as the kernel assumes
     if (C % W != 0) run(E == 8 ? layernorm_backward_kernel<1, 8, 1, X> : layernorm_backward_kernel<1, 24, 1, X>);
     else run(E == 8 ? layernorm_backward_kernel<W, 8 / W, W / 2, X> : layernorm_backward_kernel<W, 24 / W, 1, X>);
+    if (!dw) return;  // frozen
     launch(layernorm_backward_sum_kernel, ceil_div(2 * C, 32), 32 * std::min(32, blocks), 0, stream, dw, db, partial,
            blocks, C);
 }

@@ -34,7 +34,7 @@ template <typename X>
 void dropout_apply(X* y, const X* x, int B, int64_t per_sample, Dropout d, cudaStream_t stream);
 
 // layernorm.cuh: x, y, r (N,C); w, bias (C); mean, rstd (N). r = a + dropout(b), r may be a; rows_per_sample = T.
-// Backward: dx += (it holds what came down the residual stream).
+// Backward: dx += (it holds what came down the residual stream); dw and dbias may be null.
 template <typename X>
 void layernorm_forward(X* y, float* mean, float* rstd, const X* x, const X* w, const X* bias, int N, int C,
                        float epsilon, cudaStream_t stream);
@@ -131,6 +131,9 @@ void add_losses(StepState* state, const float* losses, const float* weights, int
 void add_to(float* sum, const float* x, int64_t n, cudaStream_t stream);
 // From the sum of losses and the squared norm to the step's loss, norm, clip scale and skip flag. grad_clip 0: none.
 void finish_gradients(StepState* state, const double* norm_squared, float grad_clip, cudaStream_t stream);
+// x (n) *= factor
+template <typename X>
+void scale_by(X* x, float factor, int64_t n, cudaStream_t stream);
 // Sampling: n more tokens; positions (n) are those after the ones seen so far.
 void next_positions(int* positions, int* length, int n, cudaStream_t stream);
 // Keys and values of the T newest of *length positions, from qkv (T,3C) into the caches (capacity,C).

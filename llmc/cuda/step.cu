@@ -57,6 +57,18 @@ void add_to(float* sum, const float* x, int64_t n, cudaStream_t stream) {
     launch(add_kernel, ceil_div(n, 256), 256, 0, stream, sum, x, n);
 }
 
+template <typename X>
+__global__ void scale_kernel(X* x, float factor, int64_t n) {
+    int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i < n) x[i] = X(static_cast<float>(x[i]) * factor);
+}
+template <typename X>
+void scale_by(X* x, float factor, int64_t n, cudaStream_t stream) {
+    launch(scale_kernel<X>, ceil_div(n, 256), 256, 0, stream, x, factor, n);
+}
+template void scale_by(float*, float, int64_t, cudaStream_t);
+template void scale_by(bf16*, float, int64_t, cudaStream_t);
+
 static __global__ void next_positions_kernel(int* positions, int* length, int n) {
     int seen = *length;
     __syncthreads();  // all have read it before it changes

@@ -3,6 +3,7 @@
 // Shapes: B sequences of T tokens, C channels, NH heads of HS = C / NH, V words padded to Vp, L layers, N = B*T rows.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <string>
 #include <vector>
@@ -44,14 +45,20 @@ struct Activations {
     X* branch;         // (N,C) output of the attention projection or the MLP, before it is added
     X* logits;         // (chunk, Vp)
     acc_t<X>* losses;  // (N)
-    int64_t chunk;     // rows of the LM head that are worked on at once
+    // With adapters, of rank R at most, (N,R) of each linear layer of each block (lora.h); and with their dropout room for
+    // what is dropped out of, (N, max(C,F))
+    std::vector<std::array<X*, std::size(kLinears)>> lora;
+    X* lora_input = nullptr;
+    int64_t chunk;  // rows of the LM head that are worked on at once
     Arena arena;
 
     // keep_all = false (evaluation, sampling): one set of buffers serves all layers. Else `recompute` says which
     // tensors are not kept but computed again in the backward pass (StepOptions).
-    Activations(const ModelConfig& m, int64_t N, int64_t lm_head_chunk, bool keep_all, int recompute)
+    Activations(const ModelConfig& m, int64_t N, int64_t lm_head_chunk, bool keep_all, int recompute,
+                const std::vector<LoraConfig>& adapters)
         : h(static_cast<size_t>(m.L) + 1), chunk(std::min(N, lm_head_chunk)) {
         int64_t C = m.C;
+        int lora_rank = 0;
         for (size_t l = 0; l < h.size(); l++) {
             BlockActivations<X>& a = h[l];
             bool last = l + 1 == h.size();
@@ -76,6 +83,11 @@ struct Activations {
             add(&Block::fch, N * m.F(), keep_all && recompute < 3);
             add(&Block::fch_gelu, N * std::max(m.F(), m.C), keep_all && recompute < 1);
         }
+        for (const LoraConfig& adapter : adapters) lora_rank = std::max(lora_rank, adapter.rank);
+        if (lora_rank > 0) lora.resize(static_cast<size_t>(m.L));
+        for (auto& block : lora)
+            for (X*& x : block) arena.add(&x, N * lora_rank);
+        if (keep_all && !adapters.empty() && adapters[0].dropout > 0) arena.add(&lora_input, N * std::max(m.F(), m.C));
         arena.add(&branch, N * C);
         arena.add(&logits, chunk * m.Vp());
         arena.add(&losses, N);
@@ -95,12 +107,14 @@ struct BackwardScratch {
     X* dresidual;  // (N,C) gradient of the residual stream, the one thing that travels from block to block
     X* dbranch;    // (N,C)
     X* dwide;      // (N,F) gradient of fch, then (N,3C) of qkv
+    X* dlora;      // (N,R) with an adapter of rank R
 
     template <class Arena>
-    void add_to(Arena& arena, int64_t N, int64_t C, int64_t F) {
+    void add_to(Arena& arena, int64_t N, int64_t C, int64_t F, int64_t R) {
         arena.add(&dresidual, N * C);
         arena.add(&dbranch, N * C);
         arena.add(&dwide, N * std::max(F, 3 * C));
+        if (R > 0) arena.add(&dlora, N * R);
     }
 };
 

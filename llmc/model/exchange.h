@@ -22,13 +22,13 @@ class Exchange {
         : machine_(machine), memory_(memory) {}
 
     // comm: null with one rank.
-    void start(std::unique_ptr<Communicator> comm) {
-        comm_ = std::move(comm);
+    void start(Communicator* comm) {
+        comm_ = comm;
         for (int slot = 0; slot < Sharding::kSlots; slot++)
             weights_here_[slot] = machine_.make_event(), gradients_sent_[slot] = machine_.make_event();
     }
     // Waits for everything. Ranks that wait for others are watched (group.h).
-    void finish() { machine_.finish(comm_.get()); }
+    void finish() { machine_.finish(comm_); }
 
     // ---- weights (stage 3) ----
 
@@ -69,6 +69,7 @@ class Exchange {
         if (add_gradients()) return;
         // Tensors to clear lie side by side between the matrices: one call for each row of them.
         Bucket bucket = memory_.shards.bucket(b);
+        if (bucket.rows == 0) return;
         const Parameter* rows = &memory_.table[bucket.first_row];
         auto cleared = [&](size_t row) { return !rows[row].by_product; };
         for (size_t row = 0; row < bucket.rows; row++) {
@@ -88,6 +89,7 @@ class Exchange {
     void reduce_gradients(int b) {
         if (memory_.world == 1 || (memory_.stage < 2 && !last_micro_step_)) return;
         Bucket bucket = memory_.shards.bucket(b);
+        if (bucket.rows == 0) return;
         size_t n = static_cast<size_t>(memory_.shards.part(b));
         G* own = memory_.own_grads + memory_.shards.local(b);
         int slot = memory_.shards.slot(b);
@@ -128,8 +130,9 @@ class Exchange {
         const Sharding& shards = memory_.shards;
         machine_.follow_computation();
         for (int b = 0; b < shards.buckets(); b++)
-            comm_->all_gather(memory_.weights + shards.bucket(b).begin, memory_.weights + shards.begin(b),
-                              static_cast<size_t>(shards.part(b)), machine_.network());
+            if (shards.bucket(b).rows > 0)
+                comm_->all_gather(memory_.weights + shards.bucket(b).begin, memory_.weights + shards.begin(b),
+                                  static_cast<size_t>(shards.part(b)), machine_.network());
         machine_.join();
     }
 
@@ -176,7 +179,7 @@ class Exchange {
 
     Machine& machine_;
     const ModelMemory<X, typename Machine::Arena>& memory_;
-    std::unique_ptr<Communicator> comm_;
+    Communicator* comm_ = nullptr;
     bool first_micro_step_ = true, last_micro_step_ = true;
     // Of each slot (zero.h): the bucket whose weights it holds, and whether the layers have yet to wait for an event
     int resident_[Sharding::kSlots] = {-1, -1, -1, -1};

@@ -1,4 +1,5 @@
-// The arenas of a model: what a rank has of weights, gradients and optimizer state, at every stage of ZeRO (zero.h).
+// The arenas of a model or of an adapter: what a rank has of weights, gradients and optimizer state, at every stage of
+// ZeRO (zero.h).
 //
 // Arena is that of the host, that of the device, or one that only counts bytes (plan.cpp). Nothing is allocated before
 // allocate() of the arenas.
@@ -14,6 +15,7 @@ struct ModelMemory {
     using A = acc_t<X>;
     using G = grad_t<X>;
     const int rank, world, stage;  // stage 0 where nothing is divided: one rank, or no training
+    const bool trained;            // with gradients and optimizer
     std::vector<Parameter> table;
     Sharding shards;
     int64_t size;  // elements of a whole arena
@@ -30,21 +32,24 @@ struct ModelMemory {
     X* weight_slots[Sharding::kSlots] = {};
     G *grad_slots[Sharding::kSlots] = {}, *received = nullptr;
 
-    ModelMemory(const ModelConfig& config, const StepOptions& o)
+    // table_for(ranks): the rows, laid out for so many that divide them.
+    template <typename TableFor>
+    ModelMemory(TableFor table_for, int blocks, const StepOptions& o, bool with_gradients, int zero_stage)
         : rank(o.rank),
           world(o.world),
-          stage(o.world > 1 && o.training ? o.zero_stage : 0),
-          table(parameter_table(config, stage > 0 ? world : 1)),
-          shards(table, stage > 0 ? rank : 0, stage > 0 ? world : 1),
+          stage(o.world > 1 && o.training ? zero_stage : 0),
+          trained(with_gradients),
+          table(table_for(stage > 0 ? world : 1)),
+          shards(table, blocks, stage > 0 ? rank : 0, stage > 0 ? world : 1),
           size(arena_size(table, shards.world())) {
         int64_t local = shards.local_size();
         if (stage < 3) parameters.add(&weights, size);
         else parameters.add(&weight_part, local);
         for (int slot = 0; slot < Sharding::kSlots; slot++) {
             if (stage == 3) parameters.add(&weight_slots[slot], shards.slot_size(slot));
-            if (stage >= 2) gradients.add(&grad_slots[slot], shards.slot_size(slot));
+            if (stage >= 2 && trained) gradients.add(&grad_slots[slot], shards.slot_size(slot));
         }
-        if (!o.training) return;
+        if (!trained) return;
         if (stage < 2) gradients.add(&grads, size);
         if (stage > 0) gradients.add(&own_grads, local);
         if (stage >= 2) gradients.add(&received, shards.largest_part());
@@ -53,14 +58,18 @@ struct ModelMemory {
         optimizer.add(&m2, local);
     }
 
-    // Once the arenas are allocated: where the layers find weights and leave gradients.
-    void connect(ModelPointers<X>* w, ModelPointers<G>* dw) {
+    void allocate() {
+        parameters.allocate("the weights", true);
+        if (!trained) return;
+        gradients.allocate("the gradients", true);
+        optimizer.allocate("the optimizer's state", true);
         if (stage == 0) own_grads = grads;
-        *w = ModelPointers<X>(
-            table, [&](const Parameter& p) { return weights ? weights + p.offset : in_slot(weight_slots, p); });
-        if (m1) *dw = ModelPointers<G>(table, [&](const Parameter& p) { return gradient_of(p); });
     }
-    G* gradient_of(const Parameter& p) const { return grads ? grads + p.offset : in_slot(grad_slots, p); }
+    // Once that is done: where the layers find a tensor and leave its gradient, null where it is frozen.
+    X* weight_of(const Parameter& p) const { return weights ? weights + p.offset : in_slot(weight_slots, p); }
+    G* gradient_of(const Parameter& p) const {
+        return !trained ? nullptr : grads ? grads + p.offset : in_slot(grad_slots, p);
+    }
     // A weight of one's own part, by its place in the arena and in the local arena.
     X* own_weight(int64_t arena, int64_t local) const { return weights ? weights + arena : weight_part + local; }
     A* optimizer_buffer(Buffer buffer) const {

@@ -9,12 +9,15 @@
 #include <cstdint>
 #include <iterator>
 #include <string>
+#include <utility>
 #include <vector>
 #include "llmc/base/error.h"
 #include "llmc/model/config.h"
+#include "llmc/model/lora_config.h"
 
 // normal: standard deviation 0.02; normal_residual: 0.02 / sqrt(2 L)         (GPT-2: Radford et al. 2019, section 2.3)
-enum class Init { zeros, ones, normal, normal_residual };
+// uniform: in +-1 / sqrt(cols)                                                (a linear layer's in PyTorch and in PEFT)
+enum class Init { zeros, ones, normal, normal_residual, uniform };
 
 struct Parameter {
     std::string name;     // "transformer.h.3.attn.c_attn.weight"
@@ -36,32 +39,41 @@ inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1)
 
 inline std::string block_prefix(int layer) { return "transformer.h." + std::to_string(layer) + "."; }
 
-// With several ranks the embeddings, each block and the final layernorm start on multiples of kArenaAlignment * world,
-// so that each of them divides into one part for each rank (zero.h).
-inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 1) {
+// Lays rows one behind the other. With several ranks the embeddings, each block and what follows the last one start on
+// multiples of kArenaAlignment * world, so that each of them divides into one part for each rank (zero.h).
+class TableBuilder {
+  public:
     std::vector<Parameter> table;
-    int64_t C = m.C, F = m.F(), end = 0, index = 0;
-    const std::string head = m.untied ? "lm_head.weight" : "transformer.wte.weight";
-    auto add = [&](const std::string& name, int layer, int64_t rows, int64_t cols, Init init, bool linear) {
-        int64_t padded = name == head || name == "transformer.wte.weight" ? m.Vp() : rows;
-        if (!table.empty() && table.back().layer != layer) end = round_up(end, kArenaAlignment * world);
-        table.push_back(
-            {name, rows, cols, padded, end, index, layer, cols > 1, true, linear, init, linear || name == head});
-        end += round_up(padded * cols, kArenaAlignment), index += round_up(padded * cols, kArenaAlignment);
-    };
+    explicit TableBuilder(int world) : world_(world) {}
+
+    // One tensor (rows,cols). `padded`: rows in memory. `linear`: its gradient is a matrix product; in_file: transposed.
+    void add(const std::string& name, int layer, int64_t rows, int64_t cols, int64_t padded, Init init, bool product,
+             bool transposed) {
+        if (!table.empty() && table.back().layer != layer) end_ = round_up(end_, kArenaAlignment * world_);
+        table.push_back({name, rows, cols, padded, end_, index_, layer, cols > 1, true, transposed, init, product});
+        end_ += round_up(padded * cols, kArenaAlignment), index_ += round_up(padded * cols, kArenaAlignment);
+    }
+
+  private:
+    int64_t world_, end_ = 0, index_ = 0;
+};
+
+inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 1) {
+    TableBuilder builder(world);
+    const int64_t C = m.C, F = m.F();
     auto vector = [&](const std::string& name, int layer, int64_t n, Init init) {
-        add(name, layer, n, 1, init, false);
+        builder.add(name, layer, n, 1, n, init, false, false);
     };
     auto linear = [&](const std::string& name, int layer, int64_t OC, int64_t IC, Init init) {
-        add(name + ".weight", layer, OC, IC, init, true);
+        builder.add(name + ".weight", layer, OC, IC, OC, init, true, true);
         vector(name + ".bias", layer, OC, Init::zeros);
     };
     auto norm = [&](const std::string& name, int layer) {
         vector(name + ".weight", layer, C, Init::ones);
         vector(name + ".bias", layer, C, Init::zeros);
     };
-    add("transformer.wte.weight", -1, m.V, C, Init::normal, false);
-    add("transformer.wpe.weight", -1, m.T, C, Init::normal, false);
+    builder.add("transformer.wte.weight", -1, m.V, C, m.Vp(), Init::normal, !m.untied, false);
+    builder.add("transformer.wpe.weight", -1, m.T, C, m.T, Init::normal, false, false);
     for (int l = 0; l < m.L; l++) {
         std::string h = block_prefix(l);
         norm(h + "ln_1", l);
@@ -72,8 +84,8 @@ inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 
         linear(h + "mlp.c_proj", l, C, F, Init::normal_residual);
     }
     norm("transformer.ln_f", -1);
-    if (m.untied) add(head, -1, m.V, C, Init::normal, false);
-    return table;
+    if (m.untied) builder.add("lm_head.weight", -1, m.V, C, m.Vp(), Init::normal, true, false);
+    return std::move(builder.table);
 }
 
 // Elements of an arena that holds the whole table.
@@ -94,7 +106,20 @@ inline double flops_per_token(const ModelConfig& m, int seq_len) {
     return 6 * static_cast<double>(parameter_count(m)) + 12.0 * m.L * m.C * seq_len;
 }
 
+// Of one of a block's linear layers: (N,in) to (N,out).
+struct LinearShape {
+    int in, out;
+};
+inline LinearShape linear_shape(const ModelConfig& m, Linear which) {
+    const LinearShape shapes[] = {{m.C, 3 * m.C}, {m.C, m.C}, {m.C, m.F()}, {m.F(), m.C}};
+    return shapes[static_cast<int>(which)];
+}
+
 // The tensors by name, as pointers into an arena. X: the type of weights or of their gradients.
+template <typename X>
+struct LinearPointers {
+    X *w, *b;  // (out,in), (out)
+};
 template <typename X>
 struct BlockPointers {
     X *ln1w, *ln1b;          // (C)
@@ -103,6 +128,11 @@ struct BlockPointers {
     X *ln2w, *ln2b;          // (C)
     X *fcw, *fcb;            // (F,C), (F)
     X *fcprojw, *fcprojb;    // (C,F), (C)
+
+    LinearPointers<X> linear(Linear which) const {
+        const LinearPointers<X> all[] = {{qkvw, qkvb}, {attprojw, attprojb}, {fcw, fcb}, {fcprojw, fcprojb}};
+        return all[static_cast<int>(which)];
+    }
 };
 template <typename X>
 struct ModelPointers {
@@ -141,8 +171,8 @@ struct ModelPointers {
                                      : bind(&h[p.layer], in_block, p.name, block_prefix(p.layer), at(p));
             CHECK(found, "%s has no pointer in ModelPointers", p.name.c_str());
         }
-        const size_t optional = head ? 0 : 1;
-        if (!head) head = wte;
+        const size_t optional = table.back().name == "lm_head.weight" ? 0 : 1;
+        if (optional) head = wte;
         size_t pointers = std::size(outside) - optional + h.size() * std::size(in_block);
         CHECK(table.size() == pointers, "%zu tensors for %zu pointers", table.size(), pointers);
     }

@@ -22,18 +22,23 @@ struct Bucket {
 
 class Sharding {
   public:
-    Sharding(const std::vector<Parameter>& table, int rank, int world) : rank_(rank), world_(world) {
-        for (size_t t = 0; t < table.size(); t++) {
-            if (t == 0 || table[t].layer != table[t - 1].layer) buckets_.push_back({table[t].offset, 0, t, 0});
-            int64_t end = t + 1 < table.size() ? table[t + 1].offset : arena_size(table, world);
-            buckets_.back().size = end - buckets_.back().begin, buckets_.back().rows++;
+    // Of a model with so many blocks. The table may be one of some of its rows (an adapter's): then there are empty buckets.
+    Sharding(const std::vector<Parameter>& table, int blocks, int rank, int world)
+        : rank_(rank), world_(world), buckets_(static_cast<size_t>(blocks) + 2) {
+        size_t t = 0;
+        for (int b = 0; b < buckets(); b++) {
+            const auto offset = [&] { return t < table.size() ? table[t].offset : arena_size(table, world); };
+            Bucket& bucket = buckets_[static_cast<size_t>(b)] = {offset(), 0, t, 0};
+            while (t < table.size() && table[t].layer == (b == 0 || b > blocks ? -1 : b - 1)) t++;
+            bucket.rows = t - bucket.first_row, bucket.size = offset() - bucket.begin;
         }
+        CHECK(t == table.size(), "row %zu of %zu", t, table.size());
     }
     int world() const { return world_; }
     int buckets() const { return static_cast<int>(buckets_.size()); }
     Bucket bucket(int b) const { return buckets_[static_cast<size_t>(b)]; }
     int bucket_of(const Parameter& p) const {
-        return p.layer >= 0 ? p.layer + 1 : p.offset < bucket(1).begin ? 0 : buckets() - 1;
+        return p.layer >= 0 ? p.layer + 1 : p.offset < bucket(0).size ? 0 : buckets() - 1;
     }
     int64_t largest_block() const {
         int64_t most = 0;

@@ -1,6 +1,7 @@
 // The small pieces of a step between its layers, for a machine whose memory is the host's.
 #pragma once
 #include <algorithm>
+#include "llmc/base/bf16.h"
 #include "llmc/model/arguments.h"
 #include "llmc/model/step_state.h"
 
@@ -26,6 +27,12 @@ void add_losses(StepState* state, const A* losses, const A* weights, int N, Plai
 // From the sum of losses and the squared norm to the step's loss, norm, clip scale and skip flag.
 inline void finish_gradients(StepState* state, const double* norm_squared, float grad_clip, Plain) {
     finish_gradients(*state, *norm_squared, grad_clip);
+}
+
+// x (n) *= factor
+template <typename X>
+void scale_by(X* x, float factor, int64_t n, Plain) {
+    for (int64_t i = 0; i < n; i++) x[i] = acc_t<X>(x[i]) * factor;
 }
 
 // Sampling: n more tokens; positions (n) are those after the ones seen so far.

@@ -231,13 +231,17 @@ void residual_layernorm_forward(X*, X*, acc_t<X>*, acc_t<X>*, const X*, const X*
     s.clock->memory(4.0 * N * C * sizeof(X) + 8.0 * N + 2.0 * C * sizeof(X));
 }
 template <typename X>
-void layernorm_backward(X*, grad_t<X>*, grad_t<X>*, const X*, const X*, const X*, const acc_t<X>*, const acc_t<X>*,
+void layernorm_backward(X*, grad_t<X>* dw, grad_t<X>*, const X*, const X*, const X*, const acc_t<X>*, const acc_t<X>*,
                         int N, int C, PlanStream s) {
-    s.clock->memory(4.0 * N * C * sizeof(X) + 8.0 * N + C * sizeof(X) + 2.0 * C * 8);
+    s.clock->memory(4.0 * N * C * sizeof(X) + 8.0 * N + C * sizeof(X) + (dw ? 2.0 * C * 8 : 0));
 }
 template <typename X>
 void gelu_forward(X*, const X*, int64_t n, PlanStream s) {
     s.clock->memory(2.0 * static_cast<double>(n) * sizeof(X));
+}
+template <typename X>
+void gelu_backward(X*, const X*, const X*, int64_t n, PlanStream s) {
+    s.clock->memory(3.0 * static_cast<double>(n) * sizeof(X));
 }
 template <typename X>
 void gelu_erf_forward(X*, const X*, int64_t n, PlanStream s) {
@@ -263,14 +267,23 @@ void matmul_forward(X*, X* pre_gelu, const X*, const X*, const X* bias, int N, i
     if (pre_gelu) bytes += double(N) * OC * size;
     plan_product(s, N, C, OC, bytes);
 }
+// out (M,N) += a (M,K) b (K,N)
 template <typename X>
-void matmul_backward(X*, grad_t<X>*, grad_t<X>* dbias, const X*, const X*, const X*, const X* pre_gelu, int N, int C,
+void matmul(const Matmul<X>& p, PlanStream s) {
+    plan_product(s, p.M, p.K, p.N, (double(p.M) * p.K + double(p.K) * p.N + 2.0 * p.M * p.N) * sizeof(X));
+}
+template <typename X>
+void scale_by(X*, float, int64_t n, PlanStream s) {
+    s.clock->memory(2.0 * static_cast<double>(n) * sizeof(X));
+}
+template <typename X>
+void matmul_backward(X*, grad_t<X>* dw, grad_t<X>* dbias, const X*, const X*, const X*, const X* pre_gelu, int N, int C,
                      int OC, bool add, PlanStream s) {
     const bool fused = planned_device().form == StepForm::fused;
     double size = sizeof(X), wide = plan_wide_bytes(!dbias, N, OC, size), narrow = double(N) * C * size;
     double gradient = add ? 8 : 4;
     plan_product(s, N, C, OC, wide + narrow + double(C) * OC * size + (pre_gelu && fused ? narrow : 0));
-    plan_product(s, N, C, OC, wide + narrow + double(C) * OC * gradient + (dbias && fused ? OC * 8.0 : 0));
+    if (dw) plan_product(s, N, C, OC, wide + narrow + double(C) * OC * gradient + (dbias && fused ? OC * 8.0 : 0));
     if (pre_gelu && !fused) s.clock->memory(3 * narrow);
     if (dbias && !fused) s.clock->memory(wide + OC * 8.0);
 }
