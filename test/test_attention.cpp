@@ -1,4 +1,5 @@
 // Attention: with documents, grouped queries, dropout, gaps between rows, and a cache.
+#include "llmc/plain/step.h"
 #include "llmc/cpu/attention.h"
 #include "test/layer_test.h"
 
@@ -264,21 +265,33 @@ TEST(Attention, DecodeGivesTheRowsOfTheFullPass) {
         }
 }
 
-// The layer of sampling: queries, packed with their keys and values, to the part of a cache that is in use.
+// The layer of sampling: queries, packed with their keys and values, of some of the texts of a cache; a text's own are
+// among its keys, and what lies beyond them must not matter.
 template <typename X>
 void check_decode(double tolerance) {
     const int capacity = 90, NH = 3, HS = 10, C = NH * HS;
-    auto k = random_values<X>(capacity * C, 1), v = random_values<X>(capacity * C, 2);
-    for (int Tq : {1, 7})
-        for (int length : {Tq, 64, capacity}) {
-            SCOPED_TRACE(testing::Message() << "Tq " << Tq << ", length " << length);
-            AttentionShape s{1, Tq, capacity, NH, NH, HS, 3 * C, C, C, 0, 0, 0};
-            auto qkv = random_values<X>(Tq * 3 * C, 3), out = unwritten<X>(Tq * C);
-            attention_decode(out.data(), qkv.data(), k.data(), v.data(), s, &length);
-            Doubles want(out.size()), wide = widen(qkv), wide_k = widen(k), wide_v = widen(v);
-            attention_decode(want.data(), wide.data(), wide_k.data(), wide_v.data(), s, &length, Plain{});
-            EXPECT_LT(relative_error(widen(out), want), tolerance);
+    const std::vector<int> texts{3, 0, 2};
+    for (int Tq : {1, 4, 7}) {
+        SCOPED_TRACE(testing::Message() << "Tq " << Tq);
+        const AttentionShape s{3, Tq, capacity, NH, NH, HS, 3 * C, C, C, 3 * C * Tq, C * capacity, C * Tq};
+        std::vector<int> positions;
+        for (int length : {Tq, 65, capacity})
+            for (int t = 0; t < Tq; t++) positions.push_back(length - Tq + t);
+        auto qkv = random_values<X>(3 * Tq * 3 * C, 3), out = unwritten<X>(3 * Tq * C);
+        auto k = unwritten<X>(4 * capacity * C), v = k;
+        for (int b = 0; b < 3; b++) {
+            const int64_t at = texts[size_t(b)] * s.kv_batch, n = (positions[size_t(b * Tq)]) * C;
+            std::ranges::copy(random_values<X>(n, 10 + uint64_t(b)), k.begin() + at);
+            std::ranges::copy(random_values<X>(n, 20 + uint64_t(b)), v.begin() + at);
         }
+        append_to_cache(k.data(), v.data(), qkv.data(), 3, Tq, C, capacity, texts.data(), positions.data(), Plain{});
+        attention_decode(out.data(), qkv.data(), k.data(), v.data(), s, texts.data(), positions.data());
+        Doubles want(out.size()), wide = widen(qkv), wide_k = widen(k), wide_v = widen(v);
+        attention_decode(want.data(), wide.data(), wide_k.data(), wide_v.data(), s, texts.data(), positions.data(),
+                         Plain{});
+        for (double x : want) ASSERT_TRUE(std::isfinite(x));
+        EXPECT_LT(relative_error(widen(out), want), tolerance);
+    }
 }
 TEST(Attention, DecodeAgreesWithPlain) {
     check_decode<double>(1e-13);

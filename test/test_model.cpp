@@ -145,12 +145,13 @@ void check_decode(const ModelConfig& config, double tolerance) {
     auto model = random_model<X>(config, options);
     Batch batch = random_batch(1, config.T, config.V, 7);
     auto logits = all_logits(*model, batch.inputs.data(), 1, config.T);
+    Decoder decoder(*model, 1, config.T);
     for (const std::vector<int>& pieces :
          std::vector<std::vector<int>>{{1, 1, 1, 3, 7, 1}, {5, 2, 31}, {config.T}, {config.T - 1, 1}, {1}}) {
         int fed = 0;
         for (int n : pieces) {
             if (fed + n > config.T) break;
-            const float* got = model->decode(batch.inputs.data() + fed, n, fed == 0);
+            const float* got = decoder.decode(batch.inputs.data() + fed, n, fed == 0);
             fed += n;
             EXPECT_LT(
                 relative_error(widen(got, config.V), widen(logits.data() + int64_t(fed - 1) * config.Vp(), config.V)),
@@ -160,12 +161,94 @@ void check_decode(const ModelConfig& config, double tolerance) {
     }
     // One token at a time to the end of the context; a token more is a bug of the caller.
     for (int t = 0; t < config.T; t++) {
-        const float* got = model->decode(batch.inputs.data() + t, 1, t == 0);
+        const float* got = decoder.decode(batch.inputs.data() + t, 1, t == 0);
         ASSERT_LT(relative_error(widen(got, config.V), widen(logits.data() + int64_t(t) * config.Vp(), config.V)),
                   tolerance)
             << t;
     }
-    EXPECT_THROW(model->decode(batch.inputs.data(), 1, false), std::logic_error);
+    EXPECT_THROW(decoder.decode(batch.inputs.data(), 1, false), std::logic_error);
+}
+
+// Texts of different lengths, fed in pieces of different lengths, some together; then a copy of one, and one cut short.
+template <typename X>
+void check_texts(const ModelConfig& config, double tolerance) {
+    StepOptions options;
+    options.B = 3, options.T = config.T, options.training = false;
+    auto model = random_model<X>(config, options);
+    Batch batch = random_batch(3, config.T, config.V, 7);
+    const auto logits = all_logits(*model, batch.inputs.data(), 3, config.T);
+    Decoder decoder(*model, 5, config.T);
+    struct Piece {
+        int text, row, n;  // of the decoder, of the batch
+    };
+    const auto feed = [&](const std::vector<Piece>& pieces) {
+        std::vector<Feed> feeds;
+        for (auto [text, row, n] : pieces)
+            feeds.push_back({text, &batch.inputs[row * config.T + decoder.length(text)], n});
+        const float* got = decoder.decode(feeds);
+        for (auto [text, row, n] : pieces) {
+            const int64_t at = int64_t(row) * config.T + decoder.length(text) - 1;
+            EXPECT_LT(relative_error(widen(got, config.V), widen(logits.data() + at * config.Vp(), config.V)),
+                      tolerance)
+                << "text " << text << ", " << decoder.length(text) << " tokens";
+            got += config.V;
+        }
+    };
+    feed({{4, 0, 7}, {0, 1, 1}, {2, 2, config.T - 3}});
+    feed({{0, 1, 1}, {2, 2, 1}, {4, 0, 1}});
+    feed({{0, 1, 1}, {2, 2, 1}, {4, 0, 1}});
+    feed({{4, 0, 3}, {2, 2, 1}});
+    feed({{0, 1, 2}});
+    decoder.copy(1, 4, 9), decoder.copy(2, 4, 12), decoder.keep(4, 5);
+    feed({{2, 0, 1}, {4, 0, 1}, {1, 0, 5}});
+    decoder.keep(0, 0);
+    feed({{0, 2, 20}, {4, 0, 2}});
+    EXPECT_THROW(feed({{0, 2, config.T - 19}}), std::logic_error);
+    EXPECT_THROW(feed({{5, 0, 1}}), std::logic_error);
+}
+TEST(ModelDecode, ManyTextsAtOnce) {
+    check_texts<double>({3, 3, 30, 41, 131}, 1e-7);
+    check_texts<float>({3, 3, 30, 41, 131}, 5e-6);
+    check_texts<bf16>({3, 3, 30, 41, 131}, 3e-2);
+    check_texts<float>({2, 2, 32, 293, 257}, 5e-6);
+}
+// More texts than attention takes rows at once.
+TEST(ModelDecode, MoreTextsThanAPieceOfAPromptHasTokens) {
+    const ModelConfig config{2, 2, 16, 6, 37};
+    StepOptions options;
+    options.B = 20, options.T = 6, options.training = false;
+    auto model = random_model<float>(config, options);
+    const Batch batch = random_batch(20, 6, 37, 3);
+    const auto logits = all_logits(*model, batch.inputs.data(), 20, 6);
+    Decoder decoder(*model, 20, 4);
+    for (int t = 0; t < 4; t++) {
+        std::vector<Feed> feeds;
+        for (int b = 0; b < 20; b++) feeds.push_back({b, &batch.inputs[b * 6 + t], 1});
+        const float* got = decoder.decode(feeds);
+        for (int b = 0; b < 20; b++)
+            EXPECT_LT(relative_error(widen(got + b * 37, 37), widen(logits.data() + (b * 6 + t) * config.Vp(), 37)),
+                      5e-6);
+    }
+}
+// A model in training: the decoder reads the weights as they are now.
+TEST(ModelDecode, FollowsTheWeightsInTraining) {
+    const ModelConfig config{2, 2, 16, 12, 37};
+    StepOptions options;
+    options.B = 2, options.T = 12;
+    auto model = random_model<float>(config, options);
+    const Batch batch = random_batch(2, 12, 37, 3);
+    Decoder decoder(*model, 2, 12);
+    std::vector<float> before;
+    for (int step = 0; step < 2; step++) {
+        const auto logits = all_logits(*model, batch.inputs.data(), 2, 12);
+        decoder.keep(1, 0);
+        const float* got = decoder.decode({{1, batch.inputs.data() + 12, 12}});
+        EXPECT_LT(relative_error(widen(got, 37), widen(logits.data() + 23 * config.Vp(), 37)), 5e-6);
+        EXPECT_NE(before, std::vector<float>(got, got + 37));
+        before.assign(got, got + 37);
+        StepState state = step_state(batch, step, 1e-2f);
+        model->step(batch, &state);
+    }
 }
 
 TEST(ModelDecode, CachedLogitsAreThoseOfTheWholePass) {

@@ -134,8 +134,9 @@ TEST(ModelVariants, TheCacheGivesTheLogitsOfTheWholePass) {
         auto model = random_model<float>(m, options);
         const Batch batch = random_batch(1, m.T, m.V, 7);
         const auto logits = all_logits(*model, batch.inputs.data(), 1, m.T);
+        Decoder decoder(*model, 1, m.T);
         for (int t = 0; t < m.T; t++) {
-            const float* got = model->decode(batch.inputs.data() + t, 1, t == 0);
+            const float* got = decoder.decode(batch.inputs.data() + t, 1, t == 0);
             EXPECT_LT(relative_error(widen(got, m.V), widen(logits.data() + int64_t(t) * m.Vp(), m.V)), 5e-6) << t;
         }
     }

@@ -395,6 +395,7 @@ void bench_memory() {
 void bench_sample() {
     printf("sampling with a KV cache, bf16\n");
     auto model = make_model<bf16>(1, gpt2_124M.T, false);
+    Decoder decoder(*model, 1, gpt2_124M.T);
     int prompt[32], tokens = quick ? 32 : 128;
     for (int i = 0; i < 32; i++) prompt[i] = i * 7919 % gpt2_124M.V;
     std::vector<double> share, rate, read;
@@ -402,11 +403,11 @@ void bench_sample() {
         2.0 * static_cast<double>(parameter_count(gpt2_124M));  // weights; keys and values are little beside them
     for (int i = 0; i < repeats(); i++) {
         double bytes_a_second = bandwidth().read;
-        model->decode(prompt, 32, true);
+        decoder.decode(prompt, 32, true);
         double time = seconds([&] {
             for (int t = 0; t < tokens; t++) {
                 int token = t * 31 % gpt2_124M.V;
-                model->decode(&token, 1, false);
+                decoder.decode(&token, 1, false);
             }
         });
         read.push_back(bytes_a_second), rate.push_back(tokens / time);

@@ -22,11 +22,21 @@ void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X*
                                                                   dropout);
 }
 template <typename X>
-void attention_decode(X* out, const X* q, const X* k, const X* v, const AttentionShape& shape, const int* length,
-                      CpuStream stream) {
-    AttentionShape s = shape;
-    s.Tk = *length;
-    attention_forward<X>(out, nullptr, q, k, v, s, nullptr, Dropout{}, stream);
+void attention_decode(X* out, const X* q, const X* k, const X* v, const AttentionShape& s, const int* texts,
+                      const int* positions, CpuStream stream) {
+    std::vector<attention_detail::DecodeText<X>> all;
+    for (int b = 0; b < s.B; b++) {
+        const int64_t kv = texts[b] * s.kv_batch;
+        all.push_back(
+            {out + b * s.out_batch, nullptr, q + b * s.q_batch, k + kv, v + kv, nullptr, positions[b * s.Tq] + s.Tq});
+    }
+    if (s.Tq <= attention_detail::kDecodeQueries) return attention_detail::decode(all, s);
+    AttentionShape one = s;
+    one.B = 1;
+    for (const auto& text : all) {
+        one.Tk = text.Tk;
+        attention_forward<X>(text.out, nullptr, text.q, text.k, text.v, one, nullptr, Dropout{}, stream);
+    }
 }
 
 LLMC_INSTANTIATE(attention_forward);

@@ -75,7 +75,13 @@ void forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const At
              Dropout dropout) {
     using A = acc_t<X>;
     CHECK(s.Tq <= s.Tk && s.NH % s.NKV == 0, "Tq=%d Tk=%d NH=%d NKV=%d", s.Tq, s.Tk, s.NH, s.NKV);
-    if (s.Tq <= kDecodeQueries && !dropout.active()) return decode(out, lse, q, k, v, s, doc_start);
+    if (s.Tq <= kDecodeQueries && !dropout.active()) {
+        std::vector<DecodeText<X>> texts;
+        for (int64_t b = 0; b < s.B; b++)
+            texts.push_back({out + b * s.out_batch, lse ? lse + b * s.NH * s.Tq : nullptr, q + b * s.q_batch,
+                             k + b * s.kv_batch, v + b * s.kv_batch, doc_start ? doc_start + b * s.Tk : nullptr, s.Tk});
+        return decode(texts, s);
+    }
     const int width = pad_to_lanes<A>(s.HS), k_width = packed<E>(s.HS), group = s.NH / s.NKV, offset = s.Tk - s.Tq;
     const A scale = 1 / (std::sqrt(A(s.HS)) * A(s.divisor));
     // A task is a key head with some of its query blocks; heads are split, and packed more than once, only where there

@@ -28,22 +28,44 @@ void add_weighted(A* sum, const A* weights, const X* rows, int64_t row, int n, i
         for (int j = 0; j < n; j++) sum[d] += weights[j] * A(rows[j * row + d]);
 }
 
+// One text: its queries, and the keys and values of positions 0 to Tk - 1, of which the queries have the last.
 template <typename X>
-void decode(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const AttentionShape& s, const int* doc_start) {
+struct DecodeText {
+    X* out;
+    acc_t<X>* lse;  // (NH,Tq) or null
+    const X *q, *k, *v;
+    const int* doc_start;  // (Tk) or null
+    int Tk;
+};
+
+// Of shape the sizes and strides within a text count.
+template <typename X>
+void decode(const std::vector<DecodeText<X>>& texts, const AttentionShape& s) {
     using A = acc_t<X>;
-    const int R = s.NH * s.Tq, offset = s.Tk - s.Tq, readers = R / s.NKV, chunks = (s.Tk + kKeys - 1) / kKeys;
+    const int R = s.NH * s.Tq, readers = R / s.NKV;
     const size_t width = size_t(s.HS) + 2;  // of a partial result: sum of p v (HS), maximum, sum of p
-    std::vector<A> parts(size_t(s.B) * chunks * R * width);
-    parallel_for_dynamic(int64_t(s.B) * chunks, [&](int64_t task) {
-        const int b = int(task / chunks), key = int(task % chunks) * kKeys, n = std::min(kKeys, s.Tk - key);
-        const X *keys = k + b * s.kv_batch + key * s.kv_row, *values = v + b * s.kv_batch + key * s.kv_row;
+    struct Task {
+        size_t text;
+        int key;
+    };
+    std::vector<Task> tasks;
+    std::vector<size_t> first_task(1);
+    for (size_t i = 0; i < texts.size(); i++) {
+        for (int key = 0; key < texts[i].Tk; key += kKeys) tasks.push_back({i, key});
+        first_task.push_back(tasks.size());
+    }
+    std::vector<A> parts(tasks.size() * R * width);
+    parallel_for_dynamic(std::ssize(tasks), [&](int64_t task) {
+        const auto [out, lse, q, k, v, doc_start, Tk] = texts[tasks[size_t(task)].text];
+        const int key = tasks[size_t(task)].key, n = std::min(kKeys, Tk - key), offset = Tk - s.Tq;
+        const X *keys = k + key * s.kv_row, *values = v + key * s.kv_row;
         A *queries = scratch<A>(0, size_t(R) * s.HS), *p = scratch<A>(1, size_t(R) * kKeys);
         A* part = &parts[size_t(task) * R * width];
         for (int t = 0; t < s.Tq; t++)
             for (int h = 0; h < s.NH; h++)
                 for (int d = 0; d < s.HS; d++)
                     queries[(h * s.Tq + t) * s.HS + d] =
-                        A(q[b * s.q_batch + t * s.q_row + h * s.HS + d]) / (std::sqrt(A(s.HS)) * A(s.divisor));
+                        A(q[t * s.q_row + h * s.HS + d]) / (std::sqrt(A(s.HS)) * A(s.divisor));
         for (int j = 0; j < n; j++)
             for (int kv_head = 0, r = 0; kv_head < s.NKV; kv_head++)
                 for (int end = r + readers; r < end; r++)
@@ -51,7 +73,7 @@ void decode(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const Att
         for (int r = 0; r < R; r++) {
             A *row = p + r * kKeys, top = A(-1e30), sum = 0;
             const int position = r % s.Tq + offset, last = position - key;
-            const int first = doc_start ? std::min(doc_start[int64_t(b) * s.Tk + position], position) - key : 0;
+            const int first = doc_start ? std::min(doc_start[position], position) - key : 0;
             for (int j = 0; j < n; j++) top = ((first <= j) & (j <= last) & (row[j] > top)) ? row[j] : top;
             for (int j = 0; j < n; j++) {
                 A x = fast_exp(row[j] - top);
@@ -66,19 +88,21 @@ void decode(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const Att
                     add_weighted(part + r * width, p + r * kKeys + j, values + j * s.kv_row + kv_head * s.HS, s.kv_row,
                                  std::min(8, n - j), s.HS);
     });
-    for (int64_t i = 0; i < int64_t(s.B) * R; i++) {
-        const int b = int(i / R), h = int(i % R / s.Tq), t = int(i % s.Tq);
-        A *first = &parts[(size_t(b) * chunks * R + i % R) * width], *end = first + size_t(chunks) * R * width;
+    parallel_for(std::ssize(texts) * R, [&](int64_t i) {
+        const DecodeText<X>& text = texts[size_t(i / R)];
+        const int r = int(i % R), h = r / s.Tq, t = r % s.Tq;
+        A* first = &parts[(first_task[size_t(i / R)] * R + r) * width];
+        const A* end = first + (first_task[size_t(i / R) + 1] - first_task[size_t(i / R)]) * R * width;
         A top = A(-1e30), sum = 0;
-        for (A* part = first; part < end; part += R * width) top = std::max(top, part[s.HS]);
-        for (A* part = first; part < end; part += R * width) {
+        for (const A* part = first; part < end; part += R * width) top = std::max(top, part[s.HS]);
+        for (const A* part = first; part < end; part += R * width) {
             A weight = fast_exp(part[s.HS] - top);
             sum += weight * part[s.HS + 1];
             for (int d = 0; d < s.HS; d++) first[d] = (part == first ? A(0) : first[d]) + weight * part[d];
         }
-        store_row(out + b * s.out_batch + t * s.out_row + h * s.HS, first, s.HS, 1 / sum);
-        if (lse) lse[i] = top + std::log(sum);
-    }
+        store_row(text.out + t * s.out_row + h * s.HS, first, s.HS, 1 / sum);
+        if (text.lse) text.lse[r] = top + std::log(sum);
+    });
 }
 
 }  // namespace attention_detail

@@ -69,10 +69,11 @@ template <typename X>
 void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
                         const acc_t<X>* lse, const AttentionShape& shape, const int* doc_start, Dropout dropout,
                         CpuStream = {});
-// Sampling: shape.Tq new queries to the first *length keys of a cache of shape.Tk
+// Sampling: Tq new queries of each of B texts to the keys of their text up to their own. Tk is the room that a
+// text has in the cache, texts (B) its place there, positions (B,Tq) those of the queries.
 template <typename X>
-void attention_decode(X* out, const X* q, const X* k, const X* v, const AttentionShape& shape, const int* length,
-                      CpuStream = {});
+void attention_decode(X* out, const X* q, const X* k, const X* v, const AttentionShape& shape, const int* texts,
+                      const int* positions, CpuStream = {});
 
 // classifier.cpp: losses (N) from logits (N,Vp), whose place their gradient takes where write_dlogits; weights (N) or
 // null; targets -1: not counted

@@ -3,3 +3,4 @@
 
 LLMC_INSTANTIATE_CUDA(attention_decode);
 LLMC_INSTANTIATE_CUDA(append_to_cache);
+LLMC_INSTANTIATE_CUDA(take_last_rows);

@@ -1,7 +1,8 @@
 // Attention of a few queries to a cache of keys and values: sampling, token by token or a piece of a prompt at a time.
 //
-//   out (B,Tq,NH*HS), q (B,Tq,...), k, v (B,Tk,...): Tk is the cache's capacity; *length positions of it count, and the
-//   queries are the last Tq of those. length lies in device memory, so that one captured CUDA graph serves every token.
+//   out (B,Tq,NH*HS), q (B,Tq,...), k, v (texts,Tk,...): Tk is the room that a text has in the cache; the queries of
+//   sequence b belong to text texts[b], at positions[b,0] to positions[b,Tq-1], and see its keys up to their own. Both
+//   lie in device memory, so that one captured CUDA graph serves every token.
 //
 // Limit: memory; every key and value is read once for each kDecodeRows queries. One query gives one block for each
 // head, far too few to keep a GPU's memory busy. So the keys are split, too: each block takes `keys` of them and leaves
@@ -17,20 +18,20 @@ namespace attention_decode_detail {
 
 template <int W, int R, typename X>
 __global__ void __launch_bounds__(kThreads)
-    attention_decode_kernel(float* parts, const X* q, const X* k, const X* v, AttentionShape s, const int* length,
-                            int split_keys) {
+    attention_decode_kernel(float* parts, const X* q, const X* k, const X* v, AttentionShape s, const int* texts,
+                            const int* positions, int split_keys) {
     constexpr int kWords = W == 1 ? 1 : 4;  // floats that one access of shared memory brings
     extern __shared__ __align__(16) unsigned char shared[];
     __shared__ float warp_sums[kThreads / 32][R][8 * W];
     const int warp = threadIdx.x / 32, slot = threadIdx.x / 8, lane = threadIdx.x % 8;
     const int b = blockIdx.z / s.NKV, kv_head = blockIdx.z % s.NKV, group = s.NH / s.NKV;
-    // Row r is query r / group of the group's head r % group; positions count from the cache's beginning.
-    const int row0 = blockIdx.y * R, rows = min(R, s.Tq * group - row0), position0 = *length - s.Tq;
+    // Row r is query r / group of the group's head r % group; positions count from the text's beginning.
+    const int row0 = blockIdx.y * R, rows = min(R, s.Tq * group - row0), position0 = positions[b * s.Tq];
     const int begin = blockIdx.x * split_keys, last = position0 + (row0 + rows - 1) / group;
     if (begin > last) return;
     const int n = min(split_keys, last + 1 - begin), width = (s.HS + W - 1) / W * W;
     float *queries = reinterpret_cast<float*>(shared), *p = queries + R * width;  // (R,width), (R,split_keys)
-    const int64_t kv = b * s.kv_batch + begin * s.kv_row + kv_head * s.HS;
+    const int64_t kv = texts[b] * s.kv_batch + begin * s.kv_row + kv_head * s.HS;
     auto query_of = [&](int r) { return (row0 + r) / group; };
     auto head_of = [&](int r) { return kv_head * group + (row0 + r) % group; };
     auto part = [&](int r) {
@@ -123,9 +124,9 @@ __global__ void __launch_bounds__(kThreads)
 // out = sum of parts, each scaled to the largest maximum, over the sum of their sums. A block for each head of a query.
 template <typename X>
 __global__ void __launch_bounds__(256) join_parts_kernel(X* out, const float* parts, AttentionShape s,
-                                                         const int* length, int split_keys, int split_count) {
+                                                         const int* positions, int split_keys, int split_count) {
     const int i = blockIdx.x, t = i % s.Tq, h = i / s.Tq % s.NH, b = i / s.Tq / s.NH, d = threadIdx.x;
-    const int n = (*length - s.Tq + t) / split_keys + 1, row = s.HS + 2;  // parts that this query sees
+    const int n = positions[b * s.Tq + t] / split_keys + 1, row = s.HS + 2;  // parts that this query sees
     const float* part = parts + int64_t(i) * split_count * row;
     float largest = -1e30f, total = 0, sum = 0;
     for (int j = 0; j < n; j++) largest = fmaxf(largest, part[j * row + s.HS]);
@@ -139,32 +140,45 @@ __global__ void __launch_bounds__(256) join_parts_kernel(X* out, const float* pa
 }
 
 template <int W, typename X>
-__global__ void __launch_bounds__(256)
-    append_to_cache_kernel(X* k_cache, X* v_cache, const X* qkv, int T, int C, const int* length) {
-    int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), t = i / (C / W), c = i % (C / W) * W;
-    if (t >= T) return;
-    const X* from = qkv + int64_t(t) * 3 * C + c;
-    const int64_t to = int64_t(*length - T + t) * C + c;
+__global__ void __launch_bounds__(256) append_to_cache_kernel(X* k_cache, X* v_cache, const X* qkv, int B, int T, int C,
+                                                              int capacity, const int* texts, const int* positions) {
+    int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), row = i / (C / W), c = i % (C / W) * W;
+    if (row >= B * T) return;
+    const X* from = qkv + int64_t(row) * 3 * C + c;
+    const int64_t to = (int64_t(texts[row / T]) * capacity + positions[row]) * C + c;
     Pack<X, W>::load(from + C).store(k_cache + to);
     Pack<X, W>::load(from + 2 * C).store(v_cache + to);
 }
 
+template <typename X>
+__global__ void __launch_bounds__(256) take_last_rows_kernel(X* last, const X* x, const int* outputs, int T, int C) {
+    const int b = blockIdx.x;
+    for (int c = threadIdx.x; c < C; c += blockDim.x)
+        last[int64_t(outputs[b]) * C + c] = x[(int64_t(b + 1) * T - 1) * C + c];
+}
+
 }  // namespace attention_decode_detail
 
-// Keys and values of the T newest of *length positions, from qkv (T,3C) into the caches (capacity,C).
 template <typename X>
-void append_to_cache(X* k_cache, X* v_cache, const X* qkv, int T, int C, const int* length, cudaStream_t stream) {
+void append_to_cache(X* k_cache, X* v_cache, const X* qkv, int B, int T, int C, int capacity, const int* texts,
+                     const int* positions, cudaStream_t stream) {
     using namespace attention_decode_detail;
     constexpr int W = pack_width<X>;
     bool wide = C % W == 0;
     launch(wide ? append_to_cache_kernel<W, X> : append_to_cache_kernel<1, X>,
-           ceil_div(int64_t(T) * C, 256 * (wide ? W : 1)), 256, 0, stream, k_cache, v_cache, qkv, T, C, length);
+           ceil_div(int64_t(B) * T * C, 256 * (wide ? W : 1)), 256, 0, stream, k_cache, v_cache, qkv, B, T, C, capacity,
+           texts, positions);
 }
 
-// Tq <= *length <= Tk; see above. Workspace: parts.
 template <typename X>
-void attention_decode(X* out, const X* q, const X* k, const X* v, const AttentionShape& s, const int* length,
-                      cudaStream_t stream) {
+void take_last_rows(X* last, const X* x, const int* outputs, int B, int T, int C, cudaStream_t stream) {
+    launch(attention_decode_detail::take_last_rows_kernel<X>, B, 256, 0, stream, last, x, outputs, T, C);
+}
+
+// See above. Workspace: parts.
+template <typename X>
+void attention_decode(X* out, const X* q, const X* k, const X* v, const AttentionShape& s, const int* texts,
+                      const int* positions, cudaStream_t stream) {
     using namespace attention_decode_detail;
     CHECK(s.Tq <= s.Tk && s.NH % s.NKV == 0 && s.HS <= 256, "Tq=%d Tk=%d NH=%d NKV=%d HS=%d", s.Tq, s.Tk, s.NH, s.NKV,
           s.HS);
@@ -178,7 +192,7 @@ void attention_decode(X* out, const X* q, const X* k, const X* v, const Attentio
                       ? (wide ? attention_decode_kernel<W, 1, X> : attention_decode_kernel<1, 1, X>)
                       : (wide ? attention_decode_kernel<W, kRows, X> : attention_decode_kernel<1, kRows, X>);
     launch(kernel, dim3(split.count, split.tiles, s.B * s.NKV), kThreads, shared_bytes, stream, parts, q, k, v, s,
-           length, split.keys);
-    launch(join_parts_kernel<X>, s.B * s.NH * s.Tq, ceil_div(s.HS, 32) * 32, 0, stream, out, parts, s, length,
+           texts, positions, split.keys);
+    launch(join_parts_kernel<X>, s.B * s.NH * s.Tq, ceil_div(s.HS, 32) * 32, 0, stream, out, parts, s, positions,
            split.keys, split.count);
 }

@@ -100,10 +100,11 @@ void attention_own_backward(float* dq, float* dk, float* dv, const float* dout, 
 void attention_own_backward(bf16* dq, bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k, const bf16* v,
                             const bf16* out, const float* lse, const AttentionShape& shape, const int* doc_start,
                             Dropout dropout, cudaStream_t stream);
-// attention_decode.cuh, sampling: shape.Tq new queries to the first *length keys of a cache of shape.Tk  (W)
+// attention_decode.cuh, sampling: Tq new queries of each of B texts to the keys of their text up to their own. Tk is the room that a
+// text has in the cache, texts (B) its place there, positions (B,Tq) those of the queries.  (W)
 template <typename X>
-void attention_decode(X* out, const X* q, const X* k, const X* v, const AttentionShape& shape, const int* length,
-                      cudaStream_t stream);
+void attention_decode(X* out, const X* q, const X* k, const X* v, const AttentionShape& shape, const int* texts,
+                      const int* positions, cudaStream_t stream);
 
 // classifier.cuh: losses (N) from logits (N,Vp), whose place their gradient takes where write_dlogits; weights (N) or
 // null; targets -1: not counted
@@ -134,11 +135,14 @@ void finish_gradients(StepState* state, const double* norm_squared, float grad_c
 // x (n) *= factor
 template <typename X>
 void scale_by(X* x, float factor, int64_t n, cudaStream_t stream);
-// Sampling: n more tokens; positions (n) are those after the ones seen so far.
-void next_positions(int* positions, int* length, int n, cudaStream_t stream);
-// Keys and values of the T newest of *length positions, from qkv (T,3C) into the caches (capacity,C).
+// attention_decode.cuh, sampling, B texts with T new tokens each. The keys and values in qkv (B,T,3C) of the new tokens
+// join the cache k, v (texts,capacity,C), where texts (B) and positions (B,T) say.
 template <typename X>
-void append_to_cache(X* k_cache, X* v_cache, const X* qkv, int T, int C, const int* length, cudaStream_t stream);
+void append_to_cache(X* k, X* v, const X* qkv, int B, int T, int C, int capacity, const int* texts,
+                     const int* positions, cudaStream_t stream);
+// last[outputs[b]] (C) = the newest token's row of x (B,T,C)
+template <typename X>
+void take_last_rows(X* last, const X* x, const int* outputs, int B, int T, int C, cudaStream_t stream);
 
 // ---- for open_device() (device.cuh), in step.cu too: compute capabilities that there is machine code for, "8.0 9.0" ----
 

@@ -201,7 +201,11 @@ class Gpu {
     void copy_out(float* to, const Y* from, size_t n) {
         copy_to_host(to, from, n, stream());
     }
-    // The same while kernels run, of what they do not change.
+    template <typename Y>
+    void copy(Y* to, const Y* from, size_t n) {
+        CUDA_CHECK(cudaMemcpyAsync(to, from, n * sizeof(Y), cudaMemcpyDeviceToDevice, stream()));
+    }
+    // copy_out while kernels run, of what they do not change.
     static constexpr bool kReadByThread = false;  // the host's own thread is free meanwhile
     template <typename Y>
     void copy_beside(float* to, const Y* from, size_t n) {

@@ -69,16 +69,6 @@ void scale_by(X* x, float factor, int64_t n, cudaStream_t stream) {
 template void scale_by(float*, float, int64_t, cudaStream_t);
 template void scale_by(bf16*, float, int64_t, cudaStream_t);
 
-static __global__ void next_positions_kernel(int* positions, int* length, int n) {
-    int seen = *length;
-    __syncthreads();  // all have read it before it changes
-    for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) positions[i] = seen + i;
-    if (threadIdx.x == 0) *length = seen + n;
-}
-void next_positions(int* positions, int* length, int n, cudaStream_t stream) {
-    launch(next_positions_kernel, 1, 128, 0, stream, positions, length, n);
-}
-
 // ---- for open_device() ----
 
 const void* any_kernel() { return reinterpret_cast<const void*>(next_micro_batch_kernel); }

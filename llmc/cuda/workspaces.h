@@ -77,6 +77,7 @@ constexpr int kStep = kThreads / 8 * kBatch;
 
 struct Split {
     int rows, tiles, keys, count;  // a block's rows of at most kRows, blocks for all rows, keys of a block, blocks
+    int most;                      // count is not above it, nor is that of a smaller cache
 };
 inline Split split(const AttentionShape& s) {
     const int all_rows = s.Tq * (s.NH / s.NKV), rows = all_rows == 1 ? 1 : kRows, tiles = ceil_div(all_rows, rows);
@@ -84,18 +85,21 @@ inline Split split(const AttentionShape& s) {
     // About 1024 blocks fill any GPU; a block's scores, rows * keys, fit into 32 KiB.
     const int want = std::clamp(1024 / (s.B * s.NKV * tiles), ceil_div(s.Tk, 2048), steps);
     const int keys = ceil_div(steps, want) * kStep;
-    return {rows, tiles, keys, ceil_div(s.Tk, keys)};
+    return {rows, tiles, keys, ceil_div(s.Tk, keys), want};
 }
 // A query's part is HS + 2 floats: sum of exp(s - m) v, m, sum of exp(s - m); parts (B,NH,Tq,count,HS+2). Scores are in
 // units of log 2.
-inline size_t parts(const AttentionShape& s) { return size_t(s.B) * s.NH * s.Tq * split(s).count * (s.HS + 2); }
+inline size_t parts(const AttentionShape& s) { return size_t(s.B) * s.NH * s.Tq * split(s).most * (s.HS + 2); }
 
 }  // namespace attention_decode_detail
 
-// For up to shape.Tq queries at once.
+// For up to shape.B * shape.Tq queries at once, of however many texts, and a cache with up to shape.Tk positions a text.
 inline size_t attention_decode_workspace_bytes(AttentionShape shape) {
     size_t most = 0;
-    for (; shape.Tq > 0; shape.Tq--) most = std::max(most, attention_decode_detail::parts(shape));
+    const int rows = shape.B * shape.Tq;
+    for (shape.B = 1; shape.B <= rows; shape.B++)
+        for (shape.Tq = 1; shape.Tq <= rows / shape.B; shape.Tq++)
+            most = std::max(most, attention_decode_detail::parts(shape));
     return most * sizeof(float);
 }
 

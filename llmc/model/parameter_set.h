@@ -1,7 +1,9 @@
 // A set of tensors and what happens to all of them alike: the model's, or an adapter's.
 #pragma once
+#include <algorithm>
 #include <type_traits>
 #include <vector>
+#include "llmc/model/arguments.h"
 #include "llmc/model/exchange.h"
 #include "llmc/model/initial_weights.h"
 #include "llmc/model/memory.h"
@@ -33,6 +35,31 @@ struct ParameterSet {
         machine.clear(memory.m1, memory.shards.local_size());
         machine.clear(memory.m2, memory.shards.local_size());
         machine.finish();
+    }
+
+    // The end of a step: mean loss, norm, clip scale and the decision to skip, then AdamW; nothing of it passes through the
+    // host. A rank updates what it has the optimizer state of; then the weights of all parts come together again.
+    void update(StepState* state, double* norm_squared, const AdamWSegment* segments, const StepOptions& o) {
+        const Sharding& shards = memory.shards;
+        const auto stream = machine.stream();
+        global_norm_squared(norm_squared, memory.own_grads, shards.local_size(), stream);
+        exchange.sum_loss_and_norm(&state->loss_sum, norm_squared);
+        finish_gradients(state, norm_squared, o.grad_clip, stream);
+        AdamWOptions options{o.beta1, o.beta2, o.epsilon, o.stochastic_rounding};
+        auto adamw = [&](int64_t arena, int64_t local, int64_t index, int64_t n) {
+            adamw_update<X>(memory.own_weight(arena, local), memory.master ? memory.master + local : nullptr,
+                            memory.m1 + local, memory.m2 + local, memory.own_grads + local, segments,
+                            static_cast<int>(memory.table.size()), index, index + n, options, state, stream);
+        };
+        if (memory.stage == 0) return adamw(0, 0, 0, memory.size);
+        for (int b = 0; b < shards.buckets(); b++) {
+            Bucket bucket = shards.bucket(b);
+            if (bucket.rows == 0) continue;
+            const Parameter &first = memory.table[bucket.first_row], &last = (&first)[bucket.rows - 1];
+            int64_t begin = shards.begin(b), end = std::min(begin + shards.part(b), last.offset + last.padded_size());
+            adamw(begin, shards.local(b), first.index + begin - bucket.begin, std::max<int64_t>(0, end - begin));
+        }
+        exchange.gather_weights();
     }
 
     // How files reach the weights and the optimizer. With several ranks, all of them read together; each writes on its

@@ -35,16 +35,19 @@ void scale_by(X* x, float factor, int64_t n, Plain) {
     for (int64_t i = 0; i < n; i++) x[i] = acc_t<X>(x[i]) * factor;
 }
 
-// Sampling: n more tokens; positions (n) are those after the ones seen so far.
-inline void next_positions(int* positions, int* length, int n, Plain) {
-    for (int i = 0; i < n; i++) positions[i] = *length + i;
-    *length += n;
-}
-// The keys and values in qkv (T,3C) of T new tokens join the cache k, v (maxT,C), of which *length tokens are in use.
+// Sampling, B texts with T new tokens each. The keys and values in qkv (B,T,3C) of the new tokens join the cache k, v
+// (texts,capacity,C), where texts (B) and positions (B,T) say.
 template <typename X>
-void append_to_cache(X* k, X* v, const X* qkv, int T, int C, const int* length, Plain) {
-    for (int t = 0; t < T; t++) {
-        std::copy_n(qkv + int64_t(3 * C) * t + C, C, k + int64_t(C) * (*length - T + t));
-        std::copy_n(qkv + int64_t(3 * C) * t + 2 * C, C, v + int64_t(C) * (*length - T + t));
+void append_to_cache(X* k, X* v, const X* qkv, int B, int T, int C, int capacity, const int* texts,
+                     const int* positions, Plain) {
+    for (int i = 0; i < B * T; i++) {
+        const int64_t to = int64_t(C) * (int64_t(texts[i / T]) * capacity + positions[i]);
+        std::copy_n(qkv + int64_t(3 * C) * i + C, C, k + to);
+        std::copy_n(qkv + int64_t(3 * C) * i + 2 * C, C, v + to);
     }
+}
+// last[outputs[b]] (C) = the newest token's row of x (B,T,C)
+template <typename X>
+void take_last_rows(X* last, const X* x, const int* outputs, int B, int T, int C, Plain) {
+    for (int b = 0; b < B; b++) std::copy_n(x + (int64_t(b + 1) * T - 1) * C, C, last + int64_t(outputs[b]) * C);
 }

@@ -8,6 +8,7 @@
 #include "llmc/model/activations.h"
 #include "llmc/model/batch.h"
 #include "llmc/model/config.h"
+#include "llmc/model/decoder.h"
 #include "llmc/model/device_options.h"
 #include "llmc/model/step_state.h"
 #include "llmc/model/tensors.h"
@@ -39,7 +40,7 @@ concept Model = requires(M model, const ModelConfig& config, const StepOptions& 
     // One training step of this rank's part of the batch. While the device works, next_batch() reads the next one;
     // before_update() ends what reads the weights beside the step.
     model.step(batch, state, next_batch, before_update);
-    // Losses of a batch's tokens; logits (V) after tokens that go on in a cache, or begin anew.
+    // Losses of a batch's tokens; logits (V) after the tokens of a text that grows.
     model.token_losses(losses, batch);
-    { model.decode(tokens, n, /*reset*/ true) } -> std::convertible_to<const float*>;
+    { Decoder<M>(model, n, n).decode(tokens, n, /*reset*/ true) } -> std::convertible_to<const float*>;
 };

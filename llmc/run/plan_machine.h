@@ -200,11 +200,10 @@ void add_losses(StepState*, const A*, const A*, int, PlanStream) {}
 inline void finish_gradients(StepState*, const double*, float, PlanStream) {}
 template <typename G>
 void add_to(G*, const G*, int64_t, PlanStream) {}
-inline void next_positions(int*, int*, int, PlanStream) {}
 template <typename X>
-void append_to_cache(X*, X*, const X*, int, int, const int*, PlanStream) {}
+void append_to_cache(X*, X*, const X*, int, int, int, int, const int*, const int*, PlanStream) {}
 template <typename X>
-void attention_decode(X*, const X*, const X*, const X*, const AttentionShape&, const int*, PlanStream) {}
+void attention_decode(X*, const X*, const X*, const X*, const AttentionShape&, const int*, const int*, PlanStream) {}
 
 template <typename X>
 void dropout_apply(X*, const X*, int B, int64_t per_sample, Dropout, PlanStream s) {

@@ -17,9 +17,10 @@ int sample_command(Run run) {
     const Options& o = run.options;
     StepOptions inference;
     inference.training = false;
-    inference.B = 1, inference.T = 1;  // only decode() is used, which has buffers of its own
+    inference.B = 1, inference.T = 1;  // the decoder has buffers of its own
     M model(run.config, inference);
     load_weights(run.source, model.tensors());
+    Decoder decoder(model, 1, run.config.T);
     SamplerOptions sampler{static_cast<float>(o.temperature), o.top_k, static_cast<float>(o.top_p), o.seed};
     auto answer = [&](const std::string& text) {
         std::vector<int> prompt;
@@ -32,7 +33,7 @@ int sample_command(Run run) {
         for (int i = 0; i < o.num_samples; i++) {
             if (o.num_samples > 1) printf("--- sample %d\n", i + 1);
             fwrite(text.data(), 1, text.size(), stdout);
-            generate_text(model, &*run.tokenizer, prompt, o.max_tokens, sampler, static_cast<uint32_t>(i),
+            generate_text(decoder, &*run.tokenizer, prompt, o.max_tokens, sampler, static_cast<uint32_t>(i),
                           [](const std::string& piece) {
                               fwrite(piece.data(), 1, piece.size(), stdout);
                               fflush(stdout);

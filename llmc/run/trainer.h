@@ -338,7 +338,8 @@ class Trainer {
         std::string text;
         std::vector<int> prompt = run.tokenizer ? empty_prompt(*run.tokenizer)
                                                 : std::vector{run.config.V - 1};  // the last id: GPT-2's <|endoftext|>
-        generate_text(model, run.tokenizer ? &*run.tokenizer : nullptr, prompt, o.sample_tokens, s, 0,
+        Decoder decoder(model, 1, run.config.T);
+        generate_text(decoder, run.tokenizer ? &*run.tokenizer : nullptr, prompt, o.sample_tokens, s, 0,
                       [&](const std::string& piece) { text += piece; });
         log.print("--- sample after step " + std::to_string(run.state.step) + "\n" + text + "\n---");
     }

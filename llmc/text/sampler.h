@@ -60,10 +60,10 @@ inline std::vector<int> empty_prompt(const Tokenizer& tokenizer) {
 // Feeds `prompt`, of which it may be that only the last T tokens count, and samples up to `max_tokens` more; each new id
 // goes to on_token, which returns false to stop. Where the context is full, generation goes on with the newer half of it. `sample` numbers the samples of one prompt, each
 // with random numbers of its own.
-template <class Model>
-void generate(Model& model, const std::vector<int>& prompt, int max_tokens, const SamplerOptions& o, uint32_t sample,
-              const std::function<bool(int)>& on_token) {
-    int T = model.config().T;
+template <class Decoder>
+void generate(Decoder& decoder, const std::vector<int>& prompt, int max_tokens, const SamplerOptions& o,
+              uint32_t sample, const std::function<bool(int)>& on_token) {
+    int T = decoder.config().T;
     std::vector<int> context = prompt;  // what the cache holds, and tokens not yet fed at its end
     if (static_cast<int>(context.size()) > T) context.erase(context.begin(), context.end() - T);
     size_t fed = 0;
@@ -72,12 +72,12 @@ void generate(Model& model, const std::vector<int>& prompt, int max_tokens, cons
             context.erase(context.begin(), context.end() - std::max(1, T / 2));
             fed = 0;
         }
-        const float* logits = model.decode(&context[fed], static_cast<int>(context.size() - fed), fed == 0);
+        const float* logits = decoder.decode(&context[fed], static_cast<int>(context.size() - fed), fed == 0);
         fed = context.size();
-        if (!std::all_of(logits, logits + model.config().V, [](float x) { return std::isfinite(x); }))
+        if (!std::all_of(logits, logits + decoder.config().V, [](float x) { return std::isfinite(x); }))
             throw Error("the model's logits are not finite: its training diverged; take an older checkpoint");
         Philox4 r = philox(o.seed, static_cast<uint32_t>(i), sample, 0, static_cast<uint32_t>(Use::sample) << 24);
-        int id = sample_token(logits, model.config().V, o, uniform01(r.v[0]));
+        int id = sample_token(logits, decoder.config().V, o, uniform01(r.v[0]));
         if (!on_token(id)) return;
         context.push_back(id);
     }
@@ -85,11 +85,11 @@ void generate(Model& model, const std::vector<int>& prompt, int max_tokens, cons
 
 // The text of up to max_tokens tokens after `prompt`, given piece by piece to `print` as whole UTF-8 characters;
 // a token at which the model stops ends it. `tokenizer` may be null: ids are printed as numbers.
-template <class Model>
-void generate_text(Model& model, const Tokenizer* tokenizer, const std::vector<int>& prompt, int max_tokens,
+template <class Decoder>
+void generate_text(Decoder& decoder, const Tokenizer* tokenizer, const std::vector<int>& prompt, int max_tokens,
                    const SamplerOptions& o, uint32_t sample, const std::function<void(const std::string&)>& print) {
     Utf8Stream stream;
-    generate(model, prompt, max_tokens, o, sample, [&](int id) {
+    generate(decoder, prompt, max_tokens, o, sample, [&](int id) {
         if (tokenizer && std::count(tokenizer->ends().begin(), tokenizer->ends().end(), id)) return false;
         print(tokenizer ? stream.push(tokenizer->bytes(id)) : std::to_string(id) + " ");
         return true;
