@@ -21,15 +21,18 @@ std::unique_ptr<GPT2<X, Machine>> random_model(const ModelConfig& config, const 
     auto model = std::make_unique<GPT2<X, Machine>>(config, options);
     model->init_weights(1);
     uint64_t seed = 50;
-    const ModelTensors tensors = model->tensors();
-    for (const Parameter& p : model->table()) {
-        Doubles x = random_vector(p.size(), seed++, deviation);
-        if (p.init == Init::ones)
-            for (double& v : x) v += 1;
-        const std::vector<float> values = narrow<float>(x);
-        tensors.write(Buffer::weights, p.offset, p.size(), values.data());
-        if (tensors.has_master) tensors.write(Buffer::master, p.offset, p.size(), values.data());
-    }
+    const auto fill = [&](const ModelTensors& tensors) {
+        for (const Parameter& p : tensors.table) {
+            Doubles x = random_vector(p.size(), seed++, deviation);
+            if (p.init == Init::ones)
+                for (double& v : x) v += 1;
+            const std::vector<float> values = narrow<float>(x);
+            tensors.write(Buffer::weights, p.offset, p.size(), values.data());
+            if (tensors.has_master) tensors.write(Buffer::master, p.offset, p.size(), values.data());
+        }
+    };
+    fill(model->tensors());
+    for (size_t i = 0; i < options.adapters.size(); i++) fill(model->adapter_tensors(i));
     return model;
 }
 
@@ -65,14 +68,16 @@ Doubles weights_of(GPT2<X, Machine>& model) {
     return widen(model.weights(), model.arena_elements());
 }
 
-// Gradients that a step leaves, against differences of the loss in double over the same micro-batches.
-inline void check_model_gradients(const ModelConfig& config, StepOptions options, Batch batch, size_t all_up_to) {
+// Gradients that a step leaves of what it trains, against differences of the loss in double over the same micro-batches.
+template <class Machine = Cpu>
+void check_model_gradients(const ModelConfig& config, StepOptions options, Batch batch, size_t all_up_to) {
     Threads one(1);  // thousands of tiny passes: starting threads would take most of the time
-    auto model = random_model<double>(config, options);
+    auto model = random_model<double, Machine>(config, options);
     batch.targets[1] = batch.targets[batch.targets.size() - 2] = -1;
     StepState state = step_state(batch, 3, 0.0f);  // learning rate 0: the weights stay
     model->step(batch, &state);
-    Doubles gradients = gradients_of(*model);
+    const auto& trained = model->trained().memory;
+    Doubles gradients = widen(trained.grads, trained.size);
     auto loss = [&] {
         StepState again = step_state(batch, 3, 0.0f);
         again.skip_loss_above = -1;  // no update
@@ -80,9 +85,9 @@ inline void check_model_gradients(const ModelConfig& config, StepOptions options
         return again.loss_sum * static_cast<double>(again.loss_normaliser);
     };
     EXPECT_FLOAT_EQ(static_cast<float>(loss()), state.loss);
-    for (const Parameter& p : model->table()) {
+    for (const Parameter& p : trained.table) {
         Doubles gradient(gradients.begin() + p.offset, gradients.begin() + p.offset + p.size());
-        EXPECT_LT(gradient_error(model->weights() + p.offset, gradient, loss, all_up_to, 3), 1e-7) << p.name;
+        EXPECT_LT(gradient_error(trained.weights + p.offset, gradient, loss, all_up_to, 3), 1e-7) << p.name;
         for (int64_t i = p.size(); i < p.padded_size(); i++)
             ASSERT_EQ(gradients[p.offset + i], 0) << "padding of " << p.name;
     }

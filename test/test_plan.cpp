@@ -58,7 +58,7 @@ TEST(Plan, BytesOnTheWire) {
             s.gpus = n, s.model.L = L, s.B = 1;
             double A = 48 / n, ring = (n - 1.0) / n;
             std::vector<Parameter> table = parameter_table(s.model, n);
-            Sharding shards(table, 0, n);
+            Sharding shards(table, L, 0, n);
             double P = static_cast<double>(arena_size(table, n)), block = static_cast<double>(shards.bucket(1).size);
             double alone = static_cast<double>(arena_size(parameter_table(s.model)));
             for (int stage = 0; stage < 4; stage++) {
