@@ -38,7 +38,7 @@ TrainerState state_of(int64_t step) {
 std::string save(const std::string& output, int step, bool half = false) {
     FakeModel model(kSmall, half, half);
     model.fill(step);
-    return save_checkpoint(output, kSmall, model.tensors, nullptr, state_of(step));
+    return save_checkpoint(output, kSmall, model.tensors, nullptr, nullptr, state_of(step));
 }
 
 // Saves an almost empty directory that counts as a checkpoint.
@@ -106,7 +106,7 @@ TEST(Checkpoint, StateComesBackExactly) {
     s.options_json = R"({"z":1,"a":[0.1,"x",true,null],"seed":18446744073709551615})";
     s.data_json = R"({"train":[{"file":"b","tokens":5}]})";
     FakeModel model(kSmall, false, false);
-    std::string path = save_checkpoint(dir / "new/output", kSmall, model.tensors, nullptr, s);
+    std::string path = save_checkpoint(dir / "new/output", kSmall, model.tensors, nullptr, nullptr, s);
     EXPECT_EQ(path, dir / "new/output/step_123456789012");
     EXPECT_EQ(newest_checkpoint(dir / "new/output"), path);
     EXPECT_EQ(newest_checkpoint(dir / "new/output/"), path);
@@ -125,7 +125,7 @@ TEST(Checkpoint, StateComesBackExactly) {
     s.seconds = std::nan("");
     s.options_json = s.data_json = "";
     s.step = 1;
-    t = read_trainer_state(save_checkpoint(dir.path, kSmall, model.tensors, nullptr, s));
+    t = read_trainer_state(save_checkpoint(dir.path, kSmall, model.tensors, nullptr, nullptr, s));
     EXPECT_TRUE(std::isnan(t.seconds));
     EXPECT_EQ(t.options_json, "");
 }
@@ -138,7 +138,7 @@ TEST(Checkpoint, TensorsComeBackAtEitherPrecision) {
             for (int64_t file_bytes : {int64_t{1} << 40, int64_t{5000}}) {
                 FakeModel a(kSmall, from != fp32, from == bf16_master), b(kSmall, to != fp32, to == bf16_master);
                 a.fill(1);
-                std::string path = save_checkpoint(dir.path, kSmall, a.tensors, nullptr, state_of(1), file_bytes);
+                std::string path = save_checkpoint(dir.path, kSmall, a.tensors, nullptr, nullptr, state_of(1), file_bytes);
                 read_trainer_state(path);
                 EXPECT_EQ(fs::exists(path + "/optimizer.safetensors"), file_bytes > 5000);
                 EXPECT_EQ(fs::exists(path + "/optimizer-00001-of-00002.safetensors"), false);  // there are more
@@ -166,7 +166,7 @@ TEST(Checkpoint, WeightsAndMastersAreKeptApart) {
     FakeModel a(kSmall, true, true), b(kSmall, true, true);
     a.fill(1);
     a.buffers[0][5] = 64;
-    load_training_state(save_checkpoint(dir.path, kSmall, a.tensors, nullptr, state_of(1)), kSmall, b.tensors);
+    load_training_state(save_checkpoint(dir.path, kSmall, a.tensors, nullptr, nullptr, state_of(1)), kSmall, b.tensors);
     EXPECT_EQ(a.buffers[0], b.buffers[0]);
     EXPECT_EQ(a.buffers[1], b.buffers[1]);
 }
@@ -215,7 +215,7 @@ TEST(Checkpoint, SameStepIsReplaced) {
     model.fill(4);
     TrainerState s = state_of(3);
     s.seed = 99;
-    std::string path = save_checkpoint(dir.path, kSmall, model.tensors, nullptr, s);
+    std::string path = save_checkpoint(dir.path, kSmall, model.tensors, nullptr, nullptr, s);
     EXPECT_EQ(read_trainer_state(path).seed, 99u);
     EXPECT_EQ(sorted_names_in(dir.path), std::vector<std::string>{"step_00000003"});
 

@@ -42,7 +42,7 @@ class Writer : public testing::Test {
     std::shared_future<void> may_read = gate.get_future().share();
     std::atomic<int> reads = 0;
     std::thread::id reader;
-    CheckpointWriter writer{dir / "out", kSmall, nullptr, 0, 0};
+    CheckpointWriter writer{dir / "out", kSmall, nullptr, nullptr, 0, 0};
 };
 
 TEST_F(Writer, AThreadReadsUntilTheUpdate) {

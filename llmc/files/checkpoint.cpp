@@ -8,6 +8,7 @@
 
 #include "llmc/base/files.h"
 #include "llmc/base/json.h"
+#include "llmc/files/adapter_files.h"
 #include "llmc/files/config_json.h"
 #include "llmc/files/parameter_files.h"
 #include "llmc/files/run_directory.h"
@@ -164,7 +165,8 @@ void check_file(const std::string& checkpoint, const std::string& name, const Or
 }  // namespace
 
 std::string save_checkpoint(const std::string& output, const ModelConfig& config, const ModelTensors& tensors,
-                            const Tokenizer* tokenizer, const TrainerState& state, int64_t optimizer_file_bytes) {
+                            const Tokenizer* tokenizer, const AdapterInfo* adapter, const TrainerState& state,
+                            int64_t optimizer_file_bytes) {
     CHECK(state.step >= 0, "step %lld", static_cast<long long>(state.step));
     std::string name = step_name(state.step), dir = (fs::path(output) / name).string(), aside = dir + ".old";
     std::string temporary = temporary_name(output, name);
@@ -179,7 +181,9 @@ std::string save_checkpoint(const std::string& output, const ModelConfig& config
         if (!fs::create_directory(temporary, error))
             throw Error(strf("cannot create directory %s: %s", temporary.c_str(), error.message().c_str()));
 
-        std::vector<WrittenFile> files = write_model_directory(temporary, config, tensors, tokenizer);
+        std::vector<WrittenFile> files = adapter
+                                             ? write_adapter_directory(temporary, *adapter, config, tensors, tokenizer)
+                                             : write_model_directory(temporary, config, tensors, tokenizer);
         write_optimizer(temporary, tensors, optimizer_file_bytes, &files);
         write_state(temporary, config, tensors, state, files);
         sync_directory(temporary);
@@ -222,7 +226,7 @@ std::vector<std::string> check_model_files(const std::string& checkpoint) {
             try {
                 check_file(checkpoint, name, file);
             } catch (const Error& e) {
-                if (name.starts_with("model")) throw;
+                if (name.ends_with(".safetensors")) throw;
                 notes.push_back(
                     strf("note: %s: %s; it was changed after it had been saved", checkpoint.c_str(), e.what()));
             }
@@ -260,8 +264,8 @@ TrainerState read_trainer_state(const std::string& checkpoint) {
 }
 
 void load_training_state(const std::string& checkpoint, const ModelConfig& config, const ModelTensors& tensors) {
-    ModelConfig saved = read_model_config(checkpoint);
-    if (saved != config)
+    const bool adapter = is_adapter_directory(checkpoint);
+    if (const ModelConfig saved = adapter ? config : read_model_config(checkpoint); saved != config)
         throw Error(strf("%s is of a model %s, not %s", checkpoint.c_str(), model_size_text(saved).c_str(),
                          model_size_text(config).c_str()));
     std::vector<std::unique_ptr<SafetensorsFile>> files;
@@ -284,7 +288,7 @@ void load_training_state(const std::string& checkpoint, const ModelConfig& confi
         std::vector<Buffer> from_weights, from_master;
         (saved_master && !tensors.bf16 ? from_master : from_weights).push_back(Buffer::weights);
         if (tensors.has_master) (saved_master ? from_master : from_weights).push_back(Buffer::master);
-        if (!from_weights.empty()) read(p.name, p, from_weights);
+        if (!from_weights.empty()) read((adapter ? kAdapterPrefix : "") + p.name, p, from_weights);
         if (!from_master.empty()) read(master, p, from_master);
         read("m." + p.name, p, {Buffer::m});
         read("v." + p.name, p, {Buffer::v});

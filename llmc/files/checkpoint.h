@@ -1,4 +1,5 @@
-// Checkpoints: OUT/step_00001000/ = a Hugging Face model directory + optimizer shards + trainer_state.json.
+// Checkpoints: OUT/step_00001000/ = a Hugging Face model directory (or an adapter's) + optimizer shards +
+// trainer_state.json.
 //
 //   optimizer.safetensors   "m.NAME", "v.NAME" and, of a bf16 model, "master.NAME" for each row of the parameter table:
 //                           F32, oriented as in model.safetensors; optimizer-00001-of-0000N.safetensors when it is large
@@ -39,9 +40,9 @@ struct TrainerState {
 // directory is removed, older checkpoints are untouched. A whole OUT/step_... of the same step is replaced only after
 // the new one is on disk (for a moment it is called step_....old, and is found by that name); any other thing of that
 // name is an Error. Temporary directories that dead processes left are removed first. Optimizer files are split at
-// `optimizer_file_bytes`.
+// `optimizer_file_bytes`. adapter: what `tensors` are, where they are not the model's.
 std::string save_checkpoint(const std::string& output, const ModelConfig& config, const ModelTensors& tensors,
-                            const Tokenizer* tokenizer, const TrainerState& state,
+                            const Tokenizer* tokenizer, const AdapterInfo* adapter, const TrainerState& state,
                             int64_t optimizer_file_bytes = 4'000'000'000);
 
 // What a checkpoint holds of a model, in the order in which rank 0 reads it; and what the other ranks do meanwhile: they

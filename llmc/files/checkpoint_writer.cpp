@@ -21,7 +21,7 @@ CheckpointWriter::Outcome CheckpointWriter::write(const ModelTensors& tensors, c
     outcome.step = state.step;
     const double begin = seconds_now();
     try {
-        outcome.path = save_checkpoint(output_, config_, tensors, tokenizer_, state);
+        outcome.path = save_checkpoint(output_, config_, tensors, tokenizer_, adapter_, state);
     } catch (const Error& e) {
         outcome.error = e.what();
     } catch (const std::bad_alloc&) {

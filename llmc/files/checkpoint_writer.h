@@ -15,9 +15,14 @@
 class CheckpointWriter {
   public:
     // keep, major_every: as delete_old_checkpoints() takes them.
-    CheckpointWriter(const std::string& output, const ModelConfig& config, const Tokenizer* tokenizer, int keep,
-                     int64_t major_every)
-        : output_(output), config_(config), tokenizer_(tokenizer), keep_(keep), major_every_(major_every) {}
+    CheckpointWriter(const std::string& output, const ModelConfig& config, const Tokenizer* tokenizer,
+                     const AdapterInfo* adapter, int keep, int64_t major_every)
+        : output_(output),
+          config_(config),
+          tokenizer_(tokenizer),
+          adapter_(adapter),
+          keep_(keep),
+          major_every_(major_every) {}
     ~CheckpointWriter();
     CheckpointWriter(const CheckpointWriter&) = delete;
 
@@ -39,6 +44,7 @@ class CheckpointWriter {
     const std::string output_;
     const ModelConfig config_;
     const Tokenizer* const tokenizer_;
+    const AdapterInfo* const adapter_;
     const int keep_;
     const int64_t major_every_;
     std::unique_ptr<float[]> buffers_[4];  // by Buffer; they stay, so that the next copy finds its memory at hand

@@ -7,6 +7,7 @@
 #include <set>
 #include "llmc/base/files.h"
 #include "llmc/base/json.h"
+#include "llmc/files/adapter_files.h"
 #include "llmc/files/config_json.h"
 #include "llmc/files/llmc_bin.h"
 #include "llmc/files/parameter_files.h"
@@ -127,9 +128,29 @@ void look_at_weights(ModelSource* source) {
     }
 }
 
+// The model of the adapter in `dir`, and the adapter.
+ModelSource find_adapted(const std::string& dir, const std::string& base) {
+    std::string model = base.empty() ? adapter_base(dir) : base;
+    const std::string beside = dir + "/" + model;
+    if (base.empty() && !path_exists(model) && path_exists(beside)) model = beside;
+    if (model.empty())
+        throw UsageError(strf("%s does not say which model it belongs to; name that with --base", dir.c_str()));
+    if (!path_exists(model) && base.empty() && !path_exists("data/" + model))
+        throw UsageError(strf("%s belongs to the model %s, which is not there; name its directory with --base",
+                              dir.c_str(), model.c_str()));
+    ModelSource source = find_model(model);
+    if (source.kind == ModelSource::Kind::size || source.adapter)
+        throw UsageError(strf("%s: its model %s is %s; name a model with weights of its own with --base", dir.c_str(),
+                              model.c_str(), source.adapter ? "an adapter itself" : "a size"));
+    source.adapter = read_adapter_config(dir, source.config);
+    source.adapter->base = fs::absolute(source.path).lexically_normal().string();
+    if (Tokenizer::present(dir)) source.vocabulary = dir;
+    return source;
+}
+
 }  // namespace
 
-ModelSource find_model(const std::string& what) {
+ModelSource find_model(const std::string& what, const std::string& base) {
     ModelSource source;
     if (!is_directory(what) && parse_model_size(what, &source.config)) return source;
 
@@ -139,8 +160,9 @@ ModelSource find_model(const std::string& what) {
     for (const std::string& path : paths) {
         if (is_directory(path)) {
             source.kind = ModelSource::Kind::directory;
-            source.path = is_file(path + "/config.json") ? path : newest_checkpoint(path);
+            source.path = is_file(path + "/config.json") || is_adapter_directory(path) ? path : newest_checkpoint(path);
             if (source.path.empty()) continue;
+            if (is_adapter_directory(source.path)) return find_adapted(source.path, base);
             if (source.path != path)
                 for (const std::string& dir : false_checkpoints(path))
                     if (dir > source.path)

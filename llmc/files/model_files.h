@@ -1,18 +1,27 @@
 // Models in and out: Hugging Face directories, our checkpoints (which are such directories), llm.c's .bin files.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 #include "llmc/model/config.h"
+#include "llmc/model/lora_config.h"
 #include "llmc/model/tensors.h"
 #include "llmc/text/tokenizer.h"
+
+// An adapter (adapter_files.h): its directory, or "" for a new one, what it is like, and the model that it belongs to.
+struct AdapterInfo {
+    std::string path, base;
+    LoraConfig lora;
+};
 
 // What --model names, before anything is loaded.
 struct ModelSource {
     enum class Kind { size, directory, llmc_bin } kind = Kind::size;
-    std::string path;                // directory (of a run: that of its newest whole checkpoint) or .bin file
-    ModelConfig config;              // V == 0 for a size without V
-    std::string vocabulary;          // directory with a vocabulary (text/vocabulary.h), or ""
+    std::string path;                    // directory (of a run: that of its newest whole checkpoint) or .bin file
+    ModelConfig config;                  // V == 0 for a size without V
+    std::string vocabulary;              // directory with a vocabulary (text/vocabulary.h), or ""
+    std::optional<AdapterInfo> adapter;  // `what` was one: then all else is its model
     std::vector<std::string> notes;  // lines for the user: what of the weights is not read, or not as config.json says
 };
 
@@ -21,7 +30,10 @@ struct ModelSource {
 // looked for in data/. Reads headers and config.json only, and an LM head that may be wte or not. Error / UsageError names `what`, lists what it may be, and
 // for gpt2* says how to get it (`make gpt2`). A config.json that describes another model than ours is refused, and the
 // field is named.
-ModelSource find_model(const std::string& what);
+//
+// An adapter's directory, or that of a run which trained one, gives the model that it belongs to: `base`, or what its
+// adapter_config.json names.
+ModelSource find_model(const std::string& what, const std::string& base = "");
 
 // Loads the weights of a directory (model.safetensors, or the files of model.safetensors.index.json; names with any prefix,
 // "transformer.", "module.transformer." or none; attn.bias masks and the heads of other tasks ignored; F32, F16, BF16,

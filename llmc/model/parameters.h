@@ -102,8 +102,9 @@ inline int64_t parameter_count(const ModelConfig& m) {
 
 // FLOPs of training on one token at sequence length T: 6*N + 12*L*C*T, N = parameter_count(): the count that most
 // reports use.                                                             (PaLM, Chowdhery et al. 2022, appendix B)
-inline double flops_per_token(const ModelConfig& m, int seq_len) {
-    return 6 * static_cast<double>(parameter_count(m)) + 12.0 * m.L * m.C * seq_len;
+// frozen: the weights have no gradients, which are a third of that.
+inline double flops_per_token(const ModelConfig& m, int seq_len, bool frozen = false) {
+    return (frozen ? 4 : 6) * static_cast<double>(parameter_count(m)) + 12.0 * m.L * m.C * seq_len;
 }
 
 // Of one of a block's linear layers: (N,in) to (N,out).

@@ -16,13 +16,9 @@
 template <Model M>
 int eval_command(Run run, Group& group) {
     const Options& o = run.options;
-    StepOptions inference;
-    inference.training = false;
-    inference.T = run.T;
-    inference.examples = run.on_examples;
-    inference.B = o.micro_batch_size > 0 ? o.micro_batch_size : 4;
+    const StepOptions inference = run.inference_options(o.micro_batch_size > 0 ? o.micro_batch_size : 4);
     M model(run.config, inference);
-    load_weights(run.source, model.tensors());
+    load_run(run, model);
     RunLog log("", 0);
     double begin = seconds_now();
     auto progress = [&](const char* what, int64_t done, int64_t all) {

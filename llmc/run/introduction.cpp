@@ -2,6 +2,7 @@
 
 #include "llmc/base/error.h"
 #include "llmc/base/human.h"
+#include "llmc/model/lora.h"
 
 std::vector<std::string> introduction(const Run& run, int B, const DataLoader& data, const Group& group,
                                       const std::function<MemoryPlan(const StepOptions&)>& memory) {
@@ -10,6 +11,14 @@ std::vector<std::string> introduction(const Run& run, int B, const DataLoader& d
     std::vector<std::string> lines;
     lines.push_back(strf("model: %s (%s), %s parameters, %s", o.model.c_str(), model_size_text(run.config).c_str(),
                          human_count(parameter_count(run.config)).c_str(), run.bf16 ? "bf16" : "fp32"));
+    if (!run.adapters.empty()) {
+        const LoraConfig& lora = run.adapters[0].lora;
+        int64_t trained = 0;
+        for (const Parameter& p : lora_table(run.config, lora)) trained += p.size();
+        lines.push_back(strf("adapter: LoRA of rank %d, alpha %g, on %s; %s parameters are trained", lora.rank,
+                             static_cast<double>(lora.alpha), run.adapters[0].base.c_str(),
+                             human_count(trained).c_str()));
+    }
     const std::string tokens = human_count(data.rows().tokens()), rows = human_count(data.samples_per_epoch());
     if (run.on_examples)
         lines.push_back(strf("data: %s examples, %s tokens, in %s rows of %d an epoch, and %s to validate on",

@@ -36,6 +36,10 @@ concept Model = requires(M model, const ModelConfig& config, const StepOptions& 
     // Weights: new ones, or in and out of files; and the first tensor with a NaN or an infinity, for a message.
     model.init_weights(seed);
     { model.tensors() } -> std::same_as<ModelTensors>;
+    { model.trained_tensors() } -> std::same_as<ModelTensors>;  // the model's, or those of the adapter that is trained
+    { model.adapter_tensors(size_t()) } -> std::same_as<ModelTensors>;
+    model.init_adapter(size_t(), seed);
+    model.use_adapter(size_t());
     { model.first_non_finite() } -> std::convertible_to<std::string>;
     // One training step of this rank's part of the batch. While the device works, next_batch() reads the next one;
     // before_update() ends what reads the weights beside the step.

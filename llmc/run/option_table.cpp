@@ -20,7 +20,7 @@ static constexpr Limits one_up{1, HUGE_VAL, "at least 1"}, zero_up{0, HUGE_VAL, 
 
 static const char model_help[] =
     "what to start from: a size (d12, d24, d36, d48, gpt3:125m ... gpt3:175b, gpt3:c768, L6:H6:C384:T256), a Hugging "
-    "Face model directory, a run's directory (its newest checkpoint), or an llm.c .bin file";
+    "Face model directory, an adapter's directory, a run's directory (its newest checkpoint), or an llm.c .bin file";
 
 std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
     std::vector<OptionRow> table;
@@ -43,6 +43,9 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .commands = TRAIN, .default_text = program.default_model, .help = model_help},
         {.name = "model", .flag = "e", .value = "MODEL", .field = &o.model,
          .commands = FINETUNE | SAMPLE | EVAL | PLAN, .default_text = "none, must be given", .help = model_help},
+        {.name = "base", .value = "MODEL", .field = &o.base,
+         .commands = FINETUNE | SAMPLE | EVAL, .default_text = "what the adapter says",
+         .help = "the model that an adapter belongs to, where --model is an adapter"},
         {.name = "output", .flag = "o", .value = "DIR", .field = &o.output,
          .commands = TRAINING, .default_text = "runs/<data>-<model>", .help = "where checkpoints, log and plot go"},
     });
@@ -81,6 +84,20 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .help = "several examples in a row of T tokens, none of which sees another; --no-packing: one a row"},
         {.name = "skip-bad", .field = &o.skip_bad,
          .commands = TRAINING | EVAL, .help = "leave out lines that are no example, and count them"},
+    });
+    add("Adapters", {
+        {.name = "lora-rank", .value = "R", .field = &o.lora_rank, .limits = one_up,
+         .commands = FINETUNE, .recorded = true, .default_text = "none: the whole model is trained",
+         .help = "train two matrices of this rank beside each linear layer, and nothing else (LoRA)"},
+        {.name = "lora-alpha", .value = "A", .field = &o.lora_alpha, .limits = positive_float,
+         .commands = FINETUNE, .recorded = true, .default_text = "twice the rank",
+         .help = "their product counts A / R times"},
+        {.name = "lora-dropout", .value = "P", .field = &o.lora_dropout, .limits = below_one,
+         .commands = FINETUNE, .recorded = true, .help = "dropout in front of them"},
+        {.name = "lora-layers", .value = "LIST", .field = &o.lora_layers,
+         .commands = FINETUNE, .recorded = true,
+         .help = "which linear layers have them: all, or some of c_attn, attn.c_proj, c_fc, mlp.c_proj (c_proj: both), "
+                 "with commas between"},
     });
     add("Optimizer", {
         {.name = "learning-rate", .flag = "l", .value = "LR", .field = &o.learning_rate, .limits = positive,

@@ -20,6 +20,7 @@ struct Options {
     // data and model
     std::vector<std::string> train_data, val_data;  // -i -j; empty = the default data set
     std::string model;                              // -e; empty = the program's default
+    std::string base;                               // the model of an adapter, where it is not where that says
     std::string output;                             // -o; empty = runs/<data>-<model>
     // batch and length
     int micro_batch_size = 0;      // -b; 0 = largest that fits
@@ -30,6 +31,11 @@ struct Options {
     // examples (text/examples.h)
     std::string chat_template;  // --template
     bool packing = true, skip_bad = false;
+    // adapters (model/lora.h)
+    int lora_rank = 0;      // 0: the whole model is trained
+    double lora_alpha = 0;  // 0: twice the rank
+    double lora_dropout = 0;
+    std::string lora_layers = "all";
     // optimizer
     double learning_rate = 3e-4;         // -l
     std::string lr_schedule = "cosine";  // -k cosine|linear|constant|wsd

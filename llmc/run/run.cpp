@@ -1,10 +1,35 @@
 #include "llmc/run/run.h"
 
+#include <algorithm>
+#include <filesystem>
 #include "llmc/base/error.h"
 #include "llmc/base/human.h"
 #include "llmc/files/run_directory.h"
+#include "llmc/model/parameters.h"
 #include "llmc/run/run_rules.h"
 #include "llmc/text/dataloader.h"
+
+// UsageError names what is no layer.
+static unsigned parse_lora_layers(const std::string& list) {
+    if (list == "all") return 0b1111;
+    unsigned linears = 0;
+    for (size_t begin = 0; begin <= list.size();) {
+        const size_t comma = std::min(list.find(',', begin), list.size());
+        const std::string name = list.substr(begin, comma - begin);
+        unsigned found = 0;
+        for (Linear which : kLinears) {
+            const std::string linear = kLinearNames[static_cast<int>(which)];  // attn.c_proj: by its end, too
+            if (name == linear || linear.ends_with("." + name)) found |= 1u << static_cast<int>(which);
+        }
+        if (!found)
+            throw UsageError(
+                strf("--lora-layers: '%s' is no linear layer; there are c_attn, attn.c_proj, c_fc, mlp.c_proj "
+                     "(c_proj: both), or all",
+                     name.c_str()));
+        linears |= found, begin = comma + 1;
+    }
+    return linears;
+}
 
 StepOptions Run::step_options(int B) const {
     StepOptions o;
@@ -16,6 +41,15 @@ StepOptions Run::step_options(int B) const {
     o.examples = on_examples;
     o.rank = rank, o.world = world, o.zero_stage = options.zero_stage;
     o.master_weights = options.master_weights, o.stochastic_rounding = options.stochastic_rounding;
+    for (const AdapterInfo& adapter : adapters) o.adapters.push_back(adapter.lora);
+    return o;
+}
+
+StepOptions Run::inference_options(int B) const {
+    StepOptions o;
+    o.training = false;
+    o.B = B, o.T = T, o.examples = on_examples;
+    for (const AdapterInfo& adapter : adapters) o.adapters.push_back(adapter.lora);
     return o;
 }
 
@@ -33,14 +67,47 @@ static void choose_model(Run& run, const std::string& default_model, Notes* note
     Options& o = run.options;
     // a directory that is called like the program's own choice is meant only where it is named
     if (o.model.empty() && parse_model_size(default_model, &run.source.config)) o.model = default_model;
-    else run.source = find_model(o.model);
+    else run.source = find_model(o.model, o.base);
     run.config = run.source.config;
+    if (run.source.adapter) run.adapters = {*run.source.adapter};
+    else if (o.was_given("base"))
+        throw UsageError("--base is the model of an adapter, and --model is none; leave it out");
     notes->insert(notes->end(), run.source.notes.begin(), run.source.notes.end());
     if (run.source.kind == ModelSource::Kind::directory && is_whole_checkpoint(run.source.path))
         for (const std::string& note : check_model_files(run.source.path)) notes->push_back(note);
     if (o.command != Command::train && run.source.kind == ModelSource::Kind::size)
         throw UsageError(strf("%s: --model %s is a size without weights; name a run, a model directory or a .bin file",
                               command_name(o.command), o.model.c_str()));
+}
+
+// What finetune trains of an adapter: a new one, or that which --model names, as it is.
+static void choose_adapter(Run& run) {
+    const Options& o = run.options;
+    for (const char* name : {"lora-alpha", "lora-dropout", "lora-layers"})
+        if (o.was_given(name) && o.lora_rank == 0 && run.adapters.empty())
+            throw UsageError(strf("--%s is of an adapter; give --lora-rank, too", name));
+    if (o.lora_rank == 0) return;
+    LoraConfig lora;
+    lora.rank = o.lora_rank, lora.dropout = static_cast<float>(o.lora_dropout);
+    lora.alpha = static_cast<float>(o.lora_alpha > 0 ? o.lora_alpha : 2 * o.lora_rank);
+    lora.linears = parse_lora_layers(o.lora_layers);
+    for (Linear which : kLinears)
+        if (const auto [in, out] = linear_shape(run.config, which); lora.rank > std::min(in, out))
+            throw UsageError(strf("--lora-rank %d is more than the width %d of a linear layer; give less", lora.rank,
+                                  std::min(in, out)));
+    if (run.adapters.empty()) {
+        if (run.source.kind == ModelSource::Kind::size)
+            throw UsageError("--lora-rank adapts a model that has learned something; name one with --model");
+        run.adapters = {{"", std::filesystem::absolute(run.source.path).lexically_normal().string(), lora}};
+        return;
+    }
+    lora.layers = run.adapters[0].lora.layers, lora.rank_stabilised = run.adapters[0].lora.rank_stabilised;
+    if (!(lora == run.adapters[0].lora))
+        throw UsageError(
+            strf("--model %s is an adapter of rank %d, alpha %g, dropout %g; leave out --lora-..., or name "
+                 "its model for a new one",
+                 o.model.c_str(), run.adapters[0].lora.rank, static_cast<double>(run.adapters[0].lora.alpha),
+                 static_cast<double>(run.adapters[0].lora.dropout)));
 }
 
 static void choose_precision_and_length(Run& run, const ProgramInfo& program) {
@@ -101,6 +168,7 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
     if (run.on_examples) choose_examples_vocabulary(run, notes);
     else choose_vocabulary(run, all_shards, notes);
     check_model_config(run.config, "--model " + run.options.model);
+    choose_adapter(run);
     choose_precision_and_length(run, program);
     if (run.on_examples) read_examples(run, notes);
     else drop_short_validation(run, notes);

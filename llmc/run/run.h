@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <vector>
+#include "llmc/files/adapter_files.h"
 #include "llmc/files/checkpoint.h"
 #include "llmc/files/model_files.h"
 #include "llmc/model/step_state.h"
@@ -22,6 +23,7 @@ struct Run {
     std::string vocabulary;  // directory, or "" if its files are nowhere (GPT-2's ids are printed as numbers)
     std::optional<Tokenizer> tokenizer;
     ModelSource source;
+    std::vector<AdapterInfo> adapters;  // over the model; training: the one that is trained, path "": new
     ModelConfig config;
     bool bf16 = false;
     int T = 0;
@@ -33,10 +35,21 @@ struct Run {
     std::shared_ptr<const int> lock;   // held while this process trains into `output`
 
     StepOptions step_options(int B) const;  // for training
+    StepOptions inference_options(int B) const;
     bool keeps_best() const { return options.patience > 0 || on_examples; }
     std::shared_ptr<const Rows> training_rows() const;
     std::shared_ptr<const Rows> validation_rows() const;  // null: there is nothing to validate on
 };
+
+// Into a model of these options: the weights, of which its adapters, too.
+template <class M>
+void load_run(const Run& run, M& model) {
+    load_weights(run.source, model.tensors());
+    for (size_t i = 0; i < run.adapters.size(); i++) {
+        if (run.adapters[i].path.empty()) model.init_adapter(i, run.options.seed);
+        else load_adapter(run.adapters[i].path, model.adapter_tensors(i));
+    }
+}
 
 // train and finetune. Every combination that cannot work ends here, before memory is taken or anything is written.
 // `notes`: lines for the person to read ("--resume: no run in …, starting afresh").

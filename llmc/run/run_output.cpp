@@ -74,7 +74,9 @@ void choose_output(Run& run, Notes* notes) {
 
 void obey_resumed_run(Run& run, Notes* notes) {
     Options& o = run.options;
-    ModelConfig recorded = find_model(run.resume_from).config, asked = run.config;
+    ModelSource saved =
+        find_model(run.resume_from, run.source.kind == ModelSource::Kind::size ? o.base : run.source.path);
+    ModelConfig recorded = saved.config, asked = run.config;
     if (asked.V == 0) asked.V = recorded.V;
     if (o.was_given("model") && !(asked == recorded))
         throw Error(
@@ -82,6 +84,13 @@ void obey_resumed_run(Run& run, Notes* notes) {
                  "another --output",
                  run.output.c_str(), model_size_text(recorded).c_str(), o.model.c_str()));
     run.config = recorded;
+    if (!saved.adapter && o.was_given("lora-rank"))
+        throw UsageError(
+            strf("--resume: the run in %s trains the whole model; leave out --lora-rank, or choose another "
+                 "--output",
+                 run.output.c_str()));
+    if (saved.adapter) run.source = saved, run.adapters = {*saved.adapter};
+    else run.adapters.clear();
     if (!o.was_given("model")) o.model = run.resume_from;
     obey_recorded_options(run.state.options_json, &o, notes);
     if (o.max_steps > 0 && o.max_steps < run.state.step)

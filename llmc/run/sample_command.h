@@ -15,11 +15,10 @@
 template <Model M>
 int sample_command(Run run) {
     const Options& o = run.options;
-    StepOptions inference;
-    inference.training = false;
-    inference.B = 1, inference.T = 1;  // the decoder has buffers of its own
+    StepOptions inference = run.inference_options(1);
+    inference.T = 1;  // the decoder has buffers of its own
     M model(run.config, inference);
-    load_weights(run.source, model.tensors());
+    load_run(run, model);
     Decoder decoder(model, 1, run.config.T);
     SamplerOptions sampler{static_cast<float>(o.temperature), o.top_k, static_cast<float>(o.top_p), o.seed};
     auto answer = [&](const std::string& text) {

@@ -104,6 +104,7 @@ class Trainer {
         pace.every(Pace::validation, o.val_every), pace.every(Pace::sample, o.sample_every);
         pace.every(Pace::checkpoint, o.checkpoint_every);
         if (!run.resume_from.empty()) {
+            if (!run.adapters.empty()) load_run(run, model);
             load_checkpoint();
             log.print(
                 strf("resuming %s after step %lld", run.resume_from.c_str(), static_cast<long long>(run.state.step)));
@@ -165,7 +166,7 @@ class Trainer {
 
     void initial_weights() {
         model.init_weights(o.seed);
-        if (run.source.kind != ModelSource::Kind::size) load_weights(run.source, model.tensors());
+        if (run.source.kind != ModelSource::Kind::size) load_run(run, model);
     }
 
     StepState step_state(int64_t step, int64_t first_row) {
@@ -251,7 +252,7 @@ class Trainer {
         return true;
     }
     void load_checkpoint() {
-        load_training_state(run.resume_from, run.config, model.tensors());
+        load_training_state(run.resume_from, run.config, model.trained_tensors());
         loss_outliers.restore({run.state.loss_window.begin(), run.state.loss_window.end()});
         norm_outliers.restore({run.state.norm_window.begin(), run.state.norm_window.end()});
     }
@@ -349,9 +350,9 @@ class Trainer {
         run.state.loss_window.assign(loss_outliers.window().begin(), loss_outliers.window().end());
         run.state.norm_window.assign(norm_outliers.window().begin(), norm_outliers.window().end());
         run.state.seconds = elapsed();
-        if (group.rank() > 0) return take_part_in_checkpoint(model.tensors());
+        if (group.rank() > 0) return take_part_in_checkpoint(model.trained_tensors());
         look_at_checkpoint(true);
-        writer.begin(model.tensors(), run.state);
+        writer.begin(model.trained_tensors(), run.state);
         log.write_plot();
         if (at_once) look_at_checkpoint(true, true);
     }
@@ -383,7 +384,7 @@ class Trainer {
     Group& group;
     int B;  // sequences per micro-batch
     M model;
-    const double token_flops = flops_per_token(run.config, run.T);
+    const double token_flops = flops_per_token(run.config, run.T, !run.adapters.empty());
     DataLoader train_data;
     RankBatches batches;
     const Batch* batch = nullptr;  // what was loaded last, for the step that begins at sample batch_at
@@ -392,7 +393,11 @@ class Trainer {
     std::vector<MultipleChoice> questions;
     RunLog log;  // after all that may fail: a run that never began leaves no log
     OutlierDetector loss_outliers, norm_outliers;
-    CheckpointWriter writer{run.output, run.config, run.tokenizer ? &*run.tokenizer : nullptr, o.keep_checkpoints,
+    CheckpointWriter writer{run.output,
+                            run.config,
+                            run.tokenizer ? &*run.tokenizer : nullptr,
+                            run.adapters.empty() ? nullptr : &run.adapters[0],
+                            o.keep_checkpoints,
                             o.major_checkpoint_every};
     int64_t retry_at = 0, retry_after = 0;  // after which step a checkpoint that failed is tried again; 0: none failed
     int not_finite_in_a_row = 0, rollbacks = 0;
