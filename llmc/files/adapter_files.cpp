@@ -60,7 +60,7 @@ AdapterInfo read_adapter_config(const std::string& dir, const ModelConfig& confi
     AdapterInfo info;
     info.path = dir, info.base = adapter_base(dir);
     try {
-        info.lora.rank = json_whole_at<int>(j, "r");
+        if (!json_whole(j.at("r"), &info.lora.rank)) throw Error(where + ": r is no whole number");
         info.lora.alpha = j.value("lora_alpha", 8.0f), info.lora.dropout = j.value("lora_dropout", 0.0f);
         info.lora.rank_stabilised = j.value("use_rslora", false);
         Json targets = j.value("target_modules", Json()), layers = j.value("layers_to_transform", Json());

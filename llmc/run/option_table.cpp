@@ -86,11 +86,11 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .commands = TRAINING | EVAL, .help = "leave out lines that are no example, and count them"},
     });
     add("Adapters", {
-        {.name = "lora-rank", .value = "R", .field = &o.lora_rank, .limits = one_up,
-         .commands = FINETUNE, .recorded = true, .default_text = "none: the whole model is trained",
+        {.name = "lora-rank", .value = "R", .field = &o.lora_rank, .limits = zero_up,
+         .commands = FINETUNE, .recorded = true, .default_text = "0: none, the whole model is trained",
          .help = "train two matrices of this rank beside each linear layer, and nothing else (LoRA)"},
-        {.name = "lora-alpha", .value = "A", .field = &o.lora_alpha, .limits = positive_float,
-         .commands = FINETUNE, .recorded = true, .default_text = "twice the rank",
+        {.name = "lora-alpha", .value = "A", .field = &o.lora_alpha, .limits = zero_up,
+         .commands = FINETUNE, .recorded = true, .default_text = "0: twice the rank",
          .help = "their product counts A / R times"},
         {.name = "lora-dropout", .value = "P", .field = &o.lora_dropout, .limits = below_one,
          .commands = FINETUNE, .recorded = true, .help = "dropout in front of them"},

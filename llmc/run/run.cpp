@@ -84,8 +84,8 @@ static void choose_model(Run& run, const std::string& default_model, Notes* note
 static void choose_adapter(Run& run) {
     const Options& o = run.options;
     for (const char* name : {"lora-alpha", "lora-dropout", "lora-layers"})
-        if (o.was_given(name) && o.lora_rank == 0 && run.adapters.empty())
-            throw UsageError(strf("--%s is of an adapter; give --lora-rank, too", name));
+        if (o.was_given(name) && o.lora_rank == 0)
+            throw UsageError(strf("--%s is of a new adapter; give --lora-rank, too", name));
     if (o.lora_rank == 0) return;
     LoraConfig lora;
     lora.rank = o.lora_rank, lora.dropout = static_cast<float>(o.lora_dropout);
