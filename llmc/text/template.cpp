@@ -170,6 +170,12 @@ MarkedText Template::generation_prompt(const std::vector<Turn>& turns) const {
     return out;
 }
 
+std::string Template::end_of_turn() const {
+    const std::string& after = part("assistant").after;
+    const size_t end = after.find_last_not_of(" \t\n") + 1;
+    return end > 0 ? after.substr(0, end) : after;
+}
+
 MarkedText Template::completion(const std::string& prompt, const std::string& completion) const {
     MarkedText out;
     out.add(begin_, true, false);
