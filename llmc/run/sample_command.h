@@ -21,8 +21,8 @@ template <Model M>
 int texts_at_once(const Options& o, const ModelConfig& config, const StepOptions& inference, int64_t texts,
                   int capacity) {
     if (o.micro_batch_size > 0) return static_cast<int>(std::min<int64_t>(texts, o.micro_batch_size));
-    const double one = static_cast<double>(Decoder<M>::bytes(config, inference, 1, capacity)),
-                 more = static_cast<double>(Decoder<M>::bytes(config, inference, 2, capacity)) - one,
+    const double one = static_cast<double>(Decoder<M>::bytes(config, 1, capacity, inference.adapters)),
+                 more = static_cast<double>(Decoder<M>::bytes(config, 2, capacity, inference.adapters)) - one,
                  fit = 1 + (0.8 * M::Device::available_memory() - one) / more;
     return static_cast<int>(std::max(1.0, std::min({static_cast<double>(texts), 128.0, fit})));
 }
