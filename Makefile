@@ -390,7 +390,7 @@ DEBUG_TESTS = $(B)/cudahost-debug/$(if $(T),test_$(T),run_cuda_tests)
 debug_build: $(DEBUG_TESTS)
 
 # ---- tests and benchmarks ----------------------------------------------------------------------------------------------
-.PHONY: test test_asan fuzz test_cuda check_cuda check_programs bench_cpu bench_cuda bench_tokenizer
+.PHONY: test test_asan fuzz test_cuda check_cuda check_programs bench_cpu bench_sample bench_cuda bench_tokenizer
 .PHONY: gpu_pack gpu_check build_gpu_check gpu_check_losses
 test:  ## everything that runs without a GPU (T=layernorm: that suite alone); last line: N passed, N failed[, N skipped]
 	@$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) $(or $(ONE_SUITE),check_programs)
@@ -434,6 +434,9 @@ check_cuda: train_gpt2 train_gpt2cu $(B)/test/cuda/run_tests
 
 bench_cpu: $(B)/bench_cpu  ## time of a training step against the bare matrix products in it
 	$(B)/bench_cpu
+
+bench_sample: $(B)/bench_cpu  ## tokens a second of one text and of 32 at once, on the CPU
+	$(B)/bench_cpu sample
 
 bench_cuda: $(B)/bench_cuda  ## speed of training steps and kernels on this machine's GPU, beside what it allows
 	$(B)/bench_cuda

@@ -138,6 +138,14 @@ TEST_F(CudaProgram, SamplesAndEvaluatesAsTheCpuProgramDoes) {
         EXPECT_EQ(got.out, want.out);
         EXPECT_GT(got.out.size(), prompt.size() + 10);
     }
+    // Texts of different lengths together, two at a time: places are taken again.
+    std::ofstream(dir / "p.jsonl") << "{\"prompt\": \"the cat\"}\n{\"prompt\": \"my king loves the queen\"}\n";
+    const std::string many =
+        "sample -e run --precision fp32 -f 0 --temperature 0.5 --max-tokens 12 --prompt-file p.jsonl --num-samples 2 "
+        "-b 3";
+    const CommandResult all = cuda(many);
+    expect_good(all);
+    EXPECT_EQ(all.out, gpt2(many).out);
     std::string eval = "eval -e run -j data/t/val_000000.bin --limit 2 --precision ";
     for (const Precision& p : kPrecisions) {
         CommandResult want = gpt2(eval + p.name), got = cuda(eval + p.name);

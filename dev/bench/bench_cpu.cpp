@@ -8,7 +8,7 @@
 //   layers    each kind of layer beside its limit, arithmetic (the rate of the bare products) or memory
 //   portable  tokens/s without oneDNN
 //   memory    peak memory of training in fp32
-//   sample    tokens/s of sampling with a KV cache beside memory bandwidth
+//   sample    tokens/s of sampling with a KV cache, one text and 32 at once
 //
 // Repeats of what is compared are interleaved, and medians of ratios reported: a shared machine changes speed as it
 // goes.
@@ -392,31 +392,43 @@ void bench_memory() {
     mark("peak memory", bytes * 1e-9, 5, true, " GB");
 }
 
-void bench_sample() {
-    printf("sampling with a KV cache, bf16\n");
-    auto model = make_model<bf16>(1, gpt2_124M.T, false);
-    Decoder decoder(*model, 1, gpt2_124M.T);
-    int prompt[32], tokens = quick ? 32 : 128;
-    for (int i = 0; i < 32; i++) prompt[i] = i * 7919 % gpt2_124M.V;
-    std::vector<double> share, rate, read;
-    double bytes =
-        2.0 * static_cast<double>(parameter_count(gpt2_124M));  // weights; keys and values are little beside them
+// Tokens a second of so many texts at once, after a prompt of 32 tokens each.
+template <class M>
+double sampling_rate(M& model, int texts) {
+    Decoder decoder(model, texts, 256);
+    std::vector<int> prompt(32);
+    std::vector<Feed> feeds;
+    for (int i = 0; i < 32; i++) prompt[size_t(i)] = i * 7919 % gpt2_124M.V;
+    for (int i = 0; i < texts; i++) feeds.push_back({i, prompt.data(), 32});
+    decoder.decode(feeds);
+    for (Feed& f : feeds) f.n = 1;
+    const int tokens = quick ? 16 : 64;
+    return texts * tokens / seconds([&] {
+               for (int t = 0; t < tokens; t++) decoder.decode(feeds);
+           });
+}
+// The rate of 32 texts; its ratio to that of one is the mark, in the faster precision.
+template <typename X>
+double bench_sample(double* times_one) {
+    auto model = make_model<X>(1, gpt2_124M.T, false);
+    std::vector<double> share, one, many, times;
+    const double bytes = double(sizeof(X)) * static_cast<double>(parameter_count(gpt2_124M));  // those of weights
     for (int i = 0; i < repeats(); i++) {
-        double bytes_a_second = bandwidth().read;
-        decoder.decode(prompt, 32, true);
-        double time = seconds([&] {
-            for (int t = 0; t < tokens; t++) {
-                int token = t * 31 % gpt2_124M.V;
-                decoder.decode(&token, 1, false);
-            }
-        });
-        read.push_back(bytes_a_second), rate.push_back(tokens / time);
-        share.push_back(bytes * tokens / time / bytes_a_second);
+        const double read = bandwidth().read;
+        one.push_back(sampling_rate(*model, 1)), many.push_back(sampling_rate(*model, 32));
+        times.push_back(many.back() / one.back()), share.push_back(bytes * one.back() / read);
     }
-    printf("  memory is read at %.1f GB/s; %.1f MB of weights: at most %.0f tokens/s\n", median(read) * 1e-9,
-           bytes * 1e-6, median(read) / bytes);
-    printf("  %.0f tokens/s\n", median(rate));
-    mark("share of memory bandwidth", median(share), 0.5, false);
+    *times_one = median(times);
+    printf(
+        "sampling, %s: one text %.1f tokens/s (weights read at %.2f of memory bandwidth), 32 texts %.1f: %.2f times\n",
+        type_name<X>, median(one), median(share), median(many), *times_one);
+    return median(many);
+}
+void bench_sample() {
+    double times_fp32 = 0, times_bf16 = 0;
+    const bool bf16_is_faster = bench_sample<bf16>(&times_bf16) > bench_sample<float>(&times_fp32);
+    mark(bf16_is_faster ? "32 texts over one, bf16" : "32 texts over one, fp32",
+         bf16_is_faster ? times_bf16 : times_fp32, 8, false);
 }
 
 void print_machine() {

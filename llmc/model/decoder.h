@@ -83,7 +83,8 @@ class Decoder {
         const int n = static_cast<int>(feeds.size()), V = m_.V, Vp = m_.Vp();
         model_->lm_head(acts_.logits, last_, n);
         model_->finish();
-        logits_ = machine.download(acts_.logits, int64_t(n) * Vp);
+        logits_.resize(static_cast<size_t>(texts) * static_cast<size_t>(Vp));  // once: such memory comes as fresh pages
+        machine.copy_out(logits_.data(), acts_.logits, static_cast<size_t>(n) * static_cast<size_t>(Vp));
         for (int i = 1; i < n; i++) std::copy_n(logits_.begin() + int64_t(i) * Vp, V, logits_.begin() + int64_t(i) * V);
         return logits_.data();
     }

@@ -1,6 +1,7 @@
 // The commands that run a model, each in a file of its own.
 #pragma once
 #include <memory>
+#include "llmc/run/chat_command.h"
 #include "llmc/run/eval_command.h"
 #include "llmc/run/sample_command.h"
 #include "llmc/run/trainer.h"
@@ -26,6 +27,8 @@ int run_command(Run run, Group& group) {
             return train_command<M>(std::move(run), group);
         case Command::sample:
             return sample_command<M>(std::move(run));
+        case Command::chat:
+            return chat_command<M>(std::move(run));
         case Command::eval:
             return eval_command<M>(std::move(run), group);
         case Command::plan:

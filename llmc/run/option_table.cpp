@@ -8,7 +8,8 @@
 
 static constexpr unsigned bit(Command c) { return 1u << static_cast<int>(c); }
 static constexpr unsigned TRAIN = bit(Command::train), FINETUNE = bit(Command::finetune), TRAINING = TRAIN | FINETUNE,
-                          SAMPLE = bit(Command::sample), EVAL = bit(Command::eval), PLAN = bit(Command::plan);
+                          SAMPLE = bit(Command::sample), CHAT = bit(Command::chat), EVAL = bit(Command::eval),
+                          PLAN = bit(Command::plan);
 
 static constexpr Limits one_up{1, HUGE_VAL, "at least 1"}, zero_up{0, HUGE_VAL, "0 or more"},
     minus_one_up{-1, HUGE_VAL, "-1 or more"}, batch_tokens{-1, 2147483647, "-1 or more, below 2^31"},
@@ -42,9 +43,9 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "model", .flag = "e", .value = "MODEL", .field = &o.model,
          .commands = TRAIN, .default_text = program.default_model, .help = model_help},
         {.name = "model", .flag = "e", .value = "MODEL", .field = &o.model,
-         .commands = FINETUNE | SAMPLE | EVAL | PLAN, .default_text = "none, must be given", .help = model_help},
+         .commands = FINETUNE | SAMPLE | CHAT | EVAL | PLAN, .default_text = "none, must be given", .help = model_help},
         {.name = "base", .value = "MODEL", .field = &o.base,
-         .commands = FINETUNE | SAMPLE | EVAL, .default_text = "what the adapter says",
+         .commands = FINETUNE | SAMPLE | CHAT | EVAL, .default_text = "what the adapter says",
          .help = "the model that an adapter belongs to, where --model is an adapter"},
         {.name = "output", .flag = "o", .value = "DIR", .field = &o.output,
          .commands = TRAINING, .default_text = "runs/<data>-<model>", .help = "where checkpoints, log and plot go"},
@@ -76,7 +77,7 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
     });
     add("Examples", {
         {.name = "template", .value = "NAME", .field = &o.chat_template,
-         .commands = TRAINING | EVAL, .default_text = "the model's, else plain",
+         .commands = TRAINING | CHAT | EVAL, .default_text = "the model's, else plain",
          .help = "what stands around the texts of an example: plain, chatml, or a file (llmc/text/template.h); the "
                  "model directory records it"},
         {.name = "packing", .field = &o.packing,
@@ -129,7 +130,7 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
     });
     add("Numbers and memory", {
         {.name = "precision", .value = "TYPE", .field = &o.precision, .choices = {"fp32", "bf16"},
-         .commands = TRAINING | SAMPLE | EVAL, .recorded = true, .default_text = program.default_precision,
+         .commands = TRAINING | SAMPLE | CHAT | EVAL, .recorded = true, .default_text = program.default_precision,
          .help = "fp32 or bf16: storage of weights and activations"},
         {.name = "precision", .value = "TYPE", .field = &o.precision, .choices = {"fp32", "bf16"},
          .commands = PLAN, .default_text = "bf16; with --gpu cpu fp32",
@@ -145,7 +146,7 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .commands = TRAINING | PLAN, .recorded = true,
          .help = "ZeRO: 0 nothing is split over ranks, 1 optimizer state, 2 and gradients, 3 and weights"},
         {.name = "seed", .value = "N", .field = &o.seed,
-         .commands = TRAINING | SAMPLE, .recorded = true, .help = "seed of every random number"},
+         .commands = TRAINING | SAMPLE | CHAT, .recorded = true, .help = "seed of every random number"},
         {.name = "overfit-one-batch", .flag = "a", .field = &o.overfit_one_batch,
          .commands = TRAINING, .recorded = true,
          .help = "train on the first batch again and again: a check that the loss goes to 0"},
@@ -190,17 +191,38 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "prompt", .value = "TEXT", .field = &o.prompt,
          .commands = SAMPLE, .default_text = "standard input", .help = "text to continue"},
         {.name = "prompt-file", .value = "FILE", .field = &o.prompt_file,
-         .commands = SAMPLE, .default_text = "none", .help = "file whose text to continue"},
+         .commands = SAMPLE, .default_text = "none",
+         .help = "file whose text to continue; .jsonl: a prompt a line, {\"prompt\": ...}, all sampled together"},
+        {.name = "system", .value = "TEXT", .field = &o.system,
+         .commands = CHAT, .default_text = "none", .help = "what stands before the conversation, as the system's message"},
         {.name = "max-tokens", .value = "N", .field = &o.max_tokens, .limits = one_up,
-         .commands = SAMPLE, .help = "tokens to write at most"},
+         .commands = SAMPLE | CHAT, .help = "tokens to write at most"},
         {.name = "num-samples", .value = "N", .field = &o.num_samples, .limits = one_up,
-         .commands = SAMPLE, .help = "how many texts to write"},
+         .commands = SAMPLE, .help = "how many texts to write for each prompt"},
+        {.name = "best-of", .value = "N", .field = &o.best_of, .limits = one_up,
+         .commands = SAMPLE,
+         .help = "draw N texts for each one that is written: that with the highest mean log-probability a token"},
+        {.name = "micro-batch-size", .flag = "b", .value = "B", .field = &o.micro_batch_size, .limits = one_up,
+         .commands = SAMPLE, .default_text = "as many as memory allows, at most 128",
+         .help = "texts that grow at once"},
         {.name = "temperature", .value = "X", .field = &o.temperature, .limits = zero_up,
-         .commands = SAMPLE, .help = "below 1: likelier words, above 1: wilder ones; 0: always the likeliest"},
+         .commands = SAMPLE | CHAT, .help = "below 1: likelier words, above 1: wilder ones; 0: always the likeliest"},
         {.name = "top-k", .value = "K", .field = &o.top_k, .limits = zero_up,
-         .commands = SAMPLE, .default_text = "0: all", .help = "draw from the K likeliest tokens only"},
+         .commands = SAMPLE | CHAT, .default_text = "0: all", .help = "draw from the K likeliest tokens only"},
         {.name = "top-p", .value = "P", .field = &o.top_p, .limits = above_zero_to_one,
-         .commands = SAMPLE, .help = "draw from the likeliest tokens that together have probability P"},
+         .commands = SAMPLE | CHAT, .help = "draw from the likeliest tokens that together have probability P"},
+        {.name = "min-p", .value = "P", .field = &o.min_p, .limits = zero_to_one,
+         .commands = SAMPLE | CHAT, .default_text = "0: all",
+         .help = "draw from tokens with at least P times the likeliest one's probability"},
+        {.name = "repetition-penalty", .value = "X", .field = &o.repetition_penalty, .limits = positive_float,
+         .commands = SAMPLE | CHAT, .default_text = "1: none",
+         .help = "above 1: tokens that are in prompt or text become less likely: their logits are divided by X, those "
+                 "below 0 multiplied"},
+        {.name = "stop", .value = "TEXT", .field = &o.stops,
+         .commands = SAMPLE | CHAT, .default_text = "none", .help = "end before this text; may be given several times"},
+        {.name = "logprobs", .field = &o.logprobs,
+         .commands = SAMPLE, .help = "the log-probability of each text; with --json that of each token"},
+        {.name = "json", .field = &o.json, .commands = SAMPLE, .help = "each text as a line of JSON"},
     });
     add("Evaluation", {
         {.name = "task", .value = "NAME", .field = &o.task, .choices = {"hellaswag"},

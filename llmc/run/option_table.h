@@ -17,6 +17,7 @@ inline constexpr CommandInfo kCommands[] = {
     {"train", "train a model, or continue with --resume (the default command)"},
     {"finetune", "start from the weights of --model, with a new optimizer and schedule"},
     {"sample", "write text: from --prompt, --prompt-file, a pipe, or interactively"},
+    {"chat", "talk with a model: at the terminal, or a line of standard input a message"},
     {"eval", "loss and perplexity on --val-data, or the accuracy of --task"},
     {"plan", "memory, bytes on the wire and predicted step time of a training run on given GPUs; needs none of them"},
 };
@@ -51,6 +52,11 @@ struct OptionRow {
         return names;
     }
 };
+
+// Text that may be anything, a dash in front too.
+inline bool is_free_text(const OptionRow& row) {
+    return std::string(row.name) == "prompt" || std::string(row.name) == "system";
+}
 
 // The rows, whose fields point into `options`.
 std::vector<OptionRow> option_table(Options& options, const ProgramInfo& program);

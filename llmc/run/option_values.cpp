@@ -58,7 +58,7 @@ void assign_option(const OptionRow& row, const std::string& text) {
         if (!row.choices.empty() && std::find(row.choices.begin(), row.choices.end(), text) == row.choices.end())
             throw UsageError(strf("--%s must be %s, not '%s'", row.name, list(row.choices).c_str(), text.c_str()));
         const bool standard_input = row.takes_list() && text == "-";
-        if (!standard_input && strcmp(row.name, "prompt") != 0 && (text.empty() || text[0] == '-'))
+        if (!standard_input && !is_free_text(row) && (text.empty() || text[0] == '-'))
             throw UsageError(strf("--%s needs a value (%s), not '%s'", row.name, row.value, text.c_str()));
         if (auto s = std::get_if<std::string*>(&row.field)) **s = text;
         else std::get<std::vector<std::string>*>(row.field)->push_back(text);

@@ -46,7 +46,7 @@ std::vector<std::string> translate_llmc_arguments(const std::vector<std::string>
             else if (*std::get<bool*>(row->field)) out.push_back(std::string("--no-") + row->name);
         } else {
             out.push_back(std::string("--") + row->name);
-            const bool free_text = strcmp(row->name, "prompt") == 0;  // may begin with a dash
+            const bool free_text = is_free_text(*row);  // may begin with a dash
             if (i + 1 == arguments.size() || (looks_like_option(arguments[i + 1]) && !free_text))
                 throw UsageError(strf("%s needs a value (%s); see --help", arguments[i].c_str(), row->value));
             out.push_back(arguments[++i]);
@@ -88,9 +88,9 @@ static int find_command(const std::string& word) {
     const auto found = std::find(names.begin(), names.end(), word);
     if (found != names.end()) return static_cast<int>(found - names.begin());
     const std::string best = closest(word, names);
-    throw UsageError(strf(
-        "unknown command '%s'; %s", word.c_str(),
-        best.empty() ? "it must be train, finetune, sample, eval or plan" : ("did you mean " + best + "?").c_str()));
+    throw UsageError(strf("unknown command '%s'; %s", word.c_str(),
+                          best.empty() ? "it must be train, finetune, sample, chat, eval or plan"
+                                       : ("did you mean " + best + "?").c_str()));
 }
 
 [[noreturn]] static void unknown_argument(const std::string& argument, const std::vector<OptionRow>& table, int command,
@@ -140,6 +140,8 @@ void check_combinations(const Options& o) {
             "--patience counts validations, and --val-every (-v) 0 makes none; give one of them another value");
     if (o.was_given("prompt") && o.was_given("prompt-file"))
         throw UsageError("--prompt and --prompt-file exclude each other; give one of them");
+    if (o.best_of > 1 && o.temperature == 0)
+        throw UsageError("--best-of draws several texts, which --temperature 0 makes alike; leave one of them out");
     if (const int n = std::max(1, o.ranks.num_processes); o.ranks.process_rank >= n)
         throw UsageError(strf("--process-rank %d must be below --num-processes %d", o.ranks.process_rank, n));
 }

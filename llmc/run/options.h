@@ -12,7 +12,7 @@
 
 constexpr int64_t kExampleEpochs = 3;
 
-enum class Command { train, finetune, sample, eval, plan };
+enum class Command { train, finetune, sample, chat, eval, plan };
 const char* command_name(Command command);
 
 struct Options {
@@ -74,10 +74,12 @@ struct Options {
     // ranks (llm.c's -pn -pr -pg -pm -ps -pf)
     RankOptions ranks;
     double comm_timeout = 600;  // seconds
-    // sample
-    std::string prompt, prompt_file;
-    int max_tokens = 256, num_samples = 1, top_k = 0;
-    double temperature = 1.0, top_p = 1.0;
+    // sample and chat
+    std::string prompt, prompt_file, system;
+    int max_tokens = 256, num_samples = 1, best_of = 1, top_k = 0;
+    double temperature = 1.0, top_p = 1.0, min_p = 0, repetition_penalty = 1.0;
+    std::vector<std::string> stops;
+    bool logprobs = false;
     // eval
     std::string task;        // "" = loss on --val-data; "hellaswag"
     int64_t eval_limit = 0;  // at most that many batches or questions; 0 = all

@@ -80,7 +80,8 @@ int run_options(Options& options, const ProgramInfo& program, std::unique_ptr<Gr
     if (options.output.empty())
         for (const auto* list : {&options.train_data, &options.val_data})
             for (const std::string& path : *list) options.ranks.job += " " + path;
-    const Ranks ranks = options.command == Command::sample ? Ranks{} : find_ranks(options.ranks);
+    const bool alone = options.command == Command::sample || options.command == Command::chat;
+    const Ranks ranks = alone ? Ranks{} : find_ranks(options.ranks);
     if (ranks.rank > 0 && !freopen("/dev/null", "w", stdout)) throw Error("/dev/null cannot be opened");
     std::vector<std::string> notes;
     if (ranks.meeting == Ranks::Meeting::tcp && ranks.secret.empty())
@@ -126,7 +127,9 @@ int run_program(int argc, char** argv, const ProgramInfo& program) {
         if (!first && !freopen("/dev/null", "w", stdout)) throw Error("/dev/null cannot be opened");
         const bool help_was_printed = !parse_options(argc, argv, program, &options);
         // what one process does, the first of several does alone
-        if (!first && (options.command == Command::sample || options.command == Command::plan)) return 0;
+        if (const Command c = options.command;
+            !first && (c == Command::sample || c == Command::chat || c == Command::plan))
+            return 0;
         if (!help_was_printed && options.command != Command::plan)
             return run_options<ModelOf, Half>(options, program, group);
         if (!help_was_printed) plan_command(options);

@@ -1,62 +1,114 @@
-// sample: text from a model, for a prompt, a file, a pipe or a person at the terminal.
+// sample: texts from a model, for a prompt, a file, a pipe or a person at the terminal.
 #pragma once
 #include <unistd.h>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <iterator>
 #include "llmc/files/model_files.h"
 #include "llmc/run/model.h"
 #include "llmc/run/run.h"
+#include "llmc/run/sample_output.h"
+#include "llmc/text/generate.h"
 #include "llmc/text/input_kind.h"
-#include "llmc/text/sampler.h"
+
+inline void print_piece(const std::string& piece) {
+    fwrite(piece.data(), 1, piece.size(), stdout);
+    fflush(stdout);
+}
+
+// Texts that grow at once: -b, or what memory allows, which changes nothing but the speed.
+template <Model M>
+int texts_at_once(const Options& o, const ModelConfig& config, const StepOptions& inference, int64_t texts,
+                  int capacity) {
+    if (o.micro_batch_size > 0) return static_cast<int>(std::min<int64_t>(texts, o.micro_batch_size));
+    const double one = static_cast<double>(Decoder<M>::bytes(config, 1, capacity, inference.adapters)),
+                 more = static_cast<double>(Decoder<M>::bytes(config, 2, capacity, inference.adapters)) - one,
+                 fit = 1 + (0.8 * M::Device::available_memory() - one) / more;
+    return static_cast<int>(std::max(1.0, std::min({static_cast<double>(texts), 128.0, fit})));
+}
+
+// The texts of all prompts, printed in order as they end; a single one as it grows.
+template <Model M>
+void sample_texts(M& model, const Run& run, const StepOptions& inference, const std::vector<std::string>& texts) {
+    const Options& o = run.options;
+    const Tokenizer& tokenizer = *run.tokenizer;
+    const size_t T = static_cast<size_t>(run.config.T), n = static_cast<size_t>(o.num_samples),
+                 draws = static_cast<size_t>(o.best_of);
+    std::vector<Prompt> prompts;
+    size_t longest = 0;
+    for (const std::string& text : texts) {
+        std::vector<int> ids;
+        tokenizer.encode_with_special(text, ids);
+        if (ids.empty()) ids = empty_prompt(tokenizer);
+        longest = std::max(longest, ids.size());
+        for (uint32_t i = 0; i < n * draws; i++) prompts.push_back({ids, i});
+    }
+    if (longest > T)
+        fprintf(stderr, "note: the prompt has %zu tokens; the model sees %zu at a time and goes on from the last %zu\n",
+                longest, T, T);
+    const int capacity = static_cast<int>(std::min(T, longest + static_cast<size_t>(o.max_tokens)));
+    Decoder<M> decoder(model, texts_at_once<M>(o, run.config, inference, std::ssize(prompts), capacity), capacity);
+    Generator generator(decoder);
+    std::vector<GrowingText> grown(prompts.size(), GrowingText(&tokenizer, o.stops));
+    std::vector<char> ended(prompts.size());
+    const bool stream = prompts.size() == 1 && !o.json;
+    if (stream) print_piece(texts[0]);
+    // Output k is the best of `draws` texts; it is printed once all before it are.
+    size_t printed = 0;
+    const auto print_ended = [&] {
+        for (; printed * draws < prompts.size(); printed++) {
+            const size_t begin = printed * draws, prompt = printed / n, sample = printed % n;
+            size_t best = begin;
+            for (size_t i = begin; i < begin + draws; i++) {
+                if (!ended[i]) return;
+                if (grown[i].mean_log_probability() > grown[best].mean_log_probability()) best = i;
+            }
+            const GrowingText& text = grown[best];
+            if (o.json) {
+                print_piece(sample_json(texts[prompt], static_cast<int>(sample), text, tokenizer, o.logprobs) + "\n");
+                continue;
+            }
+            if (texts.size() > 1) printf("--- prompt %zu, sample %zu\n", prompt + 1, sample + 1);
+            else if (n > 1) printf("--- sample %zu\n", sample + 1);
+            print_piece((stream ? "" : texts[prompt] + text.text()) + "\n");
+            if (o.logprobs)
+                printf("--- log-probability %.4f, %.4f a token, %zu tokens\n", text.log_probability(),
+                       text.mean_log_probability(), text.tokens().size());
+        }
+    };
+    const bool logprobs = o.logprobs || o.json || draws > 1;
+    generator.run(prompts, o.max_tokens, sampler_options(o), logprobs, [&](size_t i, Drawn token) {
+        const bool ends = !grown[i].push(token) || std::ssize(grown[i].tokens()) == o.max_tokens;
+        const std::string piece = grown[i].take(ends);
+        if (stream) print_piece(piece);
+        ended[i] = ends;
+        if (ends) print_ended();
+        return !ends;
+    });
+    fflush(stdout);
+}
 
 template <Model M>
 int sample_command(Run run) {
     const Options& o = run.options;
     StepOptions inference = run.inference_options(1);
-    inference.T = 1;  // the decoder has buffers of its own
+    inference.T = 1;  // a decoder has buffers of its own
     M model(run.config, inference);
     load_run(run, model);
-    Decoder decoder(model, 1, run.config.T);
-    SamplerOptions sampler{static_cast<float>(o.temperature), o.top_k, static_cast<float>(o.top_p), o.seed};
-    auto answer = [&](const std::string& text) {
-        std::vector<int> prompt;
-        run.tokenizer->encode_with_special(text, prompt);
-        if (prompt.empty()) prompt = empty_prompt(*run.tokenizer);
-        if (const size_t T = static_cast<size_t>(run.config.T); prompt.size() > T)
-            fprintf(stderr,
-                    "note: the prompt has %zu tokens; the model sees %zu at a time and goes on from the last %zu\n",
-                    prompt.size(), T, T);
-        for (int i = 0; i < o.num_samples; i++) {
-            if (o.num_samples > 1) printf("--- sample %d\n", i + 1);
-            fwrite(text.data(), 1, text.size(), stdout);
-            generate_text(decoder, &*run.tokenizer, prompt, o.max_tokens, sampler, static_cast<uint32_t>(i),
-                          [](const std::string& piece) {
-                              fwrite(piece.data(), 1, piece.size(), stdout);
-                              fflush(stdout);
-                          });
-            printf("\n");
-        }
-        fflush(stdout);
-    };
+    const auto answer = [&](const std::vector<std::string>& texts) { sample_texts(model, run, inference, texts); };
     if (o.was_given("prompt")) {
-        answer(o.prompt);
+        answer({o.prompt});
     } else if (o.was_given("prompt-file")) {
-        std::ifstream file(o.prompt_file, std::ios::binary);
-        if (!file || std::filesystem::is_directory(o.prompt_file))
-            throw Error("--prompt-file: cannot read " + o.prompt_file);
-        answer(written_text({std::istreambuf_iterator<char>(file), {}}, o.prompt_file));
+        answer(read_prompts(o.prompt_file));
     } else if (isatty(STDIN_FILENO)) {
         printf("Type the beginning of a text; an empty line ends.\n");
         for (std::string line; printf("> "), fflush(stdout), std::getline(std::cin, line);) {
             line = written_text(line + "\n", "standard input");
             if (line.empty()) break;
-            answer(line);
+            answer({line});
         }
     } else {
-        answer(written_text({std::istreambuf_iterator<char>(std::cin), {}}, "standard input"));
+        answer({written_text({std::istreambuf_iterator<char>(std::cin), {}}, "standard input")});
     }
     return 0;
 }

@@ -21,7 +21,7 @@
 #include "llmc/run/run.h"
 #include "llmc/run/schedule.h"
 #include "llmc/run/stop_signal.h"
-#include "llmc/text/sampler.h"
+#include "llmc/text/generate.h"
 
 template <Model M>
 class Trainer {
@@ -340,7 +340,8 @@ class Trainer {
         std::vector<int> prompt = run.tokenizer ? empty_prompt(*run.tokenizer)
                                                 : std::vector{run.config.V - 1};  // the last id: GPT-2's <|endoftext|>
         Decoder decoder(model, 1, run.config.T);
-        generate_text(decoder, run.tokenizer ? &*run.tokenizer : nullptr, prompt, o.sample_tokens, s, 0,
+        Generator generator(decoder);
+        generate_text(generator, run.tokenizer ? &*run.tokenizer : nullptr, {prompt}, o.sample_tokens, s, {},
                       [&](const std::string& piece) { text += piece; });
         log.print("--- sample after step " + std::to_string(run.state.step) + "\n" + text + "\n---");
     }

@@ -148,10 +148,15 @@ const Template::Part& Template::part(const std::string& role) const {
     throw Error(strf("the template has no role \"%s\"; it has: %s", role.c_str(), known.c_str()));
 }
 
-// Of what the model writes, the end of the turn counts, too: it must learn to stop. White space behind that is the
-// template's.
+// Of what stands behind a turn, how much ends it: white space behind that is the template's, unless it is all there is.
+static size_t end_of(const std::string& after) {
+    const size_t end = after.find_last_not_of(" \t\n") + 1;
+    return end > 0 ? end : after.size();
+}
+
+// Of what the model writes, the end of the turn counts, too: it must learn to stop.
 void Template::add(MarkedText& to, const Part& part, const std::string& content, bool counted) const {
-    const size_t end = part.after.find_last_not_of(" \t\n") + 1;
+    const size_t end = end_of(part.after);
     to.add(part.before, true, false), to.add(content, false, counted);
     to.add(std::string_view(part.after).substr(0, end), true, counted);
     to.add(std::string_view(part.after).substr(end), true, false);
@@ -168,6 +173,11 @@ MarkedText Template::generation_prompt(const std::vector<Turn>& turns) const {
     MarkedText out = conversation(turns);
     out.add(part("assistant").before, true, false);
     return out;
+}
+
+std::string Template::end_of_turn() const {
+    const std::string& after = part("assistant").after;
+    return after.substr(0, end_of(after));
 }
 
 MarkedText Template::completion(const std::string& prompt, const std::string& completion) const {

@@ -48,6 +48,7 @@ class Template {
     MarkedText conversation(const std::vector<Turn>& turns) const;
     // What a model goes on from to write the assistant's next turn.
     MarkedText generation_prompt(const std::vector<Turn>& turns) const;
+    std::string end_of_turn() const;  // what it ends the turn with; "": nothing but a token at which models stop
     MarkedText completion(const std::string& prompt, const std::string& completion) const;
     MarkedText text(const std::string& text) const;
 
