@@ -38,7 +38,7 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
                  "input, what ./tokenize examples has written)"},
         {.name = "val-data", .flag = "j", .value = "FILES", .field = &o.val_data,
          .commands = TRAINING | EVAL, .default_text = "the default data set; of examples one of each ten",
-         .help = "token shards or examples to validate on"},
+         .help = "token shards or examples to validate on; with --task its questions, as JSON lines"},
         {.name = "model", .flag = "e", .value = "MODEL", .field = &o.model,
          .commands = TRAIN, .default_text = program.default_model, .help = model_help},
         {.name = "model", .flag = "e", .value = "MODEL", .field = &o.model,
@@ -162,7 +162,7 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "hellaswag", .flag = "h", .field = &o.hellaswag,
          .commands = TRAINING, .help = "measure the accuracy on HellaSwag at each validation (-h 1)"},
         {.name = "hellaswag-data", .value = "FILE", .field = &o.hellaswag_data,
-         .commands = TRAINING | EVAL, .help = "HellaSwag's questions"},
+         .commands = TRAINING, .help = "HellaSwag's questions"},
         {.name = "sample-every", .flag = "s", .value = "N", .field = &o.sample_every, .limits = zero_up,
          .commands = TRAINING, .help = "steps between samples of text; 0: never"},
         {.name = "sample-tokens", .flag = "g", .value = "N", .field = &o.sample_tokens, .limits = one_up,
@@ -189,6 +189,9 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
     add("Sampling", {
         {.name = "prompt", .value = "TEXT", .field = &o.prompt,
          .commands = SAMPLE, .default_text = "standard input", .help = "text to continue"},
+        {.name = "prompt", .value = "TEXT", .field = &o.prompt,
+         .commands = EVAL, .default_text = "{text}",
+         .help = "what stands around a question's text, with {text} for it and \\n for a new line"},
         {.name = "prompt-file", .value = "FILE", .field = &o.prompt_file,
          .commands = SAMPLE, .default_text = "none", .help = "file whose text to continue"},
         {.name = "max-tokens", .value = "N", .field = &o.max_tokens, .limits = one_up,
@@ -203,8 +206,27 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .commands = SAMPLE, .help = "draw from the likeliest tokens that together have probability P"},
     });
     add("Evaluation", {
-        {.name = "task", .value = "NAME", .field = &o.task, .choices = {"hellaswag"},
-         .commands = EVAL, .default_text = "loss on --val-data", .help = "hellaswag: accuracy on --hellaswag-data"},
+        {.name = "task", .value = "NAME", .field = &o.task,
+         .commands = EVAL, .default_text = "loss on --val-data",
+         .help = "questions to answer: hellaswag, arc, mmlu, lambada or blimp, in the official files' form, which "
+                 "--val-data names; or a file of one's own: choices, cloze facts, labelled texts, texts to write "
+                 "(llmc/text/tasks.h)"},
+        {.name = "shots", .value = "K", .field = &o.shots, .limits = zero_up,
+         .commands = EVAL, .help = "answered questions that stand before each"},
+        {.name = "shots-data", .value = "FILES", .field = &o.shots_data,
+         .commands = EVAL, .default_text = "the task's own, drawn at random",
+         .help = "files whose first K questions these are"},
+        {.name = "labels", .value = "LIST", .field = &o.labels,
+         .commands = EVAL, .default_text = "the data's; of cloze facts all words",
+         .help = "classes of labelled texts, or candidates of cloze facts: a,b,c or a file with one a line"},
+        {.name = "prompts", .value = "FILE", .field = &o.prompts,
+         .commands = EVAL, .default_text = "none",
+         .help = "try each line as --prompt on one half of the questions, and the best one on the other half"},
+        {.name = "answer-tokens", .value = "N", .field = &o.answer_tokens, .limits = one_up,
+         .commands = EVAL, .help = "tokens to write at most where a task asks for text"},
+        {.name = "answers", .value = "FILE", .field = &o.answers,
+         .commands = EVAL, .default_text = "none",
+         .help = "write each question with its log-likelihoods, or what was written, as JSON lines"},
         {.name = "limit", .value = "N", .field = &o.eval_limit, .limits = zero_up,
          .commands = EVAL, .default_text = "0: all", .help = "batches of 16 sequences, or questions, to evaluate at most"},
     });
@@ -236,7 +258,7 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "price", .value = "DOLLARS", .field = &o.price, .limits = positive,
          .commands = PLAN, .default_text = "none", .help = "of a GPU for an hour"},
         {.name = "json", .field = &o.json,
-         .commands = PLAN, .help = "print JSON"},
+         .commands = EVAL | PLAN, .help = "print one JSON object"},
     });
     add("Ranks", {
         {.name = "num-processes", .flag = "pn", .value = "N", .field = &o.ranks.num_processes, .limits = one_up,
