@@ -283,7 +283,7 @@ TEST(Options, HelpShowsWhatConcernsTheCommand) {
     EXPECT_LACKS(sample, "--train-data");
     EXPECT_LACKS(sample, "--keep-checkpoints");
     EXPECT_HAS(eval, "--val-data");
-    EXPECT_LACKS(eval, "--prompt");
+    EXPECT_LACKS(eval, "--temperature");
     EXPECT_EQ(help({"-h"}), top);
     EXPECT_HAS(help({"finetune", "--help", "-b", "4"}), "none, must be given");  // help needs no --model
     for (const std::string& text : {top, sample, eval}) {

@@ -53,7 +53,9 @@ TEST_F(EvalProgram, TasksAsLmEval) {
 }
 
 TEST_F(EvalProgram, LossAndBitsPerByte) {
-    const Json j = json("-j data/t/val_000000.bin -b 2"), other = json("-j data/t/val_000000.bin -b 5");
+    ASSERT_EQ(run_shell(program_path("TOKENIZE", "tokenize") + " encode --vocab m -o d text.txt", dir.path).exit_code,
+              0);
+    const Json j = json("-j d/val_000000.bin -b 2"), other = json("-j d/val_000000.bin -b 5");
     const double loss = j["loss"], bytes = j["bytes"], tokens = j["tokens"];
     EXPECT_NEAR(j["perplexity"].get<double>(), std::exp(loss), 1e-9);
     EXPECT_NEAR(j["bits_per_byte"].get<double>(), loss * tokens / bytes / std::log(2), 1e-9);
@@ -62,7 +64,7 @@ TEST_F(EvalProgram, LossAndBitsPerByte) {
     // of examples the bytes are those of what counts: the end of a text stands for none
     write("e.jsonl", "{\"prompt\":\"the cat\",\"completion\":\" sees 你.\"}\n");
     EXPECT_EQ(json("-j e.jsonl")["bytes"], 10);
-    const CommandResult table = eval("-j data/t/val_000000.bin");
+    const CommandResult table = eval("-j d/val_000000.bin");
     EXPECT_NEAR(number_after(table.out, "loss "), loss, 1e-5);
     EXPECT_NEAR(number_after(table.out, "bits per byte "), j["bits_per_byte"].get<double>(), 1e-5);
     EXPECT_NE(table.out.find(" bytes, in windows of 96"), std::string::npos) << table.out;
@@ -163,8 +165,12 @@ TEST_P(EvalRanks, SameNumbers) {
         ASSERT_EQ(two.exit_code, 0) << two.err;
         const Json a = parse_json(one.out), b = parse_json(two.out);
         for (const auto& [key, value] : a.items())
-            if (value.is_number()) EXPECT_NEAR(value.get<double>(), b[key].get<double>(), 1e-4) << key;
-        if (!is_slow()) EXPECT_EQ(file("one"), file("two"));
+            if (value.is_number()) {
+                EXPECT_NEAR(value.get<double>(), b[key].get<double>(), 1e-4) << key;
+            }
+        if (!is_slow()) {
+            EXPECT_EQ(file("one"), file("two"));
+        }
     }
 }
 

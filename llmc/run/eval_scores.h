@@ -49,7 +49,6 @@ inline bool fit(Continuation& c, int T) {
 template <class M, class Progress>
 std::vector<double> log_likelihoods(M& model, const std::vector<Continuation>& all, int B, int T, Group& group,
                                     Progress progress) {
-    constexpr size_t kGrain = 128;  // memory is counted in lengths of its multiples, as attention's tiles are
     std::vector<size_t> order(all.size());
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(),
@@ -57,8 +56,7 @@ std::vector<double> log_likelihoods(M& model, const std::vector<Continuation>& a
     std::vector<size_t> begins;
     for (size_t at = 0; at < order.size();) {
         begins.push_back(at);
-        const size_t length = (all[order[at]].ids.size() + kGrain - 2) / kGrain * kGrain;
-        at += std::max(static_cast<size_t>(B), static_cast<size_t>(B) * static_cast<size_t>(T) / length);
+        at += static_cast<size_t>(B) * static_cast<size_t>(T) / (all[order[at]].ids.size() - 1);
     }
     std::vector<double> sums(all.size());
     std::vector<int> owners(all.size());

@@ -227,6 +227,8 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "answers", .value = "FILE", .field = &o.answers,
          .commands = EVAL, .default_text = "none",
          .help = "write each question with its log-likelihoods, or what was written, as JSON lines"},
+        {.name = "json", .field = &o.json,
+         .commands = EVAL, .help = "print one JSON object in place of a table"},
         {.name = "limit", .value = "N", .field = &o.eval_limit, .limits = zero_up,
          .commands = EVAL, .default_text = "0: all", .help = "batches of 16 sequences, or questions, to evaluate at most"},
     });
@@ -258,7 +260,7 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "price", .value = "DOLLARS", .field = &o.price, .limits = positive,
          .commands = PLAN, .default_text = "none", .help = "of a GPU for an hour"},
         {.name = "json", .field = &o.json,
-         .commands = EVAL | PLAN, .help = "print one JSON object"},
+         .commands = PLAN, .help = "print JSON"},
     });
     add("Ranks", {
         {.name = "num-processes", .flag = "pn", .value = "N", .field = &o.ranks.num_processes, .limits = one_up,
