@@ -92,22 +92,22 @@ std::vector<double> log_likelihoods(M& model, const std::vector<Continuation>& a
 }
 
 // Whether the answer is what the model writes if it always takes the likeliest token.
-template <class M>
-bool is_greedy(M& model, const Continuation& c) {
-    const float* logits = model.decode(c.ids.data(), static_cast<int>(c.begin), true);
+template <class Decoder>
+bool is_greedy(Decoder& decoder, const Continuation& c) {
+    const float* logits = decoder.decode(c.ids.data(), static_cast<int>(c.begin), true);
     for (size_t i = c.begin; i < c.ids.size(); i++) {
-        if (std::max_element(logits, logits + model.config().V) - logits != c.ids[i]) return false;
-        if (i + 1 < c.ids.size()) logits = model.decode(&c.ids[i], 1, false);
+        if (std::max_element(logits, logits + decoder.config().V) - logits != c.ids[i]) return false;
+        if (i + 1 < c.ids.size()) logits = decoder.decode(&c.ids[i], 1, false);
     }
     return true;
 }
 
 // How many tokens are likelier than `id` after `context`, and 1: of equal ones the first in the vocabulary is.
-template <class M>
-int64_t rank_of_token(M& model, const std::vector<int>& context, int id) {
-    const float* logits = model.decode(context.data(), static_cast<int>(context.size()), true);
+template <class Decoder>
+int64_t rank_of_token(Decoder& decoder, const std::vector<int>& context, int id) {
+    const float* logits = decoder.decode(context.data(), static_cast<int>(context.size()), true);
     int64_t before = 0;
-    for (int i = 0; i < model.config().V; i++)
+    for (int i = 0; i < decoder.config().V; i++)
         before += logits[i] > logits[id] || (i < id && !(logits[i] < logits[id]));
     return before + 1;
 }

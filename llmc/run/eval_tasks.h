@@ -7,6 +7,7 @@
 #include <vector>
 #include "llmc/base/files.h"
 #include "llmc/base/human.h"
+#include "llmc/model/decoder.h"
 #include "llmc/run/eval_report.h"
 #include "llmc/run/eval_scores.h"
 #include "llmc/run/run.h"
@@ -53,8 +54,8 @@ void score_choices(M& model, const Task& task, const TaskRun& run, std::vector<C
 }
 
 // What the model writes after the prompt, up to its end, or the end of a line if that is where the right answer ends.
-template <class M>
-std::string write_answer(M& model, const Question& q, const TaskRun& run) {
+template <class Decoder>
+std::string write_answer(Decoder& decoder, const Question& q, const TaskRun& run) {
     const MarkedText whole = run.chat->completion(q.context, q.choices[0]);
     const size_t n = std::min(whole.counts.find('\1'), whole.text.size());
     std::vector<int> prompt;
@@ -66,7 +67,7 @@ std::string write_answer(M& model, const Question& q, const TaskRun& run) {
     std::string text;
     SamplerOptions greedy;
     greedy.temperature = 0;
-    generate(model, prompt, run.max_tokens, greedy, 0, [&](int id) {
+    generate(decoder, prompt, run.max_tokens, greedy, 0, [&](int id) {
         const std::vector<int>& stops = run.tokenizer.ends();
         if (std::find(stops.begin(), stops.end(), id) != stops.end()) return false;
         text += run.tokenizer.bytes(id);
@@ -85,10 +86,12 @@ Answers answer(M& model, const Task& task, const TaskRun& run) {
     std::vector<Continuation> all;
     const int64_t n = std::ssize(task.questions);
     const bool writes = task.kind == TaskKind::match, ranks = task.kind == TaskKind::cloze && !task.candidates;
+    std::optional<Decoder<M>> decoder;
+    if (writes || ranks || task.kind == TaskKind::last_word) decoder.emplace(model, 1, model.config().T);
     if (!writes && !ranks) score_choices(model, task, run, all, answers);
     if (task.kind == TaskKind::last_word)
         answers.scores.single = scores_of(
-            n, run.group, [&](int64_t i) { return is_greedy(model, all[static_cast<size_t>(i)]); }, run.progress);
+            n, run.group, [&](int64_t i) { return is_greedy(*decoder, all[static_cast<size_t>(i)]); }, run.progress);
     if (ranks)
         answers.scores.single = scores_of(
             n, run.group,
@@ -98,7 +101,7 @@ Answers answer(M& model, const Task& task, const TaskRun& run) {
                 answers.cut += fit(c, run.T);
                 const int id = c.ids.back();
                 c.ids.pop_back();
-                return static_cast<double>(rank_of_token(model, c.ids, id));
+                return static_cast<double>(rank_of_token(*decoder, c.ids, id));
             },
             run.progress);
     if (!writes) return answers;
@@ -107,7 +110,7 @@ Answers answer(M& model, const Task& task, const TaskRun& run) {
         n, run.group,
         [&](int64_t i) {
             const Question& q = task.questions[static_cast<size_t>(i)];
-            const std::string& text = answers.written[static_cast<size_t>(i)] = write_answer(model, q, run);
+            const std::string& text = answers.written[static_cast<size_t>(i)] = write_answer(*decoder, q, run);
             if (text == trimmed(q.choices[0])) return 1.0;
             return squad_normalised(text) == squad_normalised(q.choices[0]) ? 2.0 : 0.0;
         },
