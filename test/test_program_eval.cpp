@@ -139,8 +139,12 @@ TEST_F(EvalProgram, WhatCannotBeEvaluated) {
           "{\"context\":\"a\",\"choices\":[\"b\",\"c\"],\"answer\":1}\n{\"context\":\"a\",\"choices\":[\"b\"],"
           "\"answer\":1}\n");
     expect_one_error(eval("--task bad.jsonl"), 1, "bad.jsonl:2: no right answer");
+    expect_one_error(gpt2("eval -e m --task hellaswag -j -", "cat m/hellaswag.jsonl | "), 2,
+                     "-: the questions are read");
+    EXPECT_EQ(gpt2("eval -e m --precision fp32 --task arc -j -", "cat m/arc.jsonl | ").out,
+              eval("--task arc -j m/arc.jsonl").out);
     const CommandResult r = eval("--task bad.jsonl --skip-bad");
-    EXPECT_NE(r.out.find("1 questions"), std::string::npos) << r.out;
+    EXPECT_NE(r.out.find(": 1 question\n"), std::string::npos) << r.out;
     EXPECT_NE(r.err.find("bad.jsonl:2"), std::string::npos) << r.err;
     write("alike.jsonl", "{\"text\":\"a\",\"label\":\"good\"}\n{\"text\":\"b\",\"label\":\"goods\"}\n");
     expect_one_error(eval("--task alike.jsonl"), 1, "the labels 'good' and 'goods' tokenise alike");

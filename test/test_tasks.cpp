@@ -3,7 +3,7 @@
 #include <fstream>
 #include "llmc/base/error.h"
 #include "llmc/run/eval_report.h"
-#include "llmc/run/eval_scores.h"
+#include "llmc/run/eval_tasks.h"
 #include "llmc/text/tasks.h"
 #include "test/command.h"
 
@@ -185,6 +185,19 @@ TEST_F(Tasks, WhereAnAnswerBegins) {
     EXPECT_EQ(answer("", " b"), " b");                       // after <|endoftext|>
     EXPECT_EQ(answer(" ", "b"), " b");
     EXPECT_EQ(encode_continuation(bytes_only(), "", "b").ids[0], bytes_only().end_of_text());
+}
+
+TEST(EvalTasks, HalvesForTheSearchOfPrompts) {
+    Task task;
+    for (int i = 0; i < 9; i++) task.questions.emplace_back().right = i;
+    std::vector<int> all, first;
+    for (int which : {0, 1})
+        for (const Question& q : half_of(task, which).questions) (which ? all : first).push_back(q.right);
+    EXPECT_EQ(first.size(), 4u);
+    EXPECT_NE(first, (std::vector<int>{0, 1, 2, 3}));  // data may be sorted by their labels
+    all.insert(all.end(), first.begin(), first.end());
+    std::sort(all.begin(), all.end());
+    EXPECT_EQ(all, (std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7, 8}));
 }
 
 TEST(EvalReport, Classes) {  // 2 of 3 cats found, one dog taken for a cat; nobody is called owl

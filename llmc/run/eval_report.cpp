@@ -157,6 +157,7 @@ std::string Report::table() const {
     for (const auto& [what, n] : counts) {
         std::string words = what;
         std::replace(words.begin(), words.end(), '_', ' ');
+        if (n == 1 && words.ends_with('s')) words.pop_back();
         head += (head.empty() ? "" : head.ends_with(':') ? " " : ", ") + human_count(n) + " " + words;
     }
     out += head + note + "\n";

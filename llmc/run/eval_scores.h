@@ -102,10 +102,11 @@ bool is_greedy(Decoder& decoder, const Continuation& c) {
     return true;
 }
 
-// How many tokens are likelier than `id` after `context`, and 1: of equal ones the first in the vocabulary is.
+// How many tokens are likelier than the answer, which is one, and 1: of equal ones the first in the vocabulary is.
 template <class Decoder>
-int64_t rank_of_token(Decoder& decoder, const std::vector<int>& context, int id) {
-    const float* logits = decoder.decode(context.data(), static_cast<int>(context.size()), true);
+int64_t rank_of_token(Decoder& decoder, const Continuation& c) {
+    const float* logits = decoder.decode(c.ids.data(), static_cast<int>(c.ids.size()) - 1, true);
+    const int id = c.ids.back();
     int64_t before = 0;
     for (int i = 0; i < decoder.config().V; i++)
         before += logits[i] > logits[id] || (i < id && !(logits[i] < logits[id]));

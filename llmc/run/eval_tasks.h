@@ -53,17 +53,22 @@ void score_choices(M& model, const Task& task, const TaskRun& run, std::vector<C
     }
 }
 
-// What the model writes after the prompt, up to its end, or the end of a line if that is where the right answer ends.
-template <class Decoder>
-std::string write_answer(Decoder& decoder, const Question& q, const TaskRun& run) {
+// What the model goes on from: the prompt in its template.
+inline std::vector<int> prompt_ids(const Question& q, const TaskRun& run) {
     const MarkedText whole = run.chat->completion(q.context, q.choices[0]);
     const size_t n = std::min(whole.counts.find('\1'), whole.text.size());
     std::vector<int> prompt;
     std::vector<size_t> ends;
     run.tokenizer.encode_marked(std::string_view(whole.text).substr(0, n), std::string_view(whole.markup).substr(0, n),
                                 prompt, ends);
-    if (prompt.empty()) prompt = empty_prompt(run.tokenizer);
-    const bool one_line = trimmed(q.choices[0]).find('\n') == std::string_view::npos;
+    return prompt.empty() ? empty_prompt(run.tokenizer) : prompt;
+}
+
+// What the model writes after it, up to its end, or the end of a line if that is where the right answer ends.
+template <class Decoder>
+std::string write_answer(Decoder& decoder, const std::vector<int>& prompt, const std::string& right,
+                         const TaskRun& run) {
+    const bool one_line = trimmed(right).find('\n') == std::string_view::npos;
     std::string text;
     SamplerOptions greedy;
     greedy.temperature = 0;
@@ -71,7 +76,7 @@ std::string write_answer(Decoder& decoder, const Question& q, const TaskRun& run
         const std::vector<int>& stops = run.tokenizer.ends();
         if (std::find(stops.begin(), stops.end(), id) != stops.end()) return false;
         text += run.tokenizer.bytes(id);
-        return !one_line || trimmed_end(text).empty() || text.find('\n', length_of_blank(text)) == std::string::npos;
+        return !one_line || trimmed(text).empty() || text.find('\n', length_of_blank(text)) == std::string::npos;
     });
     std::string_view answer = trimmed(text);
     if (one_line) answer = trimmed_end(answer.substr(0, answer.find('\n')));
@@ -80,52 +85,57 @@ std::string write_answer(Decoder& decoder, const Question& q, const TaskRun& run
     return out;
 }
 
+// Texts of rank i % world, in all ranks.
+inline void share_texts(Group& group, std::vector<std::string>& texts) {
+    if (group.world() == 1) return;
+    std::string mine;
+    for (const std::string& text : texts) mine += text + '\0';
+    const std::vector<std::string> theirs = group.exchange(mine);
+    std::vector<size_t> at(theirs.size());
+    for (size_t i = 0; i < texts.size(); i++)
+        for (size_t r = 0; r < theirs.size(); r++) {
+            const size_t end = theirs[r].find('\0', at[r]);
+            if (i % theirs.size() == r) texts[i] = theirs[r].substr(at[r], end - at[r]);
+            at[r] = end + 1;
+        }
+}
+
 template <class M>
 Answers answer(M& model, const Task& task, const TaskRun& run) {
     Answers answers;
     std::vector<Continuation> all;
-    const int64_t n = std::ssize(task.questions);
     const bool writes = task.kind == TaskKind::match, ranks = task.kind == TaskKind::cloze && !task.candidates;
-    std::optional<Decoder<M>> decoder;
-    if (writes || ranks || task.kind == TaskKind::last_word) decoder.emplace(model, 1, model.config().T);
     if (!writes && !ranks) score_choices(model, task, run, all, answers);
-    if (task.kind == TaskKind::last_word)
-        answers.scores.single = scores_of(
-            n, run.group, [&](int64_t i) { return is_greedy(*decoder, all[static_cast<size_t>(i)]); }, run.progress);
-    if (ranks)
-        answers.scores.single = scores_of(
-            n, run.group,
-            [&](int64_t i) {
-                const Question& q = task.questions[static_cast<size_t>(i)];
-                Continuation c = encode_continuation(run.tokenizer, q.context, q.answer(0));
-                answers.cut += fit(c, run.T);
-                const int id = c.ids.back();
-                c.ids.pop_back();
-                return static_cast<double>(rank_of_token(*decoder, c.ids, id));
-            },
-            run.progress);
-    if (!writes) return answers;
-    answers.written.resize(task.questions.size());
-    answers.scores.single = scores_of(
-        n, run.group,
-        [&](int64_t i) {
-            const Question& q = task.questions[static_cast<size_t>(i)];
-            const std::string& text = answers.written[static_cast<size_t>(i)] = write_answer(*decoder, q, run);
-            if (text == trimmed(q.choices[0])) return 1.0;
-            return squad_normalised(text) == squad_normalised(q.choices[0]) ? 2.0 : 0.0;
-        },
-        run.progress);
-    std::string mine;
-    for (const std::string& text : answers.written) mine += text + '\0';
-    const std::vector<std::string> theirs = run.group.exchange(mine);
-    std::vector<size_t> at(theirs.size());
-    for (int64_t i = 0; run.group.world() > 1 && i < n; i++)
-        for (size_t r = 0; r < theirs.size(); r++) {
-            const size_t end = theirs[r].find('\0', at[r]);
-            if (static_cast<size_t>(i) % theirs.size() == r)
-                answers.written[static_cast<size_t>(i)] = theirs[r].substr(at[r], end - at[r]);
-            at[r] = end + 1;
+    if (!writes && !ranks && task.kind != TaskKind::last_word) return answers;
+
+    // what must be decoded, a question at a time
+    Decoder<M> decoder(model, 1, model.config().T);
+    const auto one_by_one = [&](auto score) {
+        const auto at = [&](int64_t i) { return static_cast<double>(score(static_cast<size_t>(i))); };
+        answers.scores.single = scores_of(std::ssize(task.questions), run.group, at, run.progress);
+    };
+    if (ranks) {
+        for (const Question& q : task.questions) {
+            all.push_back(encode_continuation(run.tokenizer, q.context, q.answer(0)));
+            answers.cut += fit(all.back(), run.T);
         }
+        one_by_one([&](size_t i) { return rank_of_token(decoder, all[i]); });
+    } else if (writes) {
+        std::vector<std::vector<int>> prompts;
+        for (const Question& q : task.questions) {
+            prompts.push_back(prompt_ids(q, run));
+            answers.cut += std::ssize(prompts.back()) > model.config().T;
+        }
+        answers.written.resize(task.questions.size());
+        one_by_one([&](size_t i) {
+            const std::string& right = task.questions[i].choices[0];
+            const std::string& text = answers.written[i] = write_answer(decoder, prompts[i], right, run);
+            return text == trimmed(right) ? 1 : squad_normalised(text) == squad_normalised(right) ? 2 : 0;
+        });
+        share_texts(run.group, answers.written);
+    } else {
+        one_by_one([&](size_t i) { return is_greedy(decoder, all[i]); });
+    }
     return answers;
 }
 
@@ -149,6 +159,10 @@ template <class M>
 Report evaluate_task(M& model, const Run& run, TaskRun task_run) {
     const Options& o = run.options;
     TaskOptions options = task_options(run);
+    const bool again = task_run.group.world() > 1 || o.task == "hellaswag" || !o.prompts.empty();
+    for (const auto* paths : {&options.files, &options.shots_data})
+        if (again && std::find(paths->begin(), paths->end(), "-") != paths->end())
+            throw UsageError("-: the questions are read more than once; write them into a file");
     Report report;
     std::vector<std::string> candidates;
     if (!o.prompts.empty()) candidates = read_prompts(o.prompts), options.prompt = candidates[0];
@@ -170,8 +184,8 @@ Report evaluate_task(M& model, const Run& run, TaskRun task_run) {
         if (task.questions.size() < 2) throw Error("--prompts: one question cannot be halved; give more");
         for (const std::string& prompt : candidates) {
             options.prompt = prompt;
-            ReadingNotes again;
-            const Task all = read_task(options, *run.tokenizer, &again), half = half_of(all, 0);
+            ReadingNotes said;
+            const Task all = read_task(options, *run.tokenizer, &said), half = half_of(all, 0);
             Report of_half;
             add_measures(of_half, half, answer(model, half, task_run).scores);
             const double score = of_half.measures[0].value;

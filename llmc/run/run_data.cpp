@@ -105,9 +105,6 @@ void choose_questions(Run& run) {
     }
     if (named && o.val_data.empty())
         throw UsageError(strf("--task %s needs its questions; name the file with --val-data (-j)", o.task.c_str()));
-    for (const std::string& path : o.val_data)
-        if (path == "-" && (run.world > 1 || o.task == "hellaswag" || !o.prompts.empty()))
-            throw UsageError("-: the questions are read more than once; write them into a file");
 }
 
 constexpr int kPaddedGpt2 = 50304;  // rows that others give a model of GPT-2's vocabulary, for speed
