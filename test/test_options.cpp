@@ -239,7 +239,10 @@ TEST(Options, ErrorsNameOptionValueAndRemedy) {
         {"sample -e m --top-p 0", {"--top-p", "above 0", "0"}},
         {"sample -e m --top-p 1.1", {"--top-p", "at most 1", "1.1"}},
         {"sample -e m --top-k -1", {"--top-k", "0 or more", "-1"}},
-        {"eval -e m --task arc", {"--task", "hellaswag", "'arc'"}},
+        {"eval -e m --shots 2", {"--shots", "--task", ""}},
+        {"eval -e m --task arc --shots-data x", {"--shots-data", "--shots", ""}},
+        {"eval -e m --task arc --prompt x", {"--prompt", "{text}", ""}},
+        {"eval -e m --task arc --prompt {text} --prompts x", {"--prompt", "--prompts", "one of them"}},
         // combinations
         {"finetune", {"finetune needs --model", "directory", ".bin"}},
         {"sample", {"sample needs --model", "directory", ".bin"}},
@@ -280,7 +283,7 @@ TEST(Options, HelpShowsWhatConcernsTheCommand) {
     EXPECT_LACKS(sample, "--train-data");
     EXPECT_LACKS(sample, "--keep-checkpoints");
     EXPECT_HAS(eval, "--val-data");
-    EXPECT_LACKS(eval, "--prompt");
+    EXPECT_LACKS(eval, "--temperature");
     EXPECT_EQ(help({"-h"}), top);
     EXPECT_HAS(help({"finetune", "--help", "-b", "4"}), "none, must be given");  // help needs no --model
     for (const std::string& text : {top, sample, eval}) {

@@ -141,25 +141,6 @@ TEST_F(Program, FinetuneSampleAndEval) {
               0);
 }
 
-TEST_F(Program, HellaSwagPrefersWhatItWasTrainedOn) {
-    ASSERT_EQ(train("-o run -x 60 -n 0").exit_code, 0);
-    std::ofstream h(dir / "h.jsonl");
-    for (int label = 0; label < 4; label++) {
-        h << "{\"ctx\": \"the cat sees a dog. my king\", \"label\": " << label << ", \"endings\": [";
-        for (int i = 0; i < 4; i++)
-            h << (i ? ", " : "") << (i == label ? "\"loves the queen.\"" : "\"zq xj vv kwq pq.\"");
-        h << "]}\n";
-    }
-    h << "\n";
-    h.close();
-    CommandResult r = gpt2("eval -e run --task hellaswag --hellaswag-data h.jsonl");
-    ASSERT_EQ(r.exit_code, 0) << r.err;
-    EXPECT_NE(r.out.find("4 questions, accuracy 1.0000, normalised accuracy 1.0000"), std::string::npos) << r.out;
-    std::ofstream(dir / "bad.jsonl") << "{\"ctx\": 3}\n";
-    expect_one_error(gpt2("eval -e run --task hellaswag --hellaswag-data bad.jsonl"), 1, "bad.jsonl:1");
-    expect_one_error(gpt2("eval -e run --task hellaswag --hellaswag-data none.jsonl"), 1, "make hellaswag");
-}
-
 TEST_F(Program, OverfitsOneBatch) {
     ASSERT_EQ(train("-o run -a 1 -x 60").exit_code, 0);
     EXPECT_LT(number_after(file("run/log.jsonl"), "\"loss\":", true), 1.0);

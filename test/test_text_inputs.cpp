@@ -1,6 +1,5 @@
 // Text that is not what it seems: JSON under any name, other encodings, archives and programs, the tool's own files.
 #include <gtest/gtest.h>
-#include "llmc/text/hellaswag.h"
 #include "llmc/text/input_kind.h"
 #include "llmc/text/json_text.h"
 #include "test/tokenize_tool.h"
@@ -269,19 +268,5 @@ TEST(WrittenText, WithoutWhatProgramsPutAroundIt) {
         FAIL();
     } catch (const Error& e) {
         EXPECT_MENTIONS(e.what(), "p.txt is UTF-16; `iconv");
-    }
-}
-
-TEST_F(TextInputs, TaskFilesOfWindows) {
-    const string question = "{\"ctx\":\"the cat\",\"endings\":[\"a\",\"b\"],\"label\":1}";
-    write("q.jsonl", "\xEF\xBB\xBF" + question + "\r\n\r\n \n" + question + "\r\n" + question);
-    const Tokenizer tokenizer = Tokenizer::load(dir_ / "v");
-    EXPECT_EQ(read_hellaswag(dir_ / "q.jsonl", tokenizer, 0).size(), 3u);
-    EXPECT_EQ(read_hellaswag(dir_ / "q.jsonl", tokenizer, 2).size(), 2u);  // questions, not lines
-    for (const char* label : {"\"0\"", "\"1x\"", "\"\"", "\"99999999999\"", "2", "0.5"}) {
-        write("q.jsonl", "{\"ctx\":\"x\",\"endings\":[\"a\"],\"label\":" + string(label) + "}");
-        const auto read = [&] { return read_hellaswag(dir_ / "q.jsonl", tokenizer, 0).at(0).label; };
-        if (label == string("\"0\"")) EXPECT_EQ(read(), 0);
-        else EXPECT_THROW(read(), Error) << label;
     }
 }

@@ -2,16 +2,48 @@
 #pragma once
 #include <cmath>
 #include <cstdio>
+#include <optional>
 #include "llmc/base/human.h"
 #include "llmc/base/system.h"
 #include "llmc/files/model_files.h"
+#include "llmc/run/eval_tasks.h"
 #include "llmc/run/log.h"
 #include "llmc/run/mean_loss.h"
 #include "llmc/run/model.h"
 #include "llmc/run/run.h"
-#include "llmc/run/schedule.h"
 #include "llmc/text/dataloader.h"
-#include "llmc/text/hellaswag.h"
+
+// How many bytes of text each token stands for: none those that mark its begin and end.
+inline std::vector<int> token_bytes(const Run& run) {
+    std::vector<int> bytes;
+    if (!run.tokenizer) return bytes;
+    bytes.resize(static_cast<size_t>(run.config.V));
+    for (int id = 0; id < run.tokenizer->vocab_size(); id++)
+        bytes[static_cast<size_t>(id)] = static_cast<int>(run.tokenizer->bytes(id).size());
+    std::vector<int> marks = run.tokenizer->ends();
+    marks.insert(marks.end(), {run.tokenizer->end_of_text(), run.tokenizer->begin_of_text()});
+    for (const int id : marks)
+        if (id >= 0) bytes[static_cast<size_t>(id)] = 0;
+    return bytes;
+}
+
+template <Model M, class Progress>
+Report evaluate_loss(M& model, const Run& run, int B, Group& group, Progress progress) {
+    DataLoader data(run.validation_rows());
+    const int64_t windows = validation_windows(data, run.options.eval_limit);
+    const MeanLoss mean = mean_loss(model, data, windows, B, run.T, group, token_bytes(run), progress);
+    const double tokens = data.rows().weight(0, windows);
+    Report report;
+    report.counts = {{"tokens", std::llround(tokens)}};
+    report.measures = {{"loss", "loss", mean.loss, NAN, 6}, {"perplexity", "perplexity", std::exp(mean.loss)}};
+    if (mean.bytes > 0) {
+        report.counts.emplace_back("bytes", std::llround(mean.bytes));
+        report.measures.push_back(
+            {"bits_per_byte", "bits per byte", mean.loss * tokens / mean.bytes / std::log(2.0), NAN, 6});
+    }
+    report.note = strf(", in %s of %d", run.on_examples ? "examples in rows" : "windows", run.T);
+    return report;
+}
 
 template <Model M>
 int eval_command(Run run, Group& group) {
@@ -21,30 +53,20 @@ int eval_command(Run run, Group& group) {
     load_run(run, model);
     RunLog log("", 0);
     double begin = seconds_now();
-    auto progress = [&](const char* what, int64_t done, int64_t all) {
-        log.progress(what, done, all,
+    auto progress = [&](int64_t done, int64_t all) {
+        log.progress("evaluating", done, all,
                      (seconds_now() - begin) / static_cast<double>(done) * static_cast<double>(all - done));
     };
-    if (o.task == "hellaswag") {
-        ChoiceResult r =
-            evaluate_choices(model, read_hellaswag(o.hellaswag_data, *run.tokenizer, o.eval_limit), inference.B, run.T,
-                             [&](int64_t done, int64_t all) { progress("HellaSwag", done, all); });
-        double n = static_cast<double>(r.questions);
-        log.clear_progress();
-        printf("HellaSwag: %lld questions, accuracy %.4f, normalised accuracy %.4f\n",
-               static_cast<long long>(r.questions), static_cast<double>(r.right) / n,
-               static_cast<double>(r.right_normalised) / n);
-        return 0;
+    Report report;
+    if (o.task.empty()) {
+        report = evaluate_loss(model, run, inference.B, group, progress);
+    } else {
+        report = evaluate_task(model, run, {*run.tokenizer, group, inference.B, run.T, progress});
     }
-    DataLoader data(run.validation_rows());
-    const int64_t windows = validation_windows(data, o.eval_limit);
-    double loss = mean_loss(model, data, windows, inference.B, run.T, group,
-                            [&](int64_t done, int64_t all) { progress("evaluating", done, all); });
     log.clear_progress();
-    printf("loss %.6f, perplexity %.4f, over %s tokens in %s of %d\n", loss, std::exp(loss),
-           human_count(std::llround(data.rows().weight(0, windows))).c_str(),
-           run.on_examples ? "examples in rows" : "windows", run.T);
-    if (!std::isfinite(loss))
-        throw Error("the loss is not finite: the first such tensor is " + model.first_non_finite());
+    printf("%s\n", o.json ? report.json().c_str() : report.table().c_str());
+    for (const Measure& m : report.measures)
+        if (!std::isfinite(m.value))
+            throw Error(m.name + " is not finite: the first such tensor is " + model.first_non_finite());
     return 0;
 }

@@ -14,12 +14,18 @@ inline int64_t validation_windows(const DataLoader& data, int64_t batches) {  //
     return batches > 0 && batches <= all / kValidationBatch ? batches * kValidationBatch : all;
 }
 
+struct MeanLoss {
+    double loss;
+    double bytes;  // of text that the targets stand for, by weight
+};
+
 // Mean loss, by weight, over the first `windows` rows of `data`, B at a time, the batches dealt to the ranks in turn; all
-// ranks call it. progress(done, all) after each batch.
+// ranks call it. token_bytes: how many each token stands for; may be empty. progress(done, all) after each batch.
 template <Model M, class Progress>
-double mean_loss(M& model, DataLoader& data, int64_t windows, int B, int T, Group& group, Progress progress) {
+MeanLoss mean_loss(M& model, DataLoader& data, int64_t windows, int B, int T, Group& group,
+                   const std::vector<int>& token_bytes, Progress progress) {
     std::vector<float> losses(static_cast<size_t>(B) * static_cast<size_t>(T));
-    double sum = 0;
+    double sum = 0, bytes = 0;
     int64_t step = int64_t(B) * group.world();
     for (int64_t i = B * group.rank(), begin = 0; begin < windows; i += step, begin += step) {
         // A rank that has none left works on the first batch again, in vain: at ZeRO's stage 3 all must work together.
@@ -28,10 +34,13 @@ double mean_loss(M& model, DataLoader& data, int64_t windows, int B, int T, Grou
         int n = static_cast<int>(std::min<int64_t>(B, windows - at));
         const Batch& batch = data.load(at, n, i + step < windows ? i + step : -1);
         model.token_losses(losses.data(), batch);
-        for (size_t j = 0; counts && j < batch.targets.size(); j++)
-            sum +=
-                static_cast<double>(losses[j]) * (batch.weights.empty() ? 1.0 : static_cast<double>(batch.weights[j]));
+        for (size_t j = 0; counts && j < batch.targets.size(); j++) {
+            const double weight = batch.weights.empty() ? 1.0 : static_cast<double>(batch.weights[j]);
+            sum += static_cast<double>(losses[j]) * weight;
+            if (batch.targets[j] >= 0 && !token_bytes.empty())
+                bytes += weight * token_bytes[static_cast<size_t>(batch.targets[j])];
+        }
         progress(std::min(begin + step, windows), windows);
     }
-    return group.sum(sum) / data.rows().weight(0, windows);
+    return {group.sum(sum) / data.rows().weight(0, windows), group.sum(bytes)};
 }

@@ -18,7 +18,7 @@ inline constexpr CommandInfo kCommands[] = {
     {"finetune", "start from the weights of --model, with a new optimizer and schedule"},
     {"sample", "write text: from --prompt, --prompt-file, a pipe, or interactively"},
     {"chat", "talk with a model: at the terminal, or a line of standard input a message"},
-    {"eval", "loss and perplexity on --val-data, or the accuracy of --task"},
+    {"eval", "loss, perplexity and bits per byte on --val-data, or what --task measures"},
     {"plan", "memory, bytes on the wire and predicted step time of a training run on given GPUs; needs none of them"},
 };
 

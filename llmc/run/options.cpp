@@ -138,6 +138,14 @@ void check_combinations(const Options& o) {
     if (o.patience > 0 && o.val_every == 0)
         throw UsageError(
             "--patience counts validations, and --val-every (-v) 0 makes none; give one of them another value");
+    if (o.command == Command::eval && o.task.empty())
+        for (const char* option : {"shots", "shots-data", "labels", "prompt", "prompts", "answers", "answer-tokens"})
+            if (o.was_given(option)) throw UsageError(strf("--%s goes with --task; name one", option));
+    if (o.was_given("prompt") && o.was_given("prompts"))
+        throw UsageError("--prompt and --prompts exclude each other; give one of them");
+    if (o.was_given("prompt") && o.command == Command::eval && o.prompt.find("{text}") == std::string::npos)
+        throw UsageError("--prompt has no {text} where a question's text goes");
+    if (o.was_given("shots-data") && o.shots == 0) throw UsageError("--shots-data goes with --shots; say how many");
     if (o.was_given("prompt") && o.was_given("prompt-file"))
         throw UsageError("--prompt and --prompt-file exclude each other; give one of them");
     if (o.best_of > 1 && o.temperature == 0)

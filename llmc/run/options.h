@@ -81,8 +81,12 @@ struct Options {
     std::vector<std::string> stops;
     bool logprobs = false;
     // eval
-    std::string task;        // "" = loss on --val-data; "hellaswag"
+    std::string task;        // "" = loss on --val-data; else as text/tasks.h says
     int64_t eval_limit = 0;  // at most that many batches or questions; 0 = all
+    int shots = 0;
+    std::vector<std::string> shots_data;
+    std::string labels, prompts, answers;
+    int answer_tokens = 64;
     // plan; rates: 0 = the GPU's
     std::string gpu = "h100", rates_file;
     int gpus = 1;

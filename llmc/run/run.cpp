@@ -194,6 +194,7 @@ Run prepare_inference(const Options& options, const ProgramInfo& program, std::v
         else choose_vocabulary(run, run.val_shards, notes);
     } else {
         choose_model_vocabulary(run, notes);
+        if (options.command == Command::eval) choose_questions(run);
     }
     choose_precision_and_length(run, program);
     if (run.on_examples) read_examples(run, notes);

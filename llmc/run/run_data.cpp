@@ -5,6 +5,7 @@
 #include "llmc/base/json.h"
 #include "llmc/run/run_rules.h"
 #include "llmc/text/shards.h"
+#include "llmc/text/task_forms.h"
 #include "llmc/text/vocabulary.h"
 
 namespace fs = std::filesystem;
@@ -83,6 +84,27 @@ void choose_evaluation_data(Run& run) {
             strf("--val-data (-j) %s: examples to validate on want examples to train on", data[0].c_str()));
     if (run.on_examples) return;
     run.val_shards = expand_shards(run.options.val_data, "--val-data (-j)");
+}
+
+void choose_questions(Run& run) {
+    Options& o = run.options;
+    const std::vector<std::string>& names = task_names();
+    const bool named = std::find(names.begin(), names.end(), o.task) != names.end();
+    if (!named && !path_exists(o.task))
+        throw UsageError(
+            strf("--task %s is neither a task (%s) nor a file", o.task.c_str(), joined(names, ", ").c_str()));
+    if (!named && !o.val_data.empty())
+        throw UsageError(strf("--task %s is a file of questions, and --val-data (-j) names another; give one of them",
+                              o.task.c_str()));
+    if (named && o.val_data.empty() && o.task.starts_with("hellaswag")) {
+        if (!is_file(o.hellaswag_data))
+            throw Error(
+                strf("--task %s: there is no %s: `make hellaswag` fetches it, or name a file with --val-data (-j)",
+                     o.task.c_str(), o.hellaswag_data.c_str()));
+        o.val_data = {o.hellaswag_data};
+    }
+    if (named && o.val_data.empty())
+        throw UsageError(strf("--task %s needs its questions; name the file with --val-data (-j)", o.task.c_str()));
 }
 
 constexpr int kPaddedGpt2 = 50304;  // rows that others give a model of GPT-2's vocabulary, for speed

@@ -11,6 +11,7 @@ using Notes = std::vector<std::string>;  // lines for the person to read
 void choose_training_data(Run& run, Notes* notes);   // train_shards, val_shards
 void drop_short_validation(Run& run, Notes* notes);  // of a data set that is small for its own validation part
 void choose_evaluation_data(Run& run);               // val_shards
+void choose_questions(Run& run);                     // of --task: options.val_data
 // The vocabulary of the shards, which must be the model's, but that the model may have more tokens. Fills in config.V where the model leaves it to the data.
 void choose_vocabulary(Run& run, const std::vector<std::string>& shards, Notes* notes);
 void choose_model_vocabulary(Run& run, Notes* notes);  // where there are no shards: the one that lies with the model

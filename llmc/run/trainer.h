@@ -12,7 +12,7 @@
 #include "llmc/base/error.h"
 #include "llmc/base/system.h"
 #include "llmc/ranks/group.h"
-#include "llmc/text/hellaswag.h"
+#include "llmc/run/eval_tasks.h"
 #include "llmc/run/log.h"
 #include "llmc/run/introduction.h"
 #include "llmc/run/mean_loss.h"
@@ -93,10 +93,13 @@ class Trainer {
         return rows ? std::make_unique<DataLoader>(std::move(rows)) : nullptr;
     }
 
-    std::vector<MultipleChoice> read_questions() const {
+    Task read_questions() const {
         if (!o.hellaswag) return {};
         if (!run.tokenizer) throw Error("--hellaswag needs GPT-2's vocabulary: `make gpt2`");
-        return read_hellaswag(o.hellaswag_data, *run.tokenizer, 0);
+        TaskOptions options;
+        options.name = "hellaswag-llmc", options.files = {o.hellaswag_data};
+        ReadingNotes notes;
+        return read_task(options, *run.tokenizer, &notes);
     }
 
     // Weights, optimizer and history, as they were or new; then the number of steps.
@@ -297,8 +300,9 @@ class Trainer {
     }
 
     double validation_loss() {
-        return mean_loss(model, *val_data, validation_windows(*val_data, o.val_batches), B, run.T, group,
-                         [](int64_t, int64_t) {});
+        return mean_loss(model, *val_data, validation_windows(*val_data, o.val_batches), B, run.T, group, {},
+                         [](int64_t, int64_t) {})
+            .loss;
     }
 
     // Whether the loss is the lowest so far, so that this model is to be kept.
@@ -308,11 +312,12 @@ class Trainer {
         e.val_loss = validation_loss();
         std::string line =
             strf("step %lld%s | val loss %.6f", static_cast<long long>(step), of_end().c_str(), *e.val_loss);
-        if (!questions.empty()) {
-            ChoiceResult r = evaluate_choices(model, questions, B, run.T, [&](int64_t done, int64_t all) {
-                log.progress("HellaSwag", done, all, 0);
-            });
-            e.hellaswag = static_cast<double>(r.right_normalised) / static_cast<double>(r.questions);
+        if (!questions.questions.empty()) {
+            const auto progress = [&](int64_t done, int64_t all) { log.progress("HellaSwag", done, all, 0); };
+            const Answers answers = answer(model, questions, {*run.tokenizer, group, B, run.T, progress});
+            Report report;
+            add_measures(report, questions, answers.scores);
+            e.hellaswag = report.value("acc_tokens");  // llm.c's figure
             line += strf(" | HellaSwag %.4f", *e.hellaswag);
         }
         auto& best = run.state.best;
@@ -391,7 +396,7 @@ class Trainer {
     const Batch* batch = nullptr;  // what was loaded last, for the step that begins at sample batch_at
     int64_t batch_at = -1;
     std::unique_ptr<DataLoader> val_data;
-    std::vector<MultipleChoice> questions;
+    Task questions;
     RunLog log;  // after all that may fail: a run that never began leaves no log
     OutlierDetector loss_outliers, norm_outliers;
     CheckpointWriter writer{run.output,

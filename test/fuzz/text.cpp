@@ -1,8 +1,8 @@
 // The texts that ./tokenize reads: plain or JSON, whole or cut into pieces.
 #include <utility>
-#include "llmc/text/hellaswag.h"
 #include "llmc/text/input_kind.h"
 #include "llmc/text/reader.h"
+#include "llmc/text/tasks.h"
 #include "llmc/text/tokenizer.h"
 #include "test/fuzz/fuzz.h"
 
@@ -86,16 +86,23 @@ FUZZ(text) {
 FUZZ(task) {
     static const Tokenizer tokenizer = Tokenizer::from_merges({});
     const std::string path = fresh_directory("task") + "/x.jsonl";
-    const int64_t limit = take_byte(&input) % 4;
+    const int which = take_byte(&input);
+    TaskOptions o;
+    o.name = task_names()[static_cast<size_t>(which / 4) % task_names().size()], o.files = {path};
     put(path, input);
-    const std::vector<MultipleChoice> all = read_hellaswag(path, tokenizer, 0);
-    for (const MultipleChoice& q : all) {
-        CHECK(!q.context.empty() && q.label >= 0 && q.label < std::ssize(q.endings), "label %d", q.label);
-        for (const std::vector<int>& ending : q.endings) CHECK(!ending.empty(), "an empty ending");
+    ReadingNotes notes;
+    const Task all = read_task(o, tokenizer, &notes);
+    for (const Question& q : all.questions) {
+        CHECK(q.right >= 0 && q.right < std::ssize(q.choices), "right %d", q.right);
+        for (size_t k = 0; k < q.choices.size(); k++) {
+            const Continuation c = encode_continuation(tokenizer, q.context, q.answer(k));
+            CHECK(!q.choices[k].empty() && c.begin > 0 && c.begin < c.ids.size(), "begin %zu", c.begin);
+        }
     }
+    if (all.kind == TaskKind::classify || all.kind == TaskKind::cloze) return;  // the first of them may be none alone
     cannot_fail([&] {
-        const auto some = read_hellaswag(path, tokenizer, limit);
-        CHECK(some.size() == (limit ? std::min(static_cast<size_t>(limit), all.size()) : all.size()), "%zu",
-              some.size());
+        o.limit = which % 4;
+        const size_t n = read_task(o, tokenizer, &notes).questions.size(), m = all.questions.size();
+        CHECK(n == (o.limit ? std::min(static_cast<size_t>(o.limit), m) : m), "%zu", n);
     });
 }
