@@ -169,9 +169,9 @@ TEST_F(Tasks, Prompts) {
     EXPECT_EQ(one("choices", R"({"context":"{text}","choices":["b"],"answer":0})").context, "Is '{text}'\n a \\?");
     refused("blimp", R"({"sentence_good":"a","sentence_bad":"b"})", "not with blimp");
     std::ofstream(dir / "p") << "{text}\r\n\r\n no {text} \r\n";
-    EXPECT_EQ(read_prompts(dir / "p"), (Texts{"{text}", " no {text}"}));
+    EXPECT_EQ(read_candidate_prompts(dir / "p"), (Texts{"{text}", " no {text}"}));
     std::ofstream(dir / "p") << "{text}\ntext\n";
-    EXPECT_THROW(read_prompts(dir / "p"), Error);
+    EXPECT_THROW(read_candidate_prompts(dir / "p"), Error);
     EXPECT_EQ(read_labels(" a, b c ,"), (Texts{"a", "b c"}));
 }
 

@@ -167,7 +167,7 @@ Report evaluate_task(M& model, const Run& run, TaskRun task_run) {
             throw UsageError("-: the questions are read more than once; write them into a file");
     Report report;
     std::vector<std::string> candidates;
-    if (!o.prompts.empty()) candidates = read_prompts(o.prompts), options.prompt = candidates[0];
+    if (!o.prompts.empty()) candidates = read_candidate_prompts(o.prompts), options.prompt = candidates[0];
     ReadingNotes notes;
     Task task = read_task(options, *run.tokenizer, &notes);
     std::optional<Template> chat;

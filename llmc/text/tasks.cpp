@@ -221,7 +221,7 @@ std::vector<std::string> read_labels(const std::string& list) {
     return labels;
 }
 
-std::vector<std::string> read_prompts(const std::string& path) {
+std::vector<std::string> read_candidate_prompts(const std::string& path) {
     std::vector<std::string> prompts = lines_of(path);
     if (prompts.empty()) throw Error(path + " has no prompts; write one a line, with {text} where the text goes");
     for (const std::string& prompt : prompts)

@@ -68,7 +68,7 @@ const std::vector<std::string>& task_names();
 // Labels or candidates: a list with commas, or a file with one a line.
 std::vector<std::string> read_labels(const std::string& list);
 // Prompts, one a line. Error: none, or one without {text}.
-std::vector<std::string> read_prompts(const std::string& path);
+std::vector<std::string> read_candidate_prompts(const std::string& path);
 
 // Tokens, of which those from `begin` on are an answer to what stands before.
 struct Continuation {
