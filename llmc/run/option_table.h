@@ -19,6 +19,7 @@ inline constexpr CommandInfo kCommands[] = {
     {"sample", "write text: from --prompt, --prompt-file, a pipe, or interactively"},
     {"chat", "talk with a model: at the terminal, or a line of standard input a message"},
     {"eval", "loss and perplexity on --val-data, or the accuracy of --task"},
+    {"export", "write a model for other programs: a Hugging Face directory, a GGUF file for llama.cpp, or word vectors"},
     {"plan", "memory, bytes on the wire and predicted step time of a training run on given GPUs; needs none of them"},
 };
 

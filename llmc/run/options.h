@@ -12,7 +12,7 @@
 
 constexpr int64_t kExampleEpochs = 3;
 
-enum class Command { train, finetune, sample, chat, eval, plan };
+enum class Command { train, finetune, sample, chat, eval, export_model, plan };
 const char* command_name(Command command);
 
 struct Options {
@@ -83,6 +83,9 @@ struct Options {
     // eval
     std::string task;        // "" = loss on --val-data; "hellaswag"
     int64_t eval_limit = 0;  // at most that many batches or questions; 0 = all
+    // export
+    std::string format = "hf", type = "f32";  // hf|gguf|vectors; f32|f16|bf16|q8_0|q4_0
+    int64_t shard_size = 5'000'000'000;       // bytes
     // plan; rates: 0 = the GPU's
     std::string gpu = "h100", rates_file;
     int gpus = 1;

@@ -16,6 +16,7 @@
 #include "llmc/base/scarcity.h"
 #include "llmc/run/commands.h"
 #include "llmc/run/compare_starts.h"
+#include "llmc/run/export_command.h"
 #include "llmc/run/plan.h"
 
 inline void handle_signals_of_files() {
@@ -127,12 +128,11 @@ int run_program(int argc, char** argv, const ProgramInfo& program) {
         if (!first && !freopen("/dev/null", "w", stdout)) throw Error("/dev/null cannot be opened");
         const bool help_was_printed = !parse_options(argc, argv, program, &options);
         // what one process does, the first of several does alone
-        if (const Command c = options.command;
-            !first && (c == Command::sample || c == Command::chat || c == Command::plan))
-            return 0;
-        if (!help_was_printed && options.command != Command::plan)
-            return run_options<ModelOf, Half>(options, program, group);
-        if (!help_was_printed) plan_command(options);
+        const bool needs_model = options.command != Command::plan && options.command != Command::export_model;
+        if (!first && (options.command == Command::sample || options.command == Command::chat || !needs_model)) return 0;
+        if (!help_was_printed && needs_model) return run_options<ModelOf, Half>(options, program, group);
+        if (!help_was_printed && options.command == Command::plan) plan_command(options);
+        if (!help_was_printed && options.command == Command::export_model) export_command(options, program);
         check_stdout();
         return 0;
     } catch (const std::exception&) {
