@@ -33,6 +33,7 @@ int run_command(Run run, Group& group) {
             return eval_command<M>(std::move(run), group);
         case Command::export_model:
         case Command::plan:
+        case Command::plot:
             break;  // need no Run of a model
     }
     return 2;

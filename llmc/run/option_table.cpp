@@ -9,7 +9,7 @@
 static constexpr unsigned bit(Command c) { return 1u << static_cast<int>(c); }
 static constexpr unsigned TRAIN = bit(Command::train), FINETUNE = bit(Command::finetune), TRAINING = TRAIN | FINETUNE,
                           SAMPLE = bit(Command::sample), CHAT = bit(Command::chat), EVAL = bit(Command::eval), EXPORT = bit(Command::export_model),
-                          PLAN = bit(Command::plan);
+                          PLAN = bit(Command::plan), PLOT = bit(Command::plot);
 
 static constexpr Limits one_up{1, HUGE_VAL, "at least 1"}, zero_up{0, HUGE_VAL, "0 or more"},
     minus_one_up{-1, HUGE_VAL, "-1 or more"}, batch_tokens{-1, 2147483647, "-1 or more, below 2^31"},
@@ -49,6 +49,8 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .help = "the model that an adapter belongs to, where --model is an adapter"},
         {.name = "output", .flag = "o", .value = "DIR", .field = &o.output,
          .commands = TRAINING, .default_text = "runs/<data>-<model>", .help = "where checkpoints, log and plot go"},
+        {.name = "output", .flag = "o", .value = "FILE", .field = &o.output,
+         .commands = PLOT, .default_text = "none, must be given", .help = "what to draw, an .svg"},
         {.name = "output", .flag = "o", .value = "PATH", .field = &o.output,
          .commands = EXPORT, .default_text = "none, must be given",
          .help = "what to write: a directory (hf) or a file; nothing that is there is overwritten"},

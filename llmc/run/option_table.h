@@ -21,6 +21,7 @@ inline constexpr CommandInfo kCommands[] = {
     {"eval", "loss and perplexity on --val-data, or the accuracy of --task"},
     {"export", "write a model for other programs: a Hugging Face directory, a GGUF file for llama.cpp, or word vectors"},
     {"plan", "memory, bytes on the wire and predicted step time of a training run on given GPUs; needs none of them"},
+    {"plot", "a picture (SVG) of the logs of several runs: plot RUN... -o FILE.svg"},
 };
 
 struct Limits {

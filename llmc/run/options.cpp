@@ -5,6 +5,7 @@
 #include <cstring>
 #include "llmc/base/error.h"
 #include "llmc/run/option_table.h"
+#include "llmc/run/plot.h"
 
 // ---- llm.c's spelling ----------------------------------------------------------------------------------------------
 
@@ -122,6 +123,13 @@ const char* command_name(Command command) { return kCommands[static_cast<int>(co
 
 void check_combinations(const Options& o) {
     const char* command = command_name(o.command);
+    if (o.command == Command::plot) {
+        if (o.runs.empty() || o.runs.size() > kMostPlottedRuns)
+            throw UsageError(strf("plot takes 1 to %zu runs, not %zu: ./train_gpt2 plot runs/a runs/b -o compare.svg",
+                                  kMostPlottedRuns, o.runs.size()));
+        if (!o.output.ends_with(".svg")) throw UsageError("plot needs --output (-o): a file that ends in .svg");
+        return;
+    }
     if (o.command != Command::train && o.model.empty())
         throw UsageError(
             strf("%s needs --model: %sa run's directory, a Hugging Face model directory or an llm.c .bin file", command,
@@ -200,7 +208,9 @@ bool parse_options(int argc, const char* const* argv, const ProgramInfo& program
             for (const std::string& text : option->results()) assign_option(*row, text);
         else assign_option(*row, option->results().back());
     }
-    if (!app.remaining().empty()) unknown_argument(app.remaining()[0], table, command, program);
+    for (const std::string& word : app.remaining())
+        if (options->command == Command::plot && !looks_like_option(word)) options->runs.push_back(word);
+        else unknown_argument(word, table, command, program);
     if (options->total_batch_size < 0) options->total_batch_size = 0;  // llm.c's -d -1
     if (options->precision.empty()) options->precision = program.default_precision;
     check_combinations(*options);

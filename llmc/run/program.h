@@ -18,6 +18,7 @@
 #include "llmc/run/compare_starts.h"
 #include "llmc/run/export_command.h"
 #include "llmc/run/plan.h"
+#include "llmc/run/plot.h"
 
 inline void handle_signals_of_files() {
     std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is then a failed write, with a message, like a full disk
@@ -128,11 +129,12 @@ int run_program(int argc, char** argv, const ProgramInfo& program) {
         if (!first && !freopen("/dev/null", "w", stdout)) throw Error("/dev/null cannot be opened");
         const bool help_was_printed = !parse_options(argc, argv, program, &options);
         // what one process does, the first of several does alone
-        const bool needs_model = options.command != Command::plan && options.command != Command::export_model;
+        const bool needs_model = options.command < Command::export_model;  // export, plan and plot do not
         if (!first && (options.command == Command::sample || options.command == Command::chat || !needs_model)) return 0;
         if (!help_was_printed && needs_model) return run_options<ModelOf, Half>(options, program, group);
         if (!help_was_printed && options.command == Command::plan) plan_command(options);
         if (!help_was_printed && options.command == Command::export_model) export_command(options, program);
+        if (!help_was_printed && options.command == Command::plot) plot_command(options);
         check_stdout();
         return 0;
     } catch (const std::exception&) {
