@@ -90,6 +90,7 @@ int export_command(const Options& o, const ProgramInfo& program) {
 
     HostWeights weights(run.config);
     load_weights(run.source, weights.tensors);
+    if (run.source.adapter) merge_adapter(*run.source.adapter, run.config, weights.tensors);
     write_whole(path, [&](const std::string& to) {
         if (gguf) {
             write_gguf(to, normal.stem(), run.config, weights.tensors, *tokenizer, type);
