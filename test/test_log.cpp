@@ -9,6 +9,7 @@
 #include <sstream>
 #include "llmc/base/error.h"
 #include "llmc/run/log.h"
+#include "llmc/run/plot.h"
 
 namespace {
 
@@ -212,31 +213,31 @@ TEST_F(RunLogTest, HumanLines) {
 
 TEST(LossPlot, AnyEntries) {
     std::vector<LogEntry> entries;
-    expect_well_formed(loss_plot_svg(entries, "none"));
-    EXPECT_NE(loss_plot_svg(entries, "none").find("no losses yet"), std::string::npos);
+    expect_well_formed(plot_svg("none", {{"", entries}}));
+    EXPECT_NE(plot_svg("none", {{"", entries}}).find("no losses yet"), std::string::npos);
 
     entries.push_back(entry(1, 10.8));
-    const std::string one = loss_plot_svg(entries, "one");
+    const std::string one = plot_svg("one", {{"", entries}});
     expect_well_formed(one);
     EXPECT_EQ(count(one, "<circle"), 1u);
     EXPECT_EQ(count(one, "<polyline"), 0u);
 
     entries.push_back(entry(2, std::nan("")));
     entries.push_back(entry(3, HUGE_VAL));
-    expect_well_formed(loss_plot_svg(entries, "not finite"));
+    expect_well_formed(plot_svg("not finite", {{"", entries}}));
 
     for (double constant : {0.0, 3.0, -1e9, 1e-30}) {
         std::vector<LogEntry> flat;
         for (int step = 1; step <= 7; step++) flat.push_back(entry(step, constant));
-        expect_well_formed(loss_plot_svg(flat, "constant"));
+        expect_well_formed(plot_svg("constant", {{"", flat}}));
     }
     const std::vector<LogEntry> sane{entry(1, 2), entry(2, 1)};
     std::vector<LogEntry> huge = sane;
     huge.push_back(entry(3, 1e300)), huge.push_back(entry(4, -1.7e308));
-    EXPECT_EQ(loss_plot_svg(huge, "huge"), loss_plot_svg(sane, "huge")) << "what no axis has is left out";
+    EXPECT_EQ(plot_svg("huge", {{"", huge}}), plot_svg("huge", {{"", sane}})) << "what no axis has is left out";
     std::vector<LogEntry> validations(1);
     validations[0].step = 1000000, validations[0].val_loss = 3.25;
-    const std::string validation = loss_plot_svg(validations, "only a validation");
+    const std::string validation = plot_svg("only a validation", {{"", validations}});
     expect_well_formed(validation);
     EXPECT_NE(validation.find("validation loss: 3.2500"), std::string::npos);
     EXPECT_NE(validation.find("1,000,000"), std::string::npos);  // a label of the axis
@@ -249,7 +250,7 @@ TEST(LossPlot, AMillionStepsAreThinnedOutAndKeepTheirSpikes) {
         entries.push_back(entry(step, step == 654321 ? 20.0 : 3 + 7 * std::exp(-step / 1e5)));
         if (step % 50000 == 0) entries.push_back({}), entries.back().step = step, entries.back().val_loss = 4;
     }
-    const std::string svg = loss_plot_svg(entries, "long");
+    const std::string svg = plot_svg("long", {{"", entries}});
     expect_well_formed(svg);
     EXPECT_LT(svg.size(), 60000u);
     EXPECT_EQ(count(svg, "<circle"), 20u);
@@ -265,7 +266,7 @@ TEST(LossPlot, AMillionStepsAreThinnedOutAndKeepTheirSpikes) {
 }
 
 TEST(LossPlot, TitleIsEscaped) {
-    const std::string svg = loss_plot_svg({}, "<script>&\"x\"\x01 \xff \xc3\xa9");
+    const std::string svg = plot_svg("<script>&\"x\"\x01 \xff \xc3\xa9", {{"", {}}});
     expect_well_formed(svg);
     EXPECT_NE(svg.find("&lt;script&gt;&amp;&quot;x&quot; \xef\xbf\xbd \xc3\xa9<"), std::string::npos) << svg;
 }

@@ -256,7 +256,7 @@ TEST(Options, ErrorsNameOptionValueAndRemedy) {
         {"--micro_batch_size=4", {"unknown option --micro_batch_size", "did you mean --micro-batch-size?", ""}},
         {"--xylophone", {"unknown option --xylophone", "--help", ""}},
         {"smaple -e m", {"unknown command 'smaple'", "did you mean sample?", ""}},
-        {"data.bin", {"unknown command 'data.bin'", "train, finetune, sample, chat, eval or plan", ""}},
+        {"data.bin", {"unknown command 'data.bin'", "train, finetune, sample, chat, eval, export, plan or plot", ""}},
         {"-b 4 sample", {"unexpected argument 'sample'", "before the options", ""}},
         {"-b 4 5", {"unexpected argument '5'", "--help", ""}},
         {"--prompt x", {"train takes no --prompt", "sample", ""}},

@@ -94,33 +94,11 @@ std::vector<std::pair<Buffer, std::string>> optimizer_parts(const ModelTensors& 
 // m, v and masters, in files of at most about `file_bytes`.
 void write_optimizer(const std::string& dir, const ModelTensors& tensors, int64_t file_bytes,
                      std::vector<WrittenFile>* written) {
-    struct Item {
-        const Parameter* p;
-        Buffer buffer;
-        std::string name;
-    };
-    std::vector<std::vector<Item>> files(1);
-    int64_t bytes = 0;
-    for (const Parameter& p : tensors.table) {
-        for (const auto& [buffer, prefix] : optimizer_parts(tensors)) {
-            if (bytes > 0 && bytes + p.size() * 4 > file_bytes) {
-                files.emplace_back();
-                bytes = 0;
-            }
-            files.back().push_back({&p, buffer, prefix + p.name});
-            bytes += p.size() * 4;
-        }
-    }
-    for (size_t i = 0; i < files.size(); i++) {
-        std::string name = files.size() == 1 ? "optimizer.safetensors"
-                                             : strf("optimizer-%05zu-of-%05zu.safetensors", i + 1, files.size());
-        std::vector<TensorInfo> infos;
-        for (const Item& item : files[i]) infos.push_back(file_tensor(*item.p, item.name, "F32"));
-        SafetensorsWriter file(dir + "/" + name, infos);
-        for (const Item& item : files[i]) write_parameter(&file, "F32", *item.p, tensors, item.buffer);
-        std::string checksum = file.close();
-        written->push_back({name, checksum, file.file_bytes()});
-    }
+    std::vector<FileTensor> all;
+    for (const Parameter& p : tensors.table)
+        for (const auto& [buffer, prefix] : optimizer_parts(tensors)) all.push_back({&p, buffer, prefix + p.name});
+    for (WrittenFile& file : write_parameters(dir, "optimizer", "F32", all, tensors, file_bytes))
+        written->push_back(std::move(file));
 }
 
 void write_state(const std::string& dir, const ModelConfig& config, const ModelTensors& tensors,

@@ -44,7 +44,7 @@ static OrderedJson id_json(const std::vector<int>& ids) {
 }
 static OrderedJson id_json(int id) { return id < 0 ? OrderedJson() : OrderedJson(id); }
 
-std::string config_json(const ModelConfig& m, bool bf16, int begin, const std::vector<int>& ends) {
+std::string config_json(const ModelConfig& m, const std::string& dtype, int begin, const std::vector<int>& ends) {
     OrderedJson j = {{"architectures", {"GPT2LMHeadModel"}}, {"model_type", "gpt2"}};
     for (const ConfigField& f : kConfigFields) {
         const std::string text = f.json_text(m);
@@ -58,7 +58,9 @@ std::string config_json(const ModelConfig& m, bool bf16, int begin, const std::v
               {"resid_pdrop", 0.0},
               {"bos_token_id", id_json(begin)},
               {"eos_token_id", id_json(ends)},
-              {"torch_dtype", bf16 ? "bfloat16" : "float32"},
+              {"torch_dtype", dtype == "BF16"  ? "bfloat16"
+                              : dtype == "F16" ? "float16"
+                                               : "float32"},
               {"use_cache", true}});
     return j.dump(2) + "\n";
 }

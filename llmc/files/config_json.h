@@ -8,6 +8,6 @@
 // impossible, or of another model than ours.
 ModelConfig read_model_config(const std::string& dir);
 
-// Their texts. begin: the token that a document begins with; -1: none is known. ends: those at which the model stops.
-std::string config_json(const ModelConfig& config, bool bf16, int begin, const std::vector<int>& ends);
+// Their texts. dtype: of the weights, as safetensors has it. begin: the token that a document begins with; -1: none is known. ends: those at which the model stops.
+std::string config_json(const ModelConfig& config, const std::string& dtype, int begin, const std::vector<int>& ends);
 std::string generation_config_json(int begin, const std::vector<int>& ends);

@@ -10,7 +10,6 @@
 #include "llmc/files/adapter_files.h"
 #include "llmc/files/config_json.h"
 #include "llmc/files/llmc_bin.h"
-#include "llmc/files/parameter_files.h"
 #include "llmc/files/run_directory.h"
 #include "llmc/files/safetensors.h"
 #include "llmc/text/tokenizer.h"
@@ -220,7 +219,8 @@ void load_weights(const ModelSource& source, const ModelTensors& tensors) {
 }
 
 std::vector<WrittenFile> write_model_directory(const std::string& dir, const ModelConfig& config,
-                                               const ModelTensors& tensors, const Tokenizer* tokenizer) {
+                                               const ModelTensors& tensors, const Tokenizer* tokenizer,
+                                               const WeightFiles& how) {
     std::vector<WrittenFile> written;
     auto write_text = [&](const std::string& name, const std::string& text) {
         written.push_back({name, write_file(dir + "/" + name, text), text.size()});
@@ -234,15 +234,21 @@ std::vector<WrittenFile> write_model_directory(const std::string& dir, const Mod
     } else if (config.V == kGpt2Vocabulary) {
         begin = kGpt2Vocabulary - 1, ends = {begin};  // its files are not at hand, but the size says what is meant
     }
-    write_text("config.json", config_json(config, tensors.bf16, begin, ends));
+    const std::string dtype = !how.dtype.empty() ? how.dtype : tensors.bf16 ? "BF16" : "F32";
+    write_text("config.json", config_json(config, dtype, begin, ends));
     write_text("generation_config.json", generation_config_json(begin, ends));
 
-    const char* dtype = tensors.bf16 ? "BF16" : "F32";
-    std::vector<TensorInfo> infos;
-    for (const Parameter& p : tensors.table) infos.push_back(file_tensor(p, p.name, dtype));
-    SafetensorsWriter file(dir + "/model.safetensors", infos);
-    for (const Parameter& p : tensors.table) write_parameter(&file, dtype, p, tensors, Buffer::weights);
-    std::string checksum = file.close();
-    written.push_back({"model.safetensors", checksum, file.file_bytes()});
+    std::vector<FileTensor> all;
+    for (const Parameter& p : tensors.table) all.push_back({&p, Buffer::weights, p.name});
+    std::vector<std::string> which;
+    const auto files = write_parameters(dir, "model", dtype, all, tensors, how.most, &which);
+    written.insert(written.end(), files.begin(), files.end());
+    if (files.size() > 1) {
+        OrderedJson map;
+        for (size_t i = 0; i < all.size(); i++) map[all[i].name] = which[i];
+        const int64_t bytes = parameter_count(config) * (dtype == "F32" ? 4 : 2);
+        write_text("model.safetensors.index.json",
+                   OrderedJson{{"metadata", {{"total_size", bytes}}}, {"weight_map", map}}.dump(2) + "\n");
+    }
     return written;
 }

@@ -1,9 +1,11 @@
 // Models in and out: Hugging Face directories, our checkpoints (which are such directories), llm.c's .bin files.
 #pragma once
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
+#include "llmc/files/parameter_files.h"
 #include "llmc/model/config.h"
 #include "llmc/model/lora_config.h"
 #include "llmc/model/tensors.h"
@@ -41,11 +43,14 @@ ModelSource find_model(const std::string& what, const std::string& base = "");
 // there with its shape, and no other tensor of a GPT-2: Error names file and tensor. NaN or infinite weights: Error.
 void load_weights(const ModelSource& source, const ModelTensors& tensors);
 
-struct WrittenFile {
-    std::string name, checksum;  // CRC-32C, hex
-    uint64_t bytes = 0;
+// How weights are written: dtype "F32", "BF16" or "F16", "" as they are stored; in files of at most so many bytes.
+struct WeightFiles {
+    std::string dtype;
+    int64_t most = std::numeric_limits<int64_t>::max();
 };
-// Writes config.json, model.safetensors, generation_config.json, and the vocabulary (if not null) in all the forms that
-// other programs read, into the existing directory `dir`, each on disk when this returns.
+// Writes config.json, model.safetensors (or model-00001-of-0000N.safetensors and model.safetensors.index.json),
+// generation_config.json, and the vocabulary (if not null) in all the forms that other programs read, into the existing
+// directory `dir`, each on disk when this returns.
 std::vector<WrittenFile> write_model_directory(const std::string& dir, const ModelConfig& config,
-                                               const ModelTensors& tensors, const Tokenizer* tokenizer);
+                                               const ModelTensors& tensors, const Tokenizer* tokenizer,
+                                               const WeightFiles& how = {});

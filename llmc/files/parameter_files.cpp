@@ -32,10 +32,15 @@ void copy_parameter(const Parameter& p, const ModelTensors& tensors, Buffer buff
 }
 
 // What is no number would be read back by nobody.
-static void check_finite(const float* x, int64_t n, const Parameter& p) {
-    for (int64_t i = 0; i < n; i++)
+static void check_finite(const float* x, int64_t n, const Parameter& p, const std::string& dtype) {
+    for (int64_t i = 0; i < n; i++) {
         if (!std::isfinite(x[i]))
-            throw Error(strf("%s has the value %g; no checkpoint of that", p.name.c_str(), static_cast<double>(x[i])));
+            throw Error(
+                strf("%s has the value %g; no file is written of that", p.name.c_str(), static_cast<double>(x[i])));
+        if (dtype == "F16" && std::abs(x[i]) >= 65520)
+            throw Error(strf("%s has the value %g, which f16 cannot hold; choose bf16 or f32", p.name.c_str(),
+                             static_cast<double>(x[i])));
+    }
 }
 
 void write_parameter(SafetensorsWriter* file, const std::string& dtype, const Parameter& p, const ModelTensors& tensors,
@@ -46,13 +51,13 @@ void write_parameter(SafetensorsWriter* file, const std::string& dtype, const Pa
         for (int64_t i = 0; i < p.size(); i += piece) {
             int64_t n = std::min(piece, p.size() - i);
             tensors.read(buffer, p.offset + i, n, in.data());
-            if (file) check_finite(in.data(), n, p), file->write_float(dtype, in.data(), n);
+            if (file) check_finite(in.data(), n, p, dtype), file->write_float(dtype, in.data(), n);
         }
         return;
     }
     tensors.read(buffer, p.offset, p.size(), in.data());
     if (!file) return;
-    check_finite(in.data(), p.size(), p);
+    check_finite(in.data(), p.size(), p, dtype);
     constexpr int64_t kColumns = 16;  // a cache line of floats is read at once
     out.resize(static_cast<size_t>(kColumns * p.rows));
     for (int64_t c0 = 0; c0 < p.cols; c0 += kColumns) {
@@ -62,6 +67,31 @@ void write_parameter(SafetensorsWriter* file, const std::string& dtype, const Pa
                 out[static_cast<size_t>(c * p.rows + r)] = in[static_cast<size_t>(r * p.cols + c0 + c)];
         file->write_float(dtype, out.data(), n * p.rows);
     }
+}
+
+std::vector<WrittenFile> write_parameters(const std::string& dir, const std::string& stem, const std::string& dtype,
+                                          const std::vector<FileTensor>& all, const ModelTensors& tensors, int64_t most,
+                                          std::vector<std::string>* which) {
+    std::vector<std::vector<const FileTensor*>> files(1);
+    int64_t bytes = 0;
+    for (const FileTensor& t : all) {
+        const int64_t size = t.p->size() * (dtype == "F32" ? 4 : 2);
+        if (bytes > 0 && bytes + size > most) files.emplace_back(), bytes = 0;
+        files.back().push_back(&t), bytes += size;
+    }
+    std::vector<WrittenFile> written;
+    for (size_t i = 0; i < files.size(); i++) {
+        std::string name = stem + ".safetensors";
+        if (files.size() > 1) name = strf("%s-%05zu-of-%05zu.safetensors", stem.c_str(), i + 1, files.size());
+        std::vector<TensorInfo> infos;
+        for (const FileTensor* t : files[i]) infos.push_back(file_tensor(*t->p, t->name, dtype));
+        SafetensorsWriter file(dir + "/" + name, infos);
+        for (const FileTensor* t : files[i]) write_parameter(&file, dtype, *t->p, tensors, t->buffer);
+        const std::string checksum = file.close();
+        written.push_back({name, checksum, file.file_bytes()});
+        if (which) which->resize(which->size() + files[i].size(), name);
+    }
+    return written;
 }
 
 // A few rows of memory at a time.

@@ -13,6 +13,21 @@ TensorInfo file_tensor(const Parameter& p, const std::string& name, const std::s
 void write_parameter(SafetensorsWriter* file, const std::string& dtype, const Parameter& p, const ModelTensors& tensors,
                      Buffer buffer);
 
+struct WrittenFile {
+    std::string name, checksum;  // CRC-32C, hex
+    uint64_t bytes = 0;
+};
+struct FileTensor {
+    const Parameter* p;
+    Buffer buffer;
+    std::string name;
+};
+// Writes them to STEM.safetensors in `dir`, or to STEM-00001-of-0000N.safetensors, each of at most `most` bytes where it has
+// more than one tensor. which: gets the file of each tensor.
+std::vector<WrittenFile> write_parameters(const std::string& dir, const std::string& stem, const std::string& dtype,
+                                          const std::vector<FileTensor>& all, const ModelTensors& tensors, int64_t most,
+                                          std::vector<std::string>* which = nullptr);
+
 // Copies p to p.size() floats, in the pieces that write_parameter() reads.
 void copy_parameter(const Parameter& p, const ModelTensors& tensors, Buffer buffer, float* to);
 

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "llmc/base/bf16.h"
+#include "llmc/base/f16.h"
 #include "llmc/base/json.h"
 
 static_assert(std::endian::native == std::endian::little, "the format is little-endian and is read as it lies");
@@ -21,14 +22,6 @@ uint64_t dtype_bytes(const std::string& dtype) {
         {"F16", 2},  {"BF16", 2}, {"I32", 4}, {"U32", 4},     {"F32", 4},     {"I64", 8},     {"U64", 8}, {"F64", 8}};
     auto found = bytes.find(dtype);
     return found == bytes.end() ? 0 : found->second;
-}
-
-float half_to_float(uint16_t h) {
-    uint32_t sign = uint32_t{h & 0x8000u} << 16, exponent = h >> 10 & 31, mantissa = h & 0x3ff;
-    if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000 | mantissa << 13);
-    if (exponent > 0) return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
-    float subnormal = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign ? -subnormal : subnormal;
 }
 
 // Elements may lie on any byte: a header's length need not be a multiple of 8 in files of others.
@@ -199,11 +192,11 @@ void SafetensorsWriter::write(const void* bytes, size_t n) {
 
 void SafetensorsWriter::write_float(const std::string& dtype, const float* in, int64_t n) {
     if (dtype == "F32") return write(in, static_cast<size_t>(n) * 4);
-    CHECK(dtype == "BF16", "dtype %s", dtype.c_str());
-    bf16 block[4096];
+    CHECK(dtype == "BF16" || dtype == "F16", "dtype %s", dtype.c_str());
+    uint16_t block[4096];
     for (int64_t i = 0; i < n;) {
         int64_t part = std::min<int64_t>(n - i, 4096);
-        for (int64_t j = 0; j < part; j++) block[j] = bf16(in[i + j]);
+        for (int64_t j = 0; j < part; j++) block[j] = dtype == "BF16" ? bf16(in[i + j]).bits : float_to_half(in[i + j]);
         write(block, static_cast<size_t>(part) * 2);
         i += part;
     }

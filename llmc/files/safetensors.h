@@ -47,7 +47,7 @@ class SafetensorsWriter {
     SafetensorsWriter(const std::string& path, const std::vector<TensorInfo>& tensors,
                       const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
     void write(const void* bytes, size_t n);
-    void write_float(const std::string& dtype, const float* in, int64_t n);  // converted to F32 or BF16
+    void write_float(const std::string& dtype, const float* in, int64_t n);  // converted to F32, BF16 or F16
     std::string close();
     uint64_t file_bytes() const { return file_bytes_; }  // header included
 

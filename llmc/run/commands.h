@@ -31,8 +31,10 @@ int run_command(Run run, Group& group) {
             return chat_command<M>(std::move(run));
         case Command::eval:
             return eval_command<M>(std::move(run), group);
+        case Command::export_model:
         case Command::plan:
-            break;  // needs no Run
+        case Command::plot:
+            break;  // need no Run of a model
     }
     return 2;
 }

@@ -14,6 +14,7 @@
 #include "llmc/base/files.h"
 #include "llmc/base/json.h"
 #include "llmc/files/run_directory.h"
+#include "llmc/run/plot.h"
 
 namespace fs = std::filesystem;
 
@@ -141,6 +142,15 @@ void RunLog::keep_until(int64_t step, double time_limit, double recorded_limit) 
             strf("%s: cannot be written: %s; choose another directory with --output", path().c_str(), strerror(errno)));
 }
 
+std::vector<LogEntry> read_log(const std::string& path) {
+    std::istringstream in(read_file(path, SIZE_MAX));
+    std::vector<LogEntry> entries;
+    std::string line;
+    for (LogEntry entry; std::getline(in, line);)
+        if (from_json(line, &entry)) entries.push_back(entry);
+    return entries;
+}
+
 void RunLog::roll_back(int64_t to, int64_t from, int64_t next_sample) {
     if (!file_) return;
     keep_until(to, 0, 0);
@@ -233,7 +243,7 @@ void RunLog::write_plot() {
     if (output_.empty()) return;
     const std::string name = fs::weakly_canonical(output_).filename().string();
     try {
-        replace_file(output_ + "/loss.svg", loss_plot_svg(entries_, name));
+        replace_file(output_ + "/loss.svg", plot_svg(name, {{name, entries_}}));
     } catch (const Error& e) {
         warn(strf("the plot was not written: %s", e.what()));
     }

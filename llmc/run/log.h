@@ -43,7 +43,7 @@ class RunLog {
     // repeats them. They must still be known if it crashes again, so a resume of such a run leaves a line in the log:
     // {"step":600,"time_limit":120,"repeats":[[601,640,345],[641,700,350]]}, of steps 601 to 640 and 641 to 700.
     const std::map<int64_t, double>& repeats() const { return repeats_; }
-    void write_plot();  // OUT/loss.svg: training loss (thin: raw, thick: smoothed), validation loss
+    void write_plot();  // OUT/loss.svg (plot.h)
   private:
     void keep_until(int64_t step, double time_limit, double recorded_limit);
     void append(const std::string& line, int64_t step);
@@ -57,5 +57,5 @@ class RunLog {
     std::vector<LogEntry> entries_;
 };
 
-// The plot itself, for any entries.
-std::string loss_plot_svg(const std::vector<LogEntry>& entries, const std::string& title);
+// The lines of a log.jsonl that are a step's; others are left out.
+std::vector<LogEntry> read_log(const std::string& path);

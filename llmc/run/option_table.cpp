@@ -8,8 +8,8 @@
 
 static constexpr unsigned bit(Command c) { return 1u << static_cast<int>(c); }
 static constexpr unsigned TRAIN = bit(Command::train), FINETUNE = bit(Command::finetune), TRAINING = TRAIN | FINETUNE,
-                          SAMPLE = bit(Command::sample), CHAT = bit(Command::chat), EVAL = bit(Command::eval),
-                          PLAN = bit(Command::plan);
+                          SAMPLE = bit(Command::sample), CHAT = bit(Command::chat), EVAL = bit(Command::eval), EXPORT = bit(Command::export_model),
+                          PLAN = bit(Command::plan), PLOT = bit(Command::plot);
 
 static constexpr Limits one_up{1, HUGE_VAL, "at least 1"}, zero_up{0, HUGE_VAL, "0 or more"},
     minus_one_up{-1, HUGE_VAL, "-1 or more"}, batch_tokens{-1, 2147483647, "-1 or more, below 2^31"},
@@ -43,12 +43,17 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "model", .flag = "e", .value = "MODEL", .field = &o.model,
          .commands = TRAIN, .default_text = program.default_model, .help = model_help},
         {.name = "model", .flag = "e", .value = "MODEL", .field = &o.model,
-         .commands = FINETUNE | SAMPLE | CHAT | EVAL | PLAN, .default_text = "none, must be given", .help = model_help},
+         .commands = FINETUNE | SAMPLE | CHAT | EVAL | EXPORT | PLAN, .default_text = "none, must be given", .help = model_help},
         {.name = "base", .value = "MODEL", .field = &o.base,
-         .commands = FINETUNE | SAMPLE | CHAT | EVAL, .default_text = "what the adapter says",
+         .commands = FINETUNE | SAMPLE | CHAT | EVAL | EXPORT, .default_text = "what the adapter says",
          .help = "the model that an adapter belongs to, where --model is an adapter"},
         {.name = "output", .flag = "o", .value = "DIR", .field = &o.output,
          .commands = TRAINING, .default_text = "runs/<data>-<model>", .help = "where checkpoints, log and plot go"},
+        {.name = "output", .flag = "o", .value = "FILE", .field = &o.output,
+         .commands = PLOT, .default_text = "none, must be given", .help = "what to draw, an .svg"},
+        {.name = "output", .flag = "o", .value = "PATH", .field = &o.output,
+         .commands = EXPORT, .default_text = "none, must be given",
+         .help = "what to write: a directory (hf) or a file; nothing that is there is overwritten"},
     });
     add("Batch and length", {
         {.name = "micro-batch-size", .flag = "b", .value = "B", .field = &o.micro_batch_size, .limits = one_up,
@@ -253,6 +258,16 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .commands = EVAL, .help = "print one JSON object in place of a table"},
         {.name = "limit", .value = "N", .field = &o.eval_limit, .limits = zero_up,
          .commands = EVAL, .default_text = "0: all", .help = "batches of 16 sequences, or questions, to evaluate at most"},
+    });
+    add("Export", {
+        {.name = "format", .value = "NAME", .field = &o.format, .choices = {"hf", "gguf", "vectors"},
+         .commands = EXPORT,
+         .help = "hf: a directory that transformers loads; gguf: a file that llama.cpp runs; vectors: a vector for each "
+                 "token, as text (word2vec's), or as an array where --output ends in .npy"},
+        {.name = "type", .value = "TYPE", .field = &o.type, .choices = {"f32", "f16", "bf16", "q8_0", "q4_0"},
+         .commands = EXPORT, .help = "of the weights; q8_0 and q4_0, blocks of 8 and 4 bits, of gguf only"},
+        {.name = "shard-size", .value = "BYTES", .field = &o.shard_size, .limits = one_up,
+         .commands = EXPORT, .help = "hf: more than that goes into several files"},
     });
     add("Plan", {
         {.name = "gpu", .value = "NAME", .field = &o.gpu, .choices = gpu_names(),

@@ -5,6 +5,7 @@
 #include <cstring>
 #include "llmc/base/error.h"
 #include "llmc/run/option_table.h"
+#include "llmc/run/plot.h"
 
 // ---- llm.c's spelling ----------------------------------------------------------------------------------------------
 
@@ -23,7 +24,7 @@ std::vector<std::string> translate_llmc_arguments(const std::vector<std::string>
         std::string attached;  // the 1 of -y1
         for (const OptionRow& r : table) {
             const std::string flag = std::string("-") + r.flag;
-            if (argument == std::string("--") + r.name || (*r.flag && argument == flag)) row = &r;
+            if (!row && (argument == std::string("--") + r.name || (*r.flag && argument == flag))) row = &r;
             else if (r.is_switch() && *r.flag && (argument == flag + "0" || argument == flag + "1")) {
                 row = &r, attached = argument.substr(2);
                 break;
@@ -88,9 +89,10 @@ static int find_command(const std::string& word) {
     const auto found = std::find(names.begin(), names.end(), word);
     if (found != names.end()) return static_cast<int>(found - names.begin());
     const std::string best = closest(word, names);
+    std::string all;
+    for (size_t i = 0; i < names.size(); i++) all += (i == 0 ? "" : i + 1 < names.size() ? ", " : " or ") + names[i];
     throw UsageError(strf("unknown command '%s'; %s", word.c_str(),
-                          best.empty() ? "it must be train, finetune, sample, chat, eval or plan"
-                                       : ("did you mean " + best + "?").c_str()));
+                          (best.empty() ? "it must be " + all : "did you mean " + best + "?").c_str()));
 }
 
 [[noreturn]] static void unknown_argument(const std::string& argument, const std::vector<OptionRow>& table, int command,
@@ -121,10 +123,24 @@ const char* command_name(Command command) { return kCommands[static_cast<int>(co
 
 void check_combinations(const Options& o) {
     const char* command = command_name(o.command);
+    if (o.command == Command::plot) {
+        if (o.runs.empty() || o.runs.size() > kMostPlottedRuns)
+            throw UsageError(strf("plot takes 1 to %zu runs, not %zu: ./train_gpt2 plot runs/a runs/b -o compare.svg",
+                                  kMostPlottedRuns, o.runs.size()));
+        if (!o.output.ends_with(".svg")) throw UsageError("plot needs --output (-o): a file that ends in .svg");
+        return;
+    }
     if (o.command != Command::train && o.model.empty())
         throw UsageError(
             strf("%s needs --model: %sa run's directory, a Hugging Face model directory or an llm.c .bin file", command,
                  o.command == Command::plan ? "a size such as d12 or gpt3:175b, " : ""));
+    if (o.command == Command::export_model) {
+        if (o.output.empty()) throw UsageError("export needs --output (-o): the directory or the file to write");
+        const bool quantised = o.type.starts_with("q");
+        if (o.format != "gguf" && (quantised || (o.format == "vectors" && o.type == "bf16")))
+            throw UsageError(strf("--format %s has no --type %s; choose %s", o.format.c_str(), o.type.c_str(),
+                                  o.format == "hf" ? "f32, f16 or bf16, or --format gguf" : "f32 or f16"));
+    }
     if (o.max_steps == 0) throw UsageError("--max-steps 0 would train nothing; give 1 or more, or -1 for whole epochs");
     if (o.seq_len > 0 && o.total_batch_size > 0 && o.total_batch_size % o.seq_len != 0) {
         const int64_t below = o.total_batch_size / o.seq_len * o.seq_len, above = below + o.seq_len;
@@ -200,7 +216,9 @@ bool parse_options(int argc, const char* const* argv, const ProgramInfo& program
             for (const std::string& text : option->results()) assign_option(*row, text);
         else assign_option(*row, option->results().back());
     }
-    if (!app.remaining().empty()) unknown_argument(app.remaining()[0], table, command, program);
+    for (const std::string& word : app.remaining())
+        if (options->command == Command::plot && !looks_like_option(word)) options->runs.push_back(word);
+        else unknown_argument(word, table, command, program);
     if (options->total_batch_size < 0) options->total_batch_size = 0;  // llm.c's -d -1
     if (options->precision.empty()) options->precision = program.default_precision;
     check_combinations(*options);

@@ -12,7 +12,7 @@
 
 constexpr int64_t kExampleEpochs = 3;
 
-enum class Command { train, finetune, sample, chat, eval, plan };
+enum class Command { train, finetune, sample, chat, eval, export_model, plan, plot };
 const char* command_name(Command command);
 
 struct Options {
@@ -87,6 +87,10 @@ struct Options {
     std::vector<std::string> shots_data;
     std::string labels, prompts, answers;
     int answer_tokens = 64;
+    // export
+    std::string format = "hf", type = "f32";  // hf|gguf|vectors; f32|f16|bf16|q8_0|q4_0
+    int64_t shard_size = 5'000'000'000;       // bytes
+    std::vector<std::string> runs;            // plot: those on the command line
     // plan; rates: 0 = the GPU's
     std::string gpu = "h100", rates_file;
     int gpus = 1;

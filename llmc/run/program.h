@@ -16,7 +16,9 @@
 #include "llmc/base/scarcity.h"
 #include "llmc/run/commands.h"
 #include "llmc/run/compare_starts.h"
+#include "llmc/run/export_command.h"
 #include "llmc/run/plan.h"
+#include "llmc/run/plot.h"
 
 inline void handle_signals_of_files() {
     std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is then a failed write, with a message, like a full disk
@@ -127,12 +129,12 @@ int run_program(int argc, char** argv, const ProgramInfo& program) {
         if (!first && !freopen("/dev/null", "w", stdout)) throw Error("/dev/null cannot be opened");
         const bool help_was_printed = !parse_options(argc, argv, program, &options);
         // what one process does, the first of several does alone
-        if (const Command c = options.command;
-            !first && (c == Command::sample || c == Command::chat || c == Command::plan))
-            return 0;
-        if (!help_was_printed && options.command != Command::plan)
-            return run_options<ModelOf, Half>(options, program, group);
-        if (!help_was_printed) plan_command(options);
+        const bool needs_model = options.command < Command::export_model;  // export, plan and plot do not
+        if (!first && (options.command == Command::sample || options.command == Command::chat || !needs_model)) return 0;
+        if (!help_was_printed && needs_model) return run_options<ModelOf, Half>(options, program, group);
+        if (!help_was_printed && options.command == Command::plan) plan_command(options);
+        if (!help_was_printed && options.command == Command::export_model) export_command(options, program);
+        if (!help_was_printed && options.command == Command::plot) plot_command(options);
         check_stdout();
         return 0;
     } catch (const std::exception&) {

@@ -168,6 +168,8 @@ void choose_model_vocabulary(Run& run, Notes* notes) {
     run.vocabulary = run.source.vocabulary;
     if (run.vocabulary.empty() && (run.config.V == kGpt2Vocabulary || run.config.V == kPaddedGpt2))
         run.vocabulary = gpt2_vocabulary();
+    const bool optional = run.options.command == Command::export_model;  // which says so
+    if (run.vocabulary.empty() && optional) return;
     if (run.vocabulary.empty())
         throw Error(
             run.options.model +

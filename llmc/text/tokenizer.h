@@ -21,6 +21,7 @@ class Tokenizer {
     static bool present(const std::string& dir);  // a vocabulary is there
     // Writes a data set's vocabulary, each file whole or not at all; returns the files' names.
     std::vector<std::string> save(const std::string& dir) const;
+    const Vocabulary& vocabulary() const { return *v_; }  // for those who write it in a form of their own
     // The files that a model directory has of it; context: the model's longest.
     std::map<std::string, std::string> model_files(int context) const;
     // A new vocabulary: 256 bytes, the tokens of the merges, <|endoftext|> (make_vocabulary in vocabulary.h).

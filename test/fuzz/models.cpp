@@ -69,7 +69,7 @@ static void check_config(const ModelConfig& c) {
     CHECK(again == c, "%s becomes %s", model_size_text(c).c_str(), model_size_text(again).c_str());
     if (c.V == 0) return;
     const std::string dir = fresh_directory("config");
-    put(dir + "/config.json", config_json(c, false, -1, {}));
+    put(dir + "/config.json", config_json(c, "F32", -1, {}));
     cannot_fail([&] { again = read_model_config(dir); });
     CHECK(again == c, "%s becomes %s", model_size_text(c).c_str(), model_size_text(again).c_str());
 }
