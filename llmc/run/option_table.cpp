@@ -47,6 +47,10 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "base", .value = "MODEL", .field = &o.base,
          .commands = FINETUNE | SAMPLE | CHAT | EVAL, .default_text = "what the adapter says",
          .help = "the model that an adapter belongs to, where --model is an adapter"},
+        {.name = "vocab", .value = "DIR", .field = &o.vocab,
+         .commands = FINETUNE, .default_text = "the model's",
+         .help = "an extension of the model's vocabulary (./tokenize train --extend): the model gets its words, each at "
+                 "first the mean of its old pieces"},
         {.name = "output", .flag = "o", .value = "DIR", .field = &o.output,
          .commands = TRAINING, .default_text = "runs/<data>-<model>", .help = "where checkpoints, log and plot go"},
     });

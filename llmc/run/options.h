@@ -21,6 +21,7 @@ struct Options {
     std::vector<std::string> train_data, val_data;  // -i -j; empty = the default data set
     std::string model;                              // -e; empty = the program's default
     std::string base;                               // the model of an adapter, where it is not where that says
+    std::string vocab;                              // finetune: an extension of the model's vocabulary
     std::string output;                             // -o; empty = runs/<data>-<model>
     // batch and length
     int micro_batch_size = 0;      // -b; 0 = largest that fits

@@ -158,6 +158,7 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
     run.rank = rank, run.world = world;
     if (options.zero_stage > 0 && world == 1) notes->push_back("note: --zero-stage has no effect with one process");
     choose_model(run, program.default_model, notes);
+    choose_extension(run, notes);
     // A run that is named brings its data with it; else the data gives the run its name.
     if (!options.output.empty()) choose_output(run, notes);
     choose_training_data(run, notes);
