@@ -51,12 +51,14 @@ class Vocabulary : public MpiProgram {
         return run_shell(before(ranks) + program(GetParam()) + "finetune " + batch() + more, dir.path);
     }
     std::string go(const std::string& more) { return "-e base --vocab data/w -i data/w/train_000000.bin " + more; }
+    static std::string checkpoint(int step) { return "/step_0000000" + std::to_string(step); }
     // One tensor of the newest checkpoint of a run.
-    std::vector<float> tensor(const std::string& run, const std::string& name) {
+    std::vector<float> tensor(const std::string& run, const std::string& name,
+                              const std::string& file_name = "model.safetensors") {
         std::string newest;
         for (const auto& entry : fs::directory_iterator(dir / run))
             if (entry.path().filename().string().starts_with("step_")) newest = std::max(newest, entry.path().string());
-        const SafetensorsFile file(newest + "/model.safetensors");
+        const SafetensorsFile file(newest + "/" + file_name);
         const TensorInfo& t = file.at(name);
         std::vector<float> values(static_cast<size_t>(t.elements()));
         file.read_float(t, 0, t.elements(), values.data());
@@ -142,6 +144,90 @@ TEST_P(Vocabulary, WhatIsNoExtensionIsRefused) {
         for (const auto& step : fs::directory_iterator(dir / "base"))
             if (step.is_directory()) fs::remove(step.path() / name);
     expect_one_error(finetune("-e base --vocab data/w" + data), 1, "has no vocabulary beside it");
+    EXPECT_FALSE(fs::exists(dir / "no"));
+}
+
+// ---- --new-rows-first -------------------------------------------------------------------------------------------------
+
+TEST_P(Vocabulary, NewRowsFirstTouchesNothingElse) {
+    expect_good(finetune(go("--new-rows-first 3 -x 3 -o run")));
+    const SafetensorsFile before(dir / "base/step_00000004/model.safetensors"),
+        after(dir / "run/step_00000003/model.safetensors");
+    for (const TensorInfo& t : before.tensors()) {
+        const TensorInfo& now = after.at(t.name);
+        EXPECT_EQ(memcmp(before.bytes(t), after.bytes(now), t.end - t.begin), 0) << t.name;
+    }
+    expect_good(finetune(go("-l 1e-30 -c 0 -x 1 -o begin")));
+    const std::vector<float> begin = tensor("begin", "transformer.wte.weight"),
+                             end = tensor("run", "transformer.wte.weight");
+    const size_t C = begin.size() / 320, V = static_cast<size_t>(Tokenizer::load(dir / "data/t").vocab_size());
+    size_t changed = 0;
+    for (size_t i = V * C; i < begin.size(); i++) changed += begin[i] != end[i];
+    EXPECT_GT(changed, (begin.size() - V * C) / 2);
+}
+
+// After one step the first moment is (1 - beta1) g, from which follow norm and clipping of what alone is trained.
+TEST_P(Vocabulary, NewRowsFirstClipsByTheirOwnNorm) {
+    expect_good(finetune(go("--grad-clip 0 -x 1 -o all")));
+    expect_good(finetune(go("--grad-clip 1e-3 --new-rows-first 1 -x 1 -o first")));
+    const size_t C = tensor("all", "transformer.wte.weight").size() / 320,
+                 V = static_cast<size_t>(Tokenizer::load(dir / "data/t").vocab_size());
+    const auto norm = [&](const std::string& run) {
+        const std::vector<float> m = tensor(run, "m.transformer.wte.weight", "optimizer.safetensors");
+        double sum = 0;
+        for (size_t i = V * C; i < m.size(); i++) sum += std::pow(static_cast<double>(m[i]) / 0.1, 2);
+        return std::sqrt(sum);
+    };
+    const double logged_norm = std::stod(logged("first", "grad_norm")[0]);
+    EXPECT_NEAR(logged_norm / norm("all"), 1, 1e-4);
+    EXPECT_LT(logged_norm, 0.9 * std::stod(logged("all", "grad_norm")[0]));
+    EXPECT_NEAR(norm("first"), 1e-3, 1e-6);
+    EXPECT_EQ(logged("first", "loss"), logged("all", "loss"));
+}
+
+TEST_P(Vocabulary, NewRowsFirstResumesAcrossTheSwitch) {
+    const std::string run = "--new-rows-first 2 -x 4 -n 1 -nk 0 ";
+    const CommandResult r = finetune(go(run + "-o whole"));
+    expect_good(r);
+    EXPECT_EQ(count(r.out, "step 2: from here on everything is trained"), 1) << r.out;
+    for (int step : {1, 2, 3}) {
+        const std::string cut = "cut" + std::to_string(step);
+        fs::copy(dir / "whole", dir / cut, fs::copy_options::recursive);
+        for (int later = step + 1; later <= 4; later++) fs::remove_all(dir / (cut + checkpoint(later)));
+        // the option and the place of the new words are the run's own
+        expect_good(finetune("-e " + cut + " -i data/w/train_000000.bin -x 4 -n 1 -nk 0 --resume -o " + cut));
+        for (const char* name : {"/model.safetensors", "/optimizer.safetensors"})
+            EXPECT_EQ(file("whole" + checkpoint(4) + name), file(cut + checkpoint(4) + name)) << step << name;
+    }
+}
+
+// The same as two runs, one after the other: with one batch and one learning rate, nothing else tells them apart.
+TEST_P(Vocabulary, NewRowsFirstBeginsAnewWithEverything) {
+    const std::string run = "-a -k constant -v 0 ";
+    expect_good(finetune(go(run + "--new-rows-first 2 -x 4 -o joined")));
+    expect_good(finetune(go(run + "--new-rows-first 2 -x 2 -o first")));
+    expect_good(finetune("-e first -i data/w/train_000000.bin " + run + "-x 2 -o then"));
+    EXPECT_EQ(tensor("joined", "transformer.wte.weight"), tensor("then", "transformer.wte.weight"));
+    EXPECT_EQ(tensor("joined", "transformer.h.1.mlp.c_fc.weight"), tensor("then", "transformer.h.1.mlp.c_fc.weight"));
+}
+
+TEST_P(Vocabulary, NewRowsFirstOverRanksAndStages) {
+    const std::string run = "--new-rows-first 2 -x 4 ";
+    expect_good(finetune(go(run + "-o one")));
+    for (int stage = 0; stage <= 3; stage++) {
+        const std::string name = "two" + std::to_string(stage);
+        expect_good(finetune(go(run + "-z " + std::to_string(stage) + " -o " + name), 2));
+        expect_close(losses(name), losses("one"), 1e-5);
+        for (size_t i = 0; i < 4; i++)
+            EXPECT_NEAR(std::stod(logged(name, "grad_norm")[i]) / std::stod(logged("one", "grad_norm")[i]), 1, 1e-4);
+    }
+}
+
+TEST_P(Vocabulary, NewRowsFirstWantsNewWords) {
+    const char* why = "--new-rows-first: there are no new words";
+    expect_one_error(finetune("-e base -i data/t/train_000000.bin --new-rows-first 2 -x 4 -o no"), 2, why);
+    expect_one_error(finetune("-e base --vocab data/t -i data/t/train_000000.bin --new-rows-first 2 -x 4 -o no"), 2,
+                     why);
     EXPECT_FALSE(fs::exists(dir / "no"));
 }
 

@@ -224,7 +224,7 @@ void load_weights(const ModelSource& source, const ModelTensors& tensors, const 
     ModelTensors old = tensors;
     std::map<int64_t, std::vector<float>> tables;  // rows of the source, by their place in the arena
     for (Parameter& p : old.table)
-        if (p.name == "transformer.wte.weight" || p.name == "lm_head.weight") {
+        if (p.has_row_per_word()) {
             p.rows = source.config.V;
             tables[p.offset].resize(static_cast<size_t>(p.size()));
         }

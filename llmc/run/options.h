@@ -47,6 +47,7 @@ struct Options {
     double grad_clip = 1.0;
     double skip_loss_z = 0, skip_grad_z = 0;  // -sl -sg; 0 = off
     double dropout = 0;
+    int64_t new_rows_first = 0;  // steps
     std::string precision;       // fp32|bf16; parse_options fills in the program's default
     bool master_weights = true;  // -w
     bool stochastic_rounding = false;

@@ -180,6 +180,8 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
         throw UsageError("--patience needs data to validate on; name some with --val-data (-j)");
     if (run.on_examples) record_examples(run, notes);
     else record_data(run, notes);
+    if (run.options.new_rows_first > 0 && run.new_words.first == 0)
+        throw UsageError("--new-rows-first: there are no new words; name a vocabulary that has some with --vocab");
     if (rank == 0) take_output(run);
     return run;
 }

@@ -171,7 +171,7 @@ void choose_extension(Run& run, Notes* notes) {
             "--vocab %s: it is no extension of the model's vocabulary (%s), whose words and merges must stand in it "
             "first; make one with ./tokenize train --extend %s",
             dir.c_str(), run.vocabulary.c_str(), run.vocabulary.c_str()));
-    run.new_words.first = first;
+    if (extended.vocab_size() > first) run.new_words.first = first;
     for (int id = first; id < extended.vocab_size(); id++) {
         std::vector<int> pieces;
         old.merge(extended.bytes(id), pieces);
@@ -196,6 +196,14 @@ void record_data(Run& run, Notes* notes) {
 void record_data(Run& run, const std::string& train, const std::vector<std::string>& train_paths,
                  const std::vector<std::string>& val_paths, Notes* notes) {
     Json data = {{"train", parse_json(train)}, {"vocabulary_size", run.config.V}};
+    if (!run.resume_from.empty())  // by the model it began with, which need not be the one that is named now
+        if (const Json before = try_json(run.state.data_json); before.is_object())
+            if (const Json first = before.value("first_new_word", Json(0)); !json_whole(first, &run.new_words.first) ||
+                                                                            run.new_words.first < 0 ||
+                                                                            run.new_words.first >= run.config.V)
+                throw Error(strf("%s/trainer_state.json: first_new_word is %s; resume from an older checkpoint",
+                                 run.resume_from.c_str(), first.dump().c_str()));
+    if (run.new_words.first > 0) data["first_new_word"] = run.new_words.first;
     const auto absolute = [](const std::vector<std::string>& paths) {
         Json list = Json::array();
         for (const std::string& path : paths)
