@@ -68,28 +68,44 @@ class Vocabulary : public MpiProgram {
 
 // With a learning rate of nearly nothing: what the model begins with.
 TEST_P(Vocabulary, OldRowsStayAndNewOnesAreTheMeansOfTheirPieces) {
-    expect_good(finetune(go("-l 1e-30 -c 0 -x 1 -o run")));
+    expect_good(run_shell(before(1) + program() + "train -i data/t/train_000000.bin " + small_model() +
+                              "-e L1:H2:C16:T16:untied -d 64 -x 2 -v 0 -o other",
+                          dir.path));
     const Tokenizer old = Tokenizer::load(dir / "data/t"), now = Tokenizer::load(dir / "data/w");
-    const std::vector<float> before = tensor("base", "transformer.wte.weight"),
-                             after = tensor("run", "transformer.wte.weight");
-    const size_t V = static_cast<size_t>(old.vocab_size()), C = before.size() / V;
-    ASSERT_EQ(after.size(), static_cast<size_t>(now.vocab_size()) * C);
+    const size_t V = static_cast<size_t>(old.vocab_size());
     ASSERT_EQ(now.vocab_size(), 320);
-    EXPECT_EQ(memcmp(before.data(), after.data(), before.size() * sizeof(float)), 0);
-    for (size_t id = V; id < 320; id++) {
-        std::vector<int> pieces;
-        old.merge(now.bytes(static_cast<int>(id)), pieces);
-        ASSERT_GT(pieces.size(), 1u);
-        for (size_t c = 0; c < C; c++) {
-            double mean = 0;
-            for (int piece : pieces)
-                mean += static_cast<double>(before[static_cast<size_t>(piece) * C + c]) /
-                        static_cast<double>(pieces.size());
-            EXPECT_NEAR(static_cast<double>(after[id * C + c]), mean, 1e-8) << id;
+    for (const std::string from : {"base", "other"}) {
+        const std::string run = "from_" + from;
+        expect_good(finetune("-e " + from + " --vocab data/w -i data/w/train_000000.bin -l 1e-30 -c 0 -x 1 -o " + run));
+        EXPECT_NE(file(run + "/step_00000001/config.json").find("\"vocab_size\": 320"), std::string::npos);
+        EXPECT_TRUE(Tokenizer::load(dir / (run + "/step_00000001")).same(now));
+        for (const std::string name : {"transformer.wte.weight", "lm_head.weight"}) {
+            if (from == "base" && name == "lm_head.weight") continue;
+            const std::vector<float> before = tensor(from, name), after = tensor(run, name);
+            const size_t C = before.size() / V;
+            ASSERT_EQ(after.size(), 320 * C);
+            EXPECT_EQ(memcmp(before.data(), after.data(), before.size() * sizeof(float)), 0) << name;
+            for (size_t id = V; id < 320; id++) {
+                std::vector<int> pieces;
+                old.merge(now.bytes(static_cast<int>(id)), pieces);
+                ASSERT_GT(pieces.size(), 1u);
+                for (size_t c = 0; c < C; c++) {
+                    double sum = 0;
+                    for (int piece : pieces) sum += static_cast<double>(before[static_cast<size_t>(piece) * C + c]);
+                    EXPECT_NEAR(static_cast<double>(after[id * C + c]), sum / static_cast<double>(pieces.size()), 1e-8)
+                        << name << " " << id;
+                }
+            }
         }
     }
-    EXPECT_NE(file("run/step_00000001/config.json").find("\"vocab_size\": 320"), std::string::npos);
-    EXPECT_TRUE(Tokenizer::load(dir / "run/step_00000001").same(now));
+}
+
+// The masters of bf16 weights are not rounded.
+TEST_P(Vocabulary, RowsOfBf16) {
+    expect_good(finetune(go("-l 1e-30 -c 0 -x 1 --precision bf16 -o run")));
+    expect_good(finetune(go("-l 1e-30 -c 0 -x 1 -o full")));
+    const std::vector<float> master = tensor("run", "master.transformer.wte.weight", "optimizer.safetensors");
+    EXPECT_EQ(master, tensor("full", "transformer.wte.weight"));
 }
 
 TEST_P(Vocabulary, ResumesToTheSameBits) {
