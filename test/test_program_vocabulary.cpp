@@ -156,6 +156,7 @@ TEST_P(Vocabulary, WhatIsNoExtensionIsRefused) {
                          "--vocab " + std::string(other) + ": it is no extension of the model's vocabulary (");
     expect_one_error(run_shell(program(GetParam()) + "finetune -e L2:H2:C32:T16 --vocab data/w" + data, dir.path), 2,
                      "size without weights");
+    expect_one_error(finetune("-e base --vocab data/w --lora-rank 2" + data), 2, "--vocab: an adapter leaves its base");
     for (const char* name : {"vocab.json", "merges.txt", "tokenizer.json"})
         for (const auto& step : fs::directory_iterator(dir / "base"))
             if (step.is_directory()) fs::remove(step.path() / name);

@@ -221,6 +221,7 @@ void load_weights(const ModelSource& source, const ModelTensors& tensors) {
 }
 
 void load_weights(const ModelSource& source, const ModelTensors& tensors, const NewWords& words) {
+    if (words.pieces.empty()) return load_weights(source, tensors);
     ModelTensors old = tensors;
     std::map<int64_t, std::vector<float>> tables;  // rows of the source, by their place in the arena
     for (Parameter& p : old.table)

@@ -163,6 +163,9 @@ void choose_model_vocabulary(Run& run, Notes* notes) {
 void choose_extension(Run& run, Notes* notes) {
     const std::string& dir = run.options.vocab;
     if (dir.empty()) return;
+    if (!run.adapters.empty() || run.options.was_given("lora-rank"))
+        throw UsageError(
+            "--vocab: an adapter leaves its base as it is; give the whole model the words first, without --lora-rank");
     choose_model_vocabulary(run, notes);
     const Tokenizer &old = *run.tokenizer, extended = Tokenizer::load(dir);
     const int first = old.vocab_size();
