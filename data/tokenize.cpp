@@ -53,6 +53,9 @@ static void parse_and_run(int argc, char** argv) {
     text_options(train_command);
     train_command->add_option("--vocab-size", options.vocab_size, "Tokens: 256 bytes, merges, <|endoftext|>")
         ->capture_default_str();
+    train_command->add_option("--extend", options.extend,
+                              "Directory of a model, or of its vocabulary: its ids and merges stay, and words of the "
+                              "text follow them until there are --vocab-size in all");
 
     CLI::App* encode_command = app.add_subcommand(
         "encode",

@@ -7,7 +7,7 @@
 
 struct TokenizeOptions {
     std::vector<std::string> inputs, val_inputs;
-    std::string output, vocab, chat_template;
+    std::string output, vocab, extend, chat_template;
     ReaderOptions reading;
     bool force = false;
     double val_fraction = 0.05;

@@ -192,6 +192,17 @@ void train_vocabulary(const TokenizeOptions& options) {
     if (options.vocab_size < 257 || options.vocab_size > 1 << 24)
         throw UsageError(
             strf("--vocab-size %d: give 257 (256 bytes and <|endoftext|>) to 16777216", options.vocab_size));
+    std::optional<Tokenizer> base;
+    if (!options.extend.empty()) {
+        base = Tokenizer::load(options.extend);
+        if (base->lacks_bytes())
+            throw Error(
+                strf("--extend %s: it has no token for some bytes; only a vocabulary with all 256 can be extended",
+                     options.extend.c_str()));
+        if (options.vocab_size <= base->vocab_size())
+            throw UsageError(strf("--vocab-size %d: %s has %d tokens already; give more", options.vocab_size,
+                                  options.extend.c_str(), base->vocab_size()));
+    }
     const auto start = Clock::now();
     struct Counted : Chunk {
         PieceCounts counts;
@@ -223,11 +234,13 @@ void train_vocabulary(const TokenizeOptions& options) {
     }
     options.reading.check_interrupt();
     if (trainer.pieces() == 0) no_text_in(options.inputs, notes);
-    const Tokenizer tokenizer = trainer.train(options.vocab_size);
+    const Tokenizer tokenizer = base ? trainer.extend(*base, options.vocab_size) : trainer.train(options.vocab_size);
     tokenizer.save(staging.path());
     staging.publish();
-    printf("%s: vocabulary of %s tokens from %.1f MB of text, %s distinct pieces, %.1f s%s\n", options.output.c_str(),
-           human_count(tokenizer.vocab_size()).c_str(), static_cast<double>(bytes) / 1e6,
+    const std::string kept =
+        base ? strf(" (%s of %s)", human_count(base->vocab_size()).c_str(), options.extend.c_str()) : "";
+    printf("%s: vocabulary of %s tokens%s from %.1f MB of text, %s distinct pieces, %.1f s%s\n", options.output.c_str(),
+           human_count(tokenizer.vocab_size()).c_str(), kept.c_str(), static_cast<double>(bytes) / 1e6,
            human_count(trainer.pieces()).c_str(), seconds_since(start),
            tokenizer.vocab_size() < options.vocab_size ? "; the text has no more pairs that occur twice" : "");
     if (trainer.dropped() > 0)

@@ -44,6 +44,35 @@ TEST_F(TokenizeTool, TrainEncodeDecode) {
     EXPECT_EQ(good("decode data/x/train_000000.bin 'data/x/val_*.bin'"), kEnd + text);  // the vocabulary beside them
 }
 
+TEST_F(TokenizeTool, ExtendsAVocabulary) {
+    make_vocabulary();
+    string text;
+    for (int i = 0; i < 50; ++i) text += "die Katze und der Hund sagten hallo zur Welt; sie sind froh. ";
+    write("w.txt", text);
+    const string out = good("train --extend v --vocab-size 320 -o w w.txt");
+    EXPECT_MENTIONS(out, "w: vocabulary of 320 tokens (291 of v) from");
+    const Tokenizer old = Tokenizer::load(dir_ / "v"), now = Tokenizer::load(dir_ / "w");
+    EXPECT_EQ(now.vocab_size(), 320);
+    EXPECT_TRUE(now.extends(old));
+    std::vector<int> before, after;
+    old.encode(text, before), now.encode(text, after);
+    EXPECT_LT(after.size(), before.size() / 2);
+    // What stands beside the vocabulary, such as a template, stays with it; and twice the same is the same.
+    write("v/tokenizer_config.json", R"({"chat_template": "{{ messages }}"})");
+    good("train --extend v --vocab-size 320 -o again --threads 2 --chunk-bytes 7 w.txt");
+    EXPECT_EQ(Tokenizer::load(dir_ / "again").chat_template(), "{{ messages }}");
+    EXPECT_EQ(read_text(dir_ / "again/vocab.json"), read_text(dir_ / "w/vocab.json"));
+    EXPECT_EQ(read_text(dir_ / "again/merges.txt"), read_text(dir_ / "w/merges.txt"));
+
+    bad("train --extend v --vocab-size 291 -o x w.txt", "--vocab-size 291: v has 291 tokens already; give more", 2);
+    bad("train --extend none --vocab-size 400 -o x w.txt", "none/vocab.json: no such file");
+    bad("train --extend v --vocab-size 400 -o v w.txt", "v has a vocabulary already");
+    write("few/vocab.json", "{\"a\": 0, \"b\": 1, \"ab\": 2, \"\u0120\": 3}");
+    write("few/merges.txt", "a b\n");
+    bad("train --extend few --vocab-size 400 -o x w.txt", "few: it has no token for some bytes");
+    EXPECT_FALSE(fs::exists(dir_ / "x"));
+}
+
 TEST_F(TokenizeTool, InTheVocabularysOwnDirectory) {
     make_vocabulary();
     good("encode -o v v.txt");

@@ -1,5 +1,6 @@
 #include "llmc/files/model_files.h"
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -216,6 +217,37 @@ void load_weights(const ModelSource& source, const ModelTensors& tensors) {
     if (!found.empty())
         throw Error(strf("%s: tensor %s is none of a GPT-2 model with the sizes of config.json",
                          found.begin()->second.file->path().c_str(), found.begin()->second.tensor->name.c_str()));
+}
+
+void load_weights(const ModelSource& source, const ModelTensors& tensors, const NewWords& words) {
+    if (words.pieces.empty()) return load_weights(source, tensors);
+    ModelTensors old = tensors;
+    std::map<int64_t, std::vector<float>> tables;  // rows of the source, by their place in the arena
+    for (Parameter& p : old.table)
+        if (p.has_row_per_word()) {
+            p.rows = source.config.V;
+            tables[p.offset].resize(static_cast<size_t>(p.size()));
+        }
+    old.write = [&](Buffer buffer, int64_t offset, int64_t n, const float* in) {
+        tensors.write(buffer, offset, n, in);
+        for (auto& [begin, rows] : tables)
+            if (offset >= begin && offset + n <= begin + std::ssize(rows))
+                std::copy_n(in, n, rows.data() + (offset - begin));
+    };
+    load_weights(source, old);
+    const int64_t C = source.config.C;
+    std::vector<float> mean(static_cast<size_t>(C));
+    for (const auto& [begin, rows] : tables)
+        for (size_t i = 0; i < words.pieces.size(); i++) {
+            const std::vector<int>& pieces = words.pieces[i];
+            for (int64_t c = 0; c < C; c++) {
+                double sum = 0;
+                for (int id : pieces) sum += static_cast<double>(rows[static_cast<size_t>(id * C + c)]);
+                mean[static_cast<size_t>(c)] = static_cast<float>(sum / static_cast<double>(pieces.size()));
+            }
+            for (Buffer b : weight_buffers(tensors))
+                tensors.write(b, begin + (words.first + static_cast<int64_t>(i)) * C, C, mean.data());
+        }
 }
 
 std::vector<WrittenFile> write_model_directory(const std::string& dir, const ModelConfig& config,

@@ -43,6 +43,15 @@ ModelSource find_model(const std::string& what, const std::string& base = "");
 // there with its shape, and no other tensor of a GPT-2: Error names file and tensor. NaN or infinite weights: Error.
 void load_weights(const ModelSource& source, const ModelTensors& tensors);
 
+// Words that a model gets beyond its own, with ids from `first` on: of each, the ids of its pieces in the model's vocabulary.
+struct NewWords {
+    int first = 0;
+    std::vector<std::vector<int>> pieces;
+};
+// The same into a model with more words. What the source has is kept bit for bit; the row of a new word, in wte and in an LM
+// head of its own, is the mean of its pieces' rows.
+void load_weights(const ModelSource& source, const ModelTensors& tensors, const NewWords& words);
+
 // How weights are written: dtype "F32", "BF16" or "F16", "" as they are stored; in files of at most so many bytes.
 struct WeightFiles {
     std::string dtype;

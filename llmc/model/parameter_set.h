@@ -21,6 +21,12 @@ struct ParameterSet {
         : machine(on), memory(table_for, blocks, o, trained, zero_stage), exchange(on, memory) {}
     ParameterSet(const ParameterSet&) = delete;
 
+    // If above 0, only the rows of words from this one on are trained; else all there is.
+    int64_t first_word = 0;
+    int64_t resting(const Parameter& p) const {  // so many elements at its beginning are not
+        return first_word == 0 ? 0 : p.has_row_per_word() ? first_word * p.cols : p.padded_size();
+    }
+
     // Weights as the table says (initial_weights.h). Clears the optimizer.
     void initialise(int blocks, uint64_t seed) {
         std::vector<float> values;
@@ -31,7 +37,9 @@ struct ParameterSet {
             exchange.write(Buffer::weights, p.offset, p.size(), values.data());
             if (memory.master) exchange.write(Buffer::master, p.offset, p.size(), values.data());
         }
-        if (!memory.trained) return;
+        if (memory.trained) clear_optimizer();
+    }
+    void clear_optimizer() {
         machine.clear(memory.m1, memory.shards.local_size());
         machine.clear(memory.m2, memory.shards.local_size());
         machine.finish();
@@ -42,6 +50,11 @@ struct ParameterSet {
     void update(StepState* state, double* norm_squared, const AdamWSegment* segments, const StepOptions& o) {
         const Sharding& shards = memory.shards;
         const auto stream = machine.stream();
+        // What is not trained has no part in the norm: it must not make clipping shorten the steps of what is.
+        if (first_word > 0)
+            for (const Parameter& p : memory.table)
+                shards.for_own(p.offset, resting(p),
+                               [&](int64_t, int64_t local, int64_t n) { machine.clear(memory.own_grads + local, n); });
         global_norm_squared(norm_squared, memory.own_grads, shards.local_size(), stream);
         exchange.sum_loss_and_norm(&state->loss_sum, norm_squared);
         finish_gradients(state, norm_squared, o.grad_clip, stream);

@@ -31,6 +31,7 @@ struct Parameter {
     bool by_product;  // its gradient is written by a matrix product first, which overwrites what was there
     int64_t size() const { return rows * cols; }  // elements without padding: the first size() at offset
     int64_t padded_size() const { return padded_rows * cols; }
+    bool has_row_per_word() const { return name == "transformer.wte.weight" || name == "lm_head.weight"; }
 };
 
 inline constexpr int64_t kArenaAlignment = 64;  // elements; each tensor starts on such a boundary, gaps are zero

@@ -35,6 +35,9 @@ concept Model = requires(M model, const ModelConfig& config, const StepOptions& 
     { model.config() } -> std::convertible_to<ModelConfig>;
     // Weights: new ones, or in and out of files; and the first tensor with a NaN or an infinity, for a message.
     model.init_weights(seed);
+    // Which rows of words a step trains (0: all there is), and an optimizer without history.
+    model.train_words_from(/*first*/ n);
+    model.clear_optimizer();
     { model.tensors() } -> std::same_as<ModelTensors>;
     { model.trained_tensors() } -> std::same_as<ModelTensors>;  // the model's, or those of the adapter that is trained
     { model.adapter_tensors(size_t()) } -> std::same_as<ModelTensors>;

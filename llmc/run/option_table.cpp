@@ -8,8 +8,8 @@
 
 static constexpr unsigned bit(Command c) { return 1u << static_cast<int>(c); }
 static constexpr unsigned TRAIN = bit(Command::train), FINETUNE = bit(Command::finetune), TRAINING = TRAIN | FINETUNE,
-                          SAMPLE = bit(Command::sample), CHAT = bit(Command::chat), EVAL = bit(Command::eval), EXPORT = bit(Command::export_model),
-                          PLAN = bit(Command::plan), PLOT = bit(Command::plot);
+                          SAMPLE = bit(Command::sample), CHAT = bit(Command::chat), EVAL = bit(Command::eval),
+                          EXPORT = bit(Command::export_model), PLAN = bit(Command::plan), PLOT = bit(Command::plot);
 
 static constexpr Limits one_up{1, HUGE_VAL, "at least 1"}, zero_up{0, HUGE_VAL, "0 or more"},
     minus_one_up{-1, HUGE_VAL, "-1 or more"}, batch_tokens{-1, 2147483647, "-1 or more, below 2^31"},
@@ -47,6 +47,10 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "base", .value = "MODEL", .field = &o.base,
          .commands = FINETUNE | SAMPLE | CHAT | EVAL | EXPORT, .default_text = "what the adapter says",
          .help = "the model that an adapter belongs to, where --model is an adapter"},
+        {.name = "vocab", .value = "DIR", .field = &o.vocab,
+         .commands = FINETUNE, .default_text = "the model's",
+         .help = "an extension of the model's vocabulary (./tokenize train --extend): the model gets its words, each at "
+                 "first the mean of its old pieces"},
         {.name = "output", .flag = "o", .value = "DIR", .field = &o.output,
          .commands = TRAINING, .default_text = "runs/<data>-<model>", .help = "where checkpoints, log and plot go"},
         {.name = "output", .flag = "o", .value = "FILE", .field = &o.output,
@@ -133,6 +137,11 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "dropout", .value = "P", .field = &o.dropout, .limits = below_one,
          .commands = TRAINING, .recorded = true, .help = "probability that an activation is dropped"},
     });
+    table.push_back(
+        {.name = "new-rows-first", .value = "STEPS", .field = &o.new_rows_first, .limits = zero_up,
+         .commands = FINETUNE, .recorded = true, .default_text = "0: everything at once",
+         .help = "for so many steps train only the rows of the words that --vocab brings; then everything, with an "
+                 "optimizer that begins anew", .group = "Optimizer"});
     add("Numbers and memory", {
         {.name = "precision", .value = "TYPE", .field = &o.precision, .choices = {"fp32", "bf16"},
          .commands = TRAINING | SAMPLE | CHAT | EVAL, .recorded = true, .default_text = program.default_precision,

@@ -19,7 +19,8 @@ inline constexpr CommandInfo kCommands[] = {
     {"sample", "write text: from --prompt, --prompt-file, a pipe, or interactively"},
     {"chat", "talk with a model: at the terminal, or a line of standard input a message"},
     {"eval", "loss, perplexity and bits per byte on --val-data, or what --task measures"},
-    {"export", "write a model for other programs: a Hugging Face directory, a GGUF file for llama.cpp, or word vectors"},
+    {"export",
+     "write a model for other programs: a Hugging Face directory, a GGUF file for llama.cpp, or word vectors"},
     {"plan", "memory, bytes on the wire and predicted step time of a training run on given GPUs; needs none of them"},
     {"plot", "a picture (SVG) of the logs of several runs: plot RUN... -o FILE.svg"},
 };

@@ -21,6 +21,7 @@ struct Options {
     std::vector<std::string> train_data, val_data;  // -i -j; empty = the default data set
     std::string model;                              // -e; empty = the program's default
     std::string base;                               // the model of an adapter, where it is not where that says
+    std::string vocab;                              // finetune: an extension of the model's vocabulary
     std::string output;                             // -o; empty = runs/<data>-<model>
     // batch and length
     int micro_batch_size = 0;      // -b; 0 = largest that fits
@@ -46,6 +47,7 @@ struct Options {
     double grad_clip = 1.0;
     double skip_loss_z = 0, skip_grad_z = 0;  // -sl -sg; 0 = off
     double dropout = 0;
+    int64_t new_rows_first = 0;  // steps
     std::string precision;       // fp32|bf16; parse_options fills in the program's default
     bool master_weights = true;  // -w
     bool stochastic_rounding = false;

@@ -130,7 +130,8 @@ int run_program(int argc, char** argv, const ProgramInfo& program) {
         const bool help_was_printed = !parse_options(argc, argv, program, &options);
         // what one process does, the first of several does alone
         const bool needs_model = options.command < Command::export_model;  // export, plan and plot do not
-        if (!first && (options.command == Command::sample || options.command == Command::chat || !needs_model)) return 0;
+        if (!first && (options.command == Command::sample || options.command == Command::chat || !needs_model))
+            return 0;
         if (!help_was_printed && needs_model) return run_options<ModelOf, Half>(options, program, group);
         if (!help_was_printed && options.command == Command::plan) plan_command(options);
         if (!help_was_printed && options.command == Command::export_model) export_command(options, program);

@@ -158,6 +158,7 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
     run.rank = rank, run.world = world;
     if (options.zero_stage > 0 && world == 1) notes->push_back("note: --zero-stage has no effect with one process");
     choose_model(run, program.default_model, notes);
+    choose_extension(run, notes);
     // A run that is named brings its data with it; else the data gives the run its name.
     if (!options.output.empty()) choose_output(run, notes);
     choose_training_data(run, notes);
@@ -179,6 +180,8 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
         throw UsageError("--patience needs data to validate on; name some with --val-data (-j)");
     if (run.on_examples) record_examples(run, notes);
     else record_data(run, notes);
+    if (run.options.new_rows_first > 0 && run.new_words.first == 0)
+        throw UsageError("--new-rows-first: there are no new words; name a vocabulary that has some with --vocab");
     if (rank == 0) take_output(run);
     return run;
 }

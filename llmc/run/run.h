@@ -25,6 +25,7 @@ struct Run {
     ModelSource source;
     std::vector<AdapterInfo> adapters;  // over the model; training: the one that is trained, path "": new
     ModelConfig config;
+    NewWords new_words;  // --vocab: those that the source's vocabulary lacks
     bool bf16 = false;
     int T = 0;
     int64_t sequences = 0;  // of a whole step, over all ranks: total batch / T
@@ -44,7 +45,7 @@ struct Run {
 // Into a model of these options: the weights, of which its adapters, too.
 template <class M>
 void load_run(const Run& run, M& model) {
-    load_weights(run.source, model.tensors());
+    load_weights(run.source, model.tensors(), run.new_words);
     for (size_t i = 0; i < run.adapters.size(); i++) {
         if (run.adapters[i].path.empty()) model.init_adapter(i, run.options.seed);
         else load_adapter(run.adapters[i].path, model.adapter_tensors(i));

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <filesystem>
 #include "llmc/base/files.h"
+#include "llmc/base/human.h"
 #include "llmc/base/json.h"
 #include "llmc/run/run_rules.h"
 #include "llmc/text/shards.h"
@@ -160,8 +161,11 @@ void choose_vocabulary(Run& run, const std::vector<std::string>& shards, Notes* 
         throw Error(
             strf("the vocabularies of the data (%s) and of the model (%s) have the same size and different tokens: %s",
                  beside.c_str(), models.c_str(), kOtherVocabulary));
-    throw Error(strf("the data (%s) has a vocabulary of %d tokens, the model (%s) another of %d: %s", shards[0].c_str(),
-                     data.vocab_size(), models.c_str(), run.tokenizer->vocab_size(), kOtherVocabulary));
+    const std::string words =
+        data.extends(*run.tokenizer) ? ", or give the model the words that it lacks: finetune --vocab " + beside : "";
+    throw Error(strf("the data (%s) has a vocabulary of %d tokens, the model (%s) another of %d: %s%s",
+                     shards[0].c_str(), data.vocab_size(), models.c_str(), run.tokenizer->vocab_size(),
+                     kOtherVocabulary, words.c_str()));
 }
 
 void choose_model_vocabulary(Run& run, Notes* notes) {
@@ -180,6 +184,35 @@ void choose_model_vocabulary(Run& run, Notes* notes) {
     notes->insert(notes->end(), run.tokenizer->notes().begin(), run.tokenizer->notes().end());
 }
 
+void choose_extension(Run& run, Notes* notes) {
+    const std::string& dir = run.options.vocab;
+    if (dir.empty()) return;
+    if (!run.adapters.empty() || run.options.was_given("lora-rank"))
+        throw UsageError(
+            "--vocab: an adapter leaves its base as it is; give the whole model the words first, without --lora-rank");
+    choose_model_vocabulary(run, notes);
+    const Tokenizer &old = *run.tokenizer, extended = Tokenizer::load(dir);
+    const int first = old.vocab_size();
+    if (!extended.extends(old))
+        throw Error(strf(
+            "--vocab %s: it is no extension of the model's vocabulary (%s), whose words and merges must stand in it "
+            "first; make one with ./tokenize train --extend %s",
+            dir.c_str(), run.vocabulary.c_str(), run.vocabulary.c_str()));
+    if (extended.vocab_size() > first) run.new_words.first = first;
+    for (int id = first; id < extended.vocab_size(); id++) {
+        std::vector<int> pieces;
+        old.merge(extended.bytes(id), pieces);
+        if (pieces.empty() || *std::max_element(pieces.begin(), pieces.end()) >= first)
+            throw Error(strf("--vocab %s: the model's vocabulary has no tokens for the bytes of the new word %d",
+                             dir.c_str(), id));
+        run.new_words.pieces.push_back(std::move(pieces));
+    }
+    notes->push_back(strf("vocabulary: %s words of the model, %s new ones, each the mean of its old pieces",
+                          human_count(first).c_str(), human_count(std::ssize(run.new_words.pieces)).c_str()));
+    run.source.vocabulary = dir;
+    run.config.V = std::max(run.config.V, extended.vocab_size());
+}
+
 void record_data(Run& run, Notes* notes) {
     Json shards = Json::array();
     for (const std::string& path : run.train_shards)
@@ -190,6 +223,14 @@ void record_data(Run& run, Notes* notes) {
 void record_data(Run& run, const std::string& train, const std::vector<std::string>& train_paths,
                  const std::vector<std::string>& val_paths, Notes* notes) {
     Json data = {{"train", parse_json(train)}, {"vocabulary_size", run.config.V}};
+    if (!run.resume_from.empty())  // by the model it began with, which need not be the one that is named now
+        if (const Json before = try_json(run.state.data_json); before.is_object())
+            if (const Json first = before.value("first_new_word", Json(0)); !json_whole(first, &run.new_words.first) ||
+                                                                            run.new_words.first < 0 ||
+                                                                            run.new_words.first >= run.config.V)
+                throw Error(strf("%s/trainer_state.json: first_new_word is %s; resume from an older checkpoint",
+                                 run.resume_from.c_str(), first.dump().c_str()));
+    if (run.new_words.first > 0) data["first_new_word"] = run.new_words.first;
     const auto absolute = [](const std::vector<std::string>& paths) {
         Json list = Json::array();
         for (const std::string& path : paths)

@@ -80,9 +80,12 @@ void obey_resumed_run(Run& run, Notes* notes) {
     if (asked.V == 0) asked.V = recorded.V;
     if (o.was_given("model") && !(asked == recorded))
         throw Error(
-            strf("--resume: the run in %s is a model of the size %s, --model %s is not; leave out --model, or choose "
-                 "another --output",
+            strf("--resume: the run in %s is a model of the size %s, --model %s is not; leave out --model, give "
+                 "the --vocab that the run began with, or choose another --output",
                  run.output.c_str(), model_size_text(recorded).c_str(), o.model.c_str()));
+    if (!o.vocab.empty() && !Tokenizer::load(o.vocab).within(Tokenizer::load(run.resume_from)))
+        throw Error(strf("--resume: the run in %s has another vocabulary than --vocab %s; leave it out",
+                         run.output.c_str(), o.vocab.c_str()));
     run.config = recorded;
     if (!saved.adapter && o.was_given("lora-rank"))
         throw UsageError(

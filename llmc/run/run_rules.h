@@ -15,7 +15,8 @@ void choose_questions(Run& run);                     // of --task: options.val_d
 // The vocabulary of the shards, which must be the model's, but that the model may have more tokens. Fills in config.V where the model leaves it to the data.
 void choose_vocabulary(Run& run, const std::vector<std::string>& shards, Notes* notes);
 void choose_model_vocabulary(Run& run, Notes* notes);  // where there are no shards: the one that lies with the model
-void record_data(Run& run, Notes* notes);              // state.data_json, compared with that of a run that is resumed
+void choose_extension(Run& run, Notes* notes);  // --vocab: new_words, and the model's size and vocabulary with them
+void record_data(Run& run, Notes* notes);       // state.data_json, compared with that of a run that is resumed
 // The same of data of any kind; train: a JSON value that says which.
 void record_data(Run& run, const std::string& train, const std::vector<std::string>& train_paths,
                  const std::vector<std::string>& val_paths, Notes* notes);

@@ -188,12 +188,26 @@ class Trainer {
         return s;
     }
 
+    // --new-rows-first. When the rest joins in, the optimizer begins anew: to moments that were zero all the while, the
+    // corrections of a long run would give steps of a wrong length.
+    void choose_trained_words(int64_t step) {
+        const int64_t first = step < o.new_rows_first ? run.new_words.first : 0;
+        if (first != first_word) model.train_words_from(first_word = first);
+        if (step == 0 || step != o.new_rows_first) return;
+        writer.finish_copy();
+        model.clear_optimizer();
+        run.state.optimizer_updates = 0;
+        norm_outliers.restore({});
+        log.print(strf("step %lld: from here on everything is trained", static_cast<long long>(step)));
+    }
+
     // Whether it brought the run forward: not so if it ended with a return to a checkpoint.
     bool train_step(int64_t step) {
         double begin = seconds_now();
         int64_t n = run.sequences, at = o.overfit_one_batch ? 0 : run.state.next_sample;
         if (!batch || batch_at != at) batch = load_batch(at);
         if (limit.seconds > 0) run.state.clock.position = TimeLimit::advance(run.state.clock.position, step, end);
+        choose_trained_words(step);
         StepState s = step_state(step, at);
         // While a GPU is at work, the next step's tokens are fetched and travel to it.
         auto next_batch = [&]() -> const Batch* {
@@ -395,6 +409,7 @@ class Trainer {
     RankBatches batches;
     const Batch* batch = nullptr;  // what was loaded last, for the step that begins at sample batch_at
     int64_t batch_at = -1;
+    int64_t first_word = 0;  // of those that are trained
     std::unique_ptr<DataLoader> val_data;
     Task questions;
     RunLog log;  // after all that may fail: a run that never began leaves no log

@@ -1,7 +1,6 @@
 #include "llmc/text/bpe_trainer.h"
 
 #include <algorithm>
-#include <array>
 #include <queue>
 #include <vector>
 #include "llmc/base/error.h"
@@ -62,19 +61,26 @@ Tokenizer BpeTrainer::train(int vocab_size, int64_t min_frequency) const {
     if (vocab_size < 257)
         throw UsageError(
             strf("--vocab-size %d: a vocabulary has at least 257 tokens (256 bytes and <|endoftext|>)", vocab_size));
+    const Tokenizer bytes = Tokenizer::from_merges({});
+    std::vector<std::string> tokens;
+    for (int id = 0; id < 256; ++id) tokens.emplace_back(bytes.bytes(id));
+    return Tokenizer::from_merges(merges(bytes, std::move(tokens), vocab_size - 1, min_frequency));
+}
+
+Tokenizer BpeTrainer::extend(const Tokenizer& old, int vocab_size, int64_t min_frequency) const {
+    std::vector<std::string> tokens;
+    for (int id = 0; id < old.vocab_size(); ++id) tokens.emplace_back(old.bytes(id));
+    return old.extended(merges(old, std::move(tokens), vocab_size, min_frequency));
+}
+
+std::vector<std::pair<int, int>> BpeTrainer::merges(const Tokenizer& start, std::vector<std::string> tokens, int size,
+                                                    int64_t min_frequency) const {
     std::vector<std::pair<std::string_view, int64_t>> pieces(counts_.begin(), counts_.end());
     std::sort(pieces.begin(), pieces.end());
     CHECK(pieces.size() < UINT32_MAX, "%zu pieces", pieces.size());
-
-    const Tokenizer bytes = Tokenizer::from_merges({});
-    std::array<int, 256> byte_id{};
+    const int old = static_cast<int>(tokens.size());
     std::unordered_map<std::string, int> ids;
-    std::vector<std::string> tokens;
-    for (int id = 0; id < 256; ++id) {
-        tokens.emplace_back(bytes.bytes(id));
-        byte_id[static_cast<uint8_t>(tokens.back()[0])] = id;
-        ids[tokens.back()] = id;
-    }
+    for (int id = 0; id < old; ++id) ids.emplace(tokens[static_cast<size_t>(id)], id);
 
     std::vector<int> symbols;
     std::vector<Word> words;
@@ -86,8 +92,9 @@ Tokenizer BpeTrainer::train(int vocab_size, int64_t min_frequency) const {
     };
     for (const auto& [piece, count] : pieces) {
         const uint32_t word = static_cast<uint32_t>(words.size());
-        words.push_back({symbols.size(), piece.size(), count});
-        for (char c : piece) symbols.push_back(byte_id[static_cast<uint8_t>(c)]);
+        const size_t begin = symbols.size();
+        start.merge(piece, symbols);
+        words.push_back({begin, symbols.size() - begin, count});
         for (size_t i = words[word].begin; i + 1 < symbols.size(); ++i)
             count_pair(symbols[i], symbols[i + 1], count, word);
     }
@@ -96,8 +103,8 @@ Tokenizer BpeTrainer::train(int vocab_size, int64_t min_frequency) const {
     for (const auto& [key, info] : pairs)
         heap.push({info.count, {static_cast<int>(key >> 32), static_cast<int>(key & UINT32_MAX)}});
 
-    std::vector<Pair> merges;
-    while (static_cast<int>(tokens.size()) < vocab_size - 1 && !heap.empty()) {
+    std::vector<Pair> made;
+    while (static_cast<int>(tokens.size()) < size && !heap.empty()) {
         Candidate best = heap.top();
         heap.pop();
         const auto [left, right] = best.pair;
@@ -113,8 +120,13 @@ Tokenizer BpeTrainer::train(int vocab_size, int64_t min_frequency) const {
         std::string joined = tokens[static_cast<size_t>(left)] + tokens[static_cast<size_t>(right)];
         const auto [place, is_new] = ids.emplace(std::move(joined), static_cast<int>(tokens.size()));
         const int token = place->second;
+        if (token < old || (is_new && start.is_added(place->first))) {
+            if (is_new) ids.erase(place);
+            pairs.erase(found);
+            continue;
+        }
         if (is_new) tokens.push_back(place->first);
-        merges.push_back(best.pair);
+        made.push_back(best.pair);
 
         const std::vector<uint32_t> where = std::move(found->second.words);
         pairs.erase(found);
@@ -154,5 +166,5 @@ Tokenizer BpeTrainer::train(int vocab_size, int64_t min_frequency) const {
         for (uint64_t key : grown)
             heap.push({pairs[key].count, {static_cast<int>(key >> 32), static_cast<int>(key & UINT32_MAX)}});
     }
-    return Tokenizer::from_merges(merges);
+    return made;
 }

@@ -10,6 +10,8 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 #include "llmc/text/tokenizer.h"
 
 struct PieceHash {
@@ -35,7 +37,15 @@ class BpeTrainer {
     // `min_frequency` times. UsageError if vocab_size < 257.
     Tokenizer train(int vocab_size, int64_t min_frequency = 2) const;
 
+    // The same for a vocabulary that goes on from `old`: pieces are first encoded with its merges, then merging continues.
+    // Old ids and merges stay; new words come after all of them, the special ones included. A pair whose bytes are a word
+    // already is not merged. `old` lacks no bytes.
+    Tokenizer extend(const Tokenizer& old, int vocab_size, int64_t min_frequency = 2) const;
+
   private:
+    // tokens: bytes of the ids that there are; grows to `size`. start: gives the ids of a piece.
+    std::vector<std::pair<int, int>> merges(const Tokenizer& start, std::vector<std::string> tokens, int size,
+                                            int64_t min_frequency) const;
     PieceCounts counts_;
     size_t max_pieces_;
     int64_t dropped_ = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 #include "llmc/base/files.h"
 #include "llmc/base/json.h"
 #include "llmc/text/splitter.h"
@@ -28,12 +29,24 @@ std::map<std::string, std::string> Tokenizer::model_files(int context) const {
 Tokenizer Tokenizer::from_merges(const std::vector<std::pair<int, int>>& merges) {
     return Tokenizer(make_vocabulary(merges));
 }
+Tokenizer Tokenizer::extended(const std::vector<std::pair<int, int>>& merges) const {
+    return Tokenizer(extend_vocabulary(*v_, merges));
+}
 
 bool Tokenizer::same(const Tokenizer& other) const { return vocab_size() == other.vocab_size() && within(other); }
 bool Tokenizer::within(const Tokenizer& other) const {
     return vocab_size() <= other.vocab_size() && v_->merges == other.v_->merges &&
            std::equal(v_->tokens.begin(), v_->tokens.end(), other.v_->tokens.begin());
 }
+bool Tokenizer::extends(const Tokenizer& old) const {
+    const auto begins_with = [](const auto& all, const auto& first) {
+        return all.size() >= first.size() && std::equal(first.begin(), first.end(), all.begin());
+    };
+    return begins_with(v_->tokens, old.v_->tokens) && begins_with(v_->merges, old.v_->merges) &&
+           std::includes(v_->added.begin(), v_->added.end(), old.v_->added.begin(), old.v_->added.end(),
+                         [](auto& a, auto& b) { return std::tie(a.id, a.text) < std::tie(b.id, b.text); });
+}
+bool Tokenizer::lacks_bytes() const { return v_->lacks_bytes; }
 int Tokenizer::vocab_size() const { return v_->size(); }
 int Tokenizer::end_of_text() const { return v_->end_of_text; }
 int Tokenizer::begin_of_text() const { return v_->begin_of_text; }
@@ -42,6 +55,15 @@ const std::vector<std::string>& Tokenizer::notes() const { return v_->notes; }
 
 std::string_view Tokenizer::bytes(int id) const {
     return id >= 0 && id < vocab_size() ? std::string_view(v_->tokens[static_cast<size_t>(id)]) : std::string_view();
+}
+
+void Tokenizer::merge(std::string_view piece, std::vector<int>& ids) const {
+    v_->bpe.merge(byte_pointer(piece), piece.size(), ids);
+}
+bool Tokenizer::is_added(const std::string& bytes) const {
+    const std::string spelled = spell_bytes(bytes);  // as the file has it, where both must differ
+    return std::any_of(v_->added.begin(), v_->added.end(),
+                       [&](const AddedToken& t) { return t.text == bytes || t.text == spelled; });
 }
 
 // Tokens t1 t2 ... are the encoding of their text if each pair of neighbours is the encoding of its own (bpe.h), so the

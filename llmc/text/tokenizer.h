@@ -26,6 +26,8 @@ class Tokenizer {
     std::map<std::string, std::string> model_files(int context) const;
     // A new vocabulary: 256 bytes, the tokens of the merges, <|endoftext|> (make_vocabulary in vocabulary.h).
     static Tokenizer from_merges(const std::vector<std::pair<int, int>>& merges);
+    // This one, which lacks no bytes, with more merges behind its own, whose new words come after all ids (extend_vocabulary in vocabulary.h).
+    Tokenizer extended(const std::vector<std::pair<int, int>>& merges) const;
 
     Tokenizer(Tokenizer&&) noexcept;
     Tokenizer& operator=(Tokenizer&&) noexcept;
@@ -33,6 +35,8 @@ class Tokenizer {
 
     bool same(const Tokenizer& other) const;        // same tokens, ids and merges
     bool within(const Tokenizer& other) const;      // the same, but the other may have more added tokens
+    bool extends(const Tokenizer& old) const;       // all of old's ids and merges, and perhaps more behind them
+    bool lacks_bytes() const;                       // some bytes have no token
     int vocab_size() const;                         // largest id + 1
     int end_of_text() const;                        // id of <|endoftext|> or what stands for it; -1: there is none
     int begin_of_text() const;                      // the same, where the vocabulary names no other token for it
@@ -43,6 +47,9 @@ class Tokenizer {
     // Appends the ids of `text` as ordinary text ("<|endoftext|>" in it is thirteen characters, not the special token).
     // Thread-safe; each thread keeps a cache of pieces of its own.
     void encode(std::string_view text, std::vector<int>& ids) const;
+    // The same of one piece, by the merges alone.
+    void merge(std::string_view piece, std::vector<int>& ids) const;
+    bool is_added(const std::string& bytes) const;  // as a token that is found in text before anything is split
     // Where a piece that begins with `part` and goes on after it can be cut: the ids of both sides are those of the whole.
     // That holds wherever a merge list was trained, so that tokens are made of tokens with lower ranks.
     // before: gets the ids of the left one.

@@ -54,16 +54,9 @@ bool read_spelled(std::string_view spelled, std::string* bytes) {
 
 // ---- a new one -------------------------------------------------------------------------------------------------------
 
-Vocabulary make_vocabulary(const std::vector<std::pair<int, int>>& merges) {
-    Vocabulary v;
+static void append_merges(Vocabulary& v, const std::vector<std::pair<int, int>>& merges) {
     std::unordered_map<std::string, int> ids;
-    for (int id = 0; id < 256; ++id) {
-        const uint8_t byte = alphabet().order[static_cast<size_t>(id)];
-        v.tokens.emplace_back(1, static_cast<char>(byte));
-        v.bpe.byte_id[byte] = id;
-        ids[v.tokens.back()] = id;
-    }
-    v.bpe.pairs.reserve(merges.size());
+    for (int id = 0; id < v.size(); ++id) ids.emplace(v.tokens[static_cast<size_t>(id)], id);
     for (const auto& [left, right] : merges) {
         const int size = v.size();
         CHECK(left >= 0 && right >= 0 && left < size && right < size, "merge of %d and %d with %d tokens", left, right,
@@ -74,10 +67,33 @@ Vocabulary make_vocabulary(const std::vector<std::pair<int, int>>& merges) {
         v.add_merge(left, right, place->second, place->first);
     }
     v.bpe.complete();
+}
+
+Vocabulary make_vocabulary(const std::vector<std::pair<int, int>>& merges) {
+    Vocabulary v;
+    for (int id = 0; id < 256; ++id) {
+        const uint8_t byte = alphabet().order[static_cast<size_t>(id)];
+        v.tokens.emplace_back(1, static_cast<char>(byte));
+        v.bpe.byte_id[byte] = id;
+    }
+    v.bpe.pairs.reserve(merges.size());
+    append_merges(v, merges);
     v.end_of_text = v.size();
     v.tokens.emplace_back(kEndOfText);
     v.begin_of_text = v.end_of_text, v.ends = {v.end_of_text};
     v.added.push_back({std::string(kEndOfText), v.end_of_text});
+    return v;
+}
+
+Vocabulary extend_vocabulary(const Vocabulary& old, const std::vector<std::pair<int, int>>& merges) {
+    Vocabulary v = old;
+    v.serial = PieceCache::new_owner();
+    v.bpe.pairs.reserve(old.merges.size() + merges.size());  // empty again, and large enough for all
+    for (size_t rank = 0; rank < old.merges.size(); ++rank) {
+        const auto [left, right] = old.merges[rank];
+        v.bpe.pairs.insert(left, right, static_cast<int>(rank), old.bpe.pairs.find(left, right)->result);
+    }
+    append_merges(v, merges);
     return v;
 }
 

@@ -86,3 +86,5 @@ bool read_spelled(std::string_view spelled, std::string* bytes);  // false: a ch
 // The 256 bytes in GPT-2's order (ids 0 to 255), the token of each merge (a pair of ids that exist by then; the same
 // bytes made twice are one token), and <|endoftext|> as the last id.
 Vocabulary make_vocabulary(const std::vector<std::pair<int, int>>& merges);
+// `old` with more merges, in ranks after its own; the token of each, where its bytes are new, gets the next id.
+Vocabulary extend_vocabulary(const Vocabulary& old, const std::vector<std::pair<int, int>>& merges);
