@@ -88,7 +88,7 @@ FUZZ(task) {
     const std::string path = fresh_directory("task") + "/x.jsonl";
     const int which = take_byte(&input);
     TaskOptions o;
-    o.name = task_names()[static_cast<size_t>(which / 4) % task_names().size()], o.files = {path};
+    o.name = task_names()[static_cast<size_t>(which) % task_names().size()], o.files = {path};
     put(path, input);
     ReadingNotes notes;
     const Task all = read_task(o, tokenizer, &notes);
@@ -101,7 +101,7 @@ FUZZ(task) {
     }
     if (all.kind == TaskKind::classify || all.kind == TaskKind::cloze) return;  // the first of them may be none alone
     cannot_fail([&] {
-        o.limit = which % 4;
+        o.limit = which / 10 % 4;
         const size_t n = read_task(o, tokenizer, &notes).questions.size(), m = all.questions.size();
         CHECK(n == (o.limit ? std::min(static_cast<size_t>(o.limit), m) : m), "%zu", n);
     });
