@@ -136,12 +136,11 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .commands = TRAINING, .recorded = true, .default_text = "0: off", .help = "the same for the gradient's norm"},
         {.name = "dropout", .value = "P", .field = &o.dropout, .limits = below_one,
          .commands = TRAINING, .recorded = true, .help = "probability that an activation is dropped"},
-    });
-    table.push_back(
         {.name = "new-rows-first", .value = "STEPS", .field = &o.new_rows_first, .limits = zero_up,
          .commands = FINETUNE, .recorded = true, .default_text = "0: everything at once",
          .help = "for so many steps train only the rows of the words that --vocab brings; then everything, with an "
-                 "optimizer that begins anew", .group = "Optimizer"});
+                 "optimizer that begins anew"},
+    });
     add("Numbers and memory", {
         {.name = "precision", .value = "TYPE", .field = &o.precision, .choices = {"fp32", "bf16"},
          .commands = TRAINING | SAMPLE | CHAT | EVAL, .recorded = true, .default_text = program.default_precision,
