@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Which rooms a room may include, besides itself. gpt2 is llmc/gpt2.h.
+# Which rooms a room may include, besides itself. gpt2 is llmc/gpt2.h and what stands beside it.
 declare -A may=(
     [base]=""
     [model]="base"
@@ -22,7 +22,7 @@ declare -A may=(
 status=0
 complain() { echo "$*" >&2; status=1; }
 
-room_of() { local path=${1#llmc/}; [ "$path" = gpt2.h ] && echo gpt2 || echo "${path%%/*}"; }
+room_of() { local path=${1#llmc/}; [[ $path == */* ]] && echo "${path%%/*}" || echo gpt2; }
 
 # ---- arrows ----
 while IFS=: read -r file line include; do
@@ -59,12 +59,12 @@ budget() {  # budget LIMIT NAME PATHS...
 for room in base model plain cpu cuda objectives text files ranks run; do
     [ -z "$(git ls-files "llmc/$room/*")" ] || printf '  llmc/%-36s %6d lines in %d files\n' "$room/" "$(count "llmc/$room/*")" "$(git ls-files "llmc/$room/*" | wc -l)"
 done
-budget 2500 "what a reader reads: gpt2.h, plain/, model/" llmc/gpt2.h 'llmc/plain/*' 'llmc/model/*'
+budget 3000 "what a reader reads: gpt2.h, plain/, model/" ':(glob)llmc/*.h' 'llmc/plain/*' 'llmc/model/*'
 budget 7000 "llmc/cuda/" 'llmc/cuda/*'
 budget 3000 "llmc/cpu/" 'llmc/cpu/*'
 budget 7000 "text/ and data/" 'llmc/text/*' 'data/*.cpp' 'data/*.h'
 budget 2500 "objectives/" 'llmc/objectives/*'
-budget 10000 "base/, files/, ranks/, run/, and the programs" 'llmc/base/*' 'llmc/files/*' 'llmc/ranks/*' 'llmc/run/*' 'train_gpt2.*'
+budget 12000 "base/, files/, ranks/, run/, and the programs" 'llmc/base/*' 'llmc/files/*' 'llmc/ranks/*' 'llmc/run/*' 'train_gpt2.*'
 
 # A file fits one idea: 500 lines are the limit, generated tables apart.
 while read -r lines file; do

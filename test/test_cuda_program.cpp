@@ -82,6 +82,30 @@ TEST_F(CudaProgram, CheckpointsCrossFromProgramToProgram) {
     }
 }
 
+TEST_F(CudaProgram, AdaptersHaveTheLossesOfTheCpuProgram) {
+    expect_good(gpt2(options("fp32") + "-o base"));
+    const std::string tail =
+        "-i data/t/train_000000.bin -j data/t/val_000000.bin -b 3 -d 128 -v 10 -m 1 -n 10 -l 1e-2 -f 0 ";
+    for (const Precision& p : kPrecisions) {
+        SCOPED_TRACE(p.name);
+        const std::string name = p.name, adapt = "finetune -e base " + tail +
+                                                 "-x 20 --dropout 0.1 --lora-rank 4 --lora-dropout " +
+                                                 "0.1 --precision " + name + " -o ";
+        expect_good(gpt2(adapt + "cpu_" + name));
+        expect_good(cuda(adapt + "gpu_" + name));
+        EXPECT_EQ(losses("gpu_" + name).size(), 20u);
+        expect_close(losses("gpu_" + name), losses("cpu_" + name), p.tolerance);
+        // the other program's adapter, resumed
+        const std::vector<double> whole = losses("cpu_" + name);
+        fs::remove_all(dir / ("cpu_" + name + "/step_00000020"));
+        expect_good(cuda("finetune -e base " + tail + "-o cpu_" + name + " --resume"));
+        expect_close(losses("cpu_" + name), whole, p.tolerance);
+    }
+    const std::string say =
+        "sample -e cpu_fp32 --precision fp32 -f 0 --temperature 0 --max-tokens 20 --prompt 'the cat'";
+    EXPECT_EQ(cuda(say).out, gpt2(say).out);
+}
+
 TEST_F(CudaProgram, ResumedIsBitIdentical) {
     for (const Precision& p : kPrecisions) {
         SCOPED_TRACE(p.name);

@@ -32,8 +32,9 @@ class Vocabulary : public MpiProgram {
         return place->path;
     }
     std::string small_model() const {
-        return std::string(GetParam().name == std::string("Cuda") ? "-e L2:H2:C16:T32 -f 0 " : "-e L2:H2:C32:T16 ") +
-               "-b 2 -d 112 -l 1e-3 ";
+        return std::string(GetParam().name == std::string("Cuda") ? "-e L2:H2:C16:T32 -f 0 -d 224 "
+                                                                  : "-e L2:H2:C32:T16 -d 112 ") +
+               "-b 2 -l 1e-3 ";
     }
     void SetUp() override {
         MpiProgram::SetUp();

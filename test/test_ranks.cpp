@@ -66,6 +66,22 @@ TEST_P(Ranks, AnLmHeadOfItsOwn) {
     }
 }
 
+// An adapter is divided like a model; at stage 3 so are the weights that are frozen.
+TEST_P(Ranks, AnAdapter) {
+    expect_good(start(1, small() + strf("-b 7 -x %d -o base", GetParam().few_steps)));
+    std::string options =
+        "finetune " + small() +
+        strf("-x %d --lora-rank 4 --lora-layers c_attn,mlp.c_proj --lora-dropout 0.1 -e base ", GetParam().few_steps);
+    expect_good(start(1, options + "-b 7 -o one"));
+    for (int stage : is_slow() ? std::vector<int>{2} : std::vector<int>{0, 1, 2, 3}) {
+        SCOPED_TRACE(stage);
+        std::string run = "stage" + std::to_string(stage);
+        expect_good(start(2, options + "-b 2 -z " + std::to_string(stage) + " -o " + run));
+        expect_same_losses(run, "one");
+        EXPECT_EQ(layout(run + step_name(GetParam().few_steps)), layout("one" + step_name(GetParam().few_steps)));
+    }
+}
+
 TEST_P(Ranks, SameBitsFromRunToRun) {
     int few = GetParam().few_steps;
     for (int stage : is_slow() ? std::vector<int>{1, 3} : std::vector<int>{0, 1, 2, 3}) {

@@ -186,3 +186,6 @@ class Decoder {
     // By B and adapter: a pass of one token each, which a GPU captures
     std::map<std::pair<int, size_t>, typename M::Device::Work> one_token_;
 };
+// Of whatever was made of a GPT2.
+template <class M>
+Decoder(M&, int, int) -> Decoder<typename M::Model>;

@@ -66,7 +66,7 @@ int chat_command(Run run) {
     inference.T = 1;  // a decoder has buffers of its own
     M model(run.config, inference);
     load_run(run, model);
-    Decoder<M> decoder(model, 1, T);
+    Decoder<typename M::Model> decoder(model, 1, T);
     Generator generator(decoder);
     const size_t room = static_cast<size_t>(std::max(1, T - std::min(o.max_tokens, T / 2)));  // with room for an answer
     const bool terminal = isatty(STDIN_FILENO);

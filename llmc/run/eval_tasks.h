@@ -111,7 +111,7 @@ Answers answer(M& model, const Task& task, const TaskRun& run) {
     if (!writes && !ranks && task.kind != TaskKind::last_word) return answers;
 
     // what must be decoded, a question at a time
-    Decoder<M> decoder(model, 1, model.config().T);
+    Decoder<typename M::Model> decoder(model, 1, model.config().T);
     const auto one_by_one = [&](auto score) {
         const auto at = [&](int64_t i) { return static_cast<double>(score(static_cast<size_t>(i))); };
         answers.scores.single = scores_of(std::ssize(task.questions), run.group, at, run.progress);

@@ -49,5 +49,5 @@ concept Model = requires(M model, const ModelConfig& config, const StepOptions& 
     model.step(batch, state, next_batch, before_update);
     // Losses of a batch's tokens; logits (V) after the tokens of a text that grows.
     model.token_losses(losses, batch);
-    { Decoder<M>(model, n, n).decode(tokens, n, /*reset*/ true) } -> std::convertible_to<const float*>;
+    { Decoder<typename M::Model>(model, n, n).decode(tokens, n, /*reset*/ true) } -> std::convertible_to<const float*>;
 };

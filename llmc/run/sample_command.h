@@ -21,8 +21,10 @@ template <Model M>
 int texts_at_once(const Options& o, const ModelConfig& config, const StepOptions& inference, int64_t texts,
                   int capacity) {
     if (o.micro_batch_size > 0) return static_cast<int>(std::min<int64_t>(texts, o.micro_batch_size));
-    const double one = static_cast<double>(Decoder<M>::bytes(config, 1, capacity, inference.adapters)),
-                 more = static_cast<double>(Decoder<M>::bytes(config, 2, capacity, inference.adapters)) - one,
+    const double one = static_cast<double>(Decoder<typename M::Model>::bytes(config, 1, capacity, inference.adapters)),
+                 more =
+                     static_cast<double>(Decoder<typename M::Model>::bytes(config, 2, capacity, inference.adapters)) -
+                     one,
                  fit = 1 + (0.8 * M::Device::available_memory() - one) / more;
     return static_cast<int>(std::max(1.0, std::min({static_cast<double>(texts), 128.0, fit})));
 }
@@ -47,7 +49,8 @@ void sample_texts(M& model, const Run& run, const StepOptions& inference, const 
         fprintf(stderr, "note: the prompt has %zu tokens; the model sees %zu at a time and goes on from the last %zu\n",
                 longest, T, T);
     const int capacity = static_cast<int>(std::min(T, longest + static_cast<size_t>(o.max_tokens)));
-    Decoder<M> decoder(model, texts_at_once<M>(o, run.config, inference, std::ssize(prompts), capacity), capacity);
+    Decoder<typename M::Model> decoder(model, texts_at_once<M>(o, run.config, inference, std::ssize(prompts), capacity),
+                                       capacity);
     Generator generator(decoder);
     std::vector<GrowingText> grown(prompts.size(), GrowingText(&tokenizer, o.stops));
     std::vector<char> ended(prompts.size());

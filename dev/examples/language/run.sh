@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # From English to German: a small GPT learns a manual in English (Debian Reference, package debian-reference-en), gets German
 # words, and goes on with the manual's German translation (debian-reference-de); beside it a new model learns the German text
-# from nothing. One text in two languages is where a transfer has most to bring: commands, tables and names stay.
+# from nothing. One text in two languages is where a transfer has most to bring: commands, tables and names stay. A pair of
+# texts that have less in common missed the second mark: from the King James Bible (package bible-kjv, 900 steps of 2,048
+# tokens) to German epigrams (fortunes-de), 44.3% fewer tokens, but 4.978 after 200 steps against a new model's 4.904 after 400.
 #
 #   dev/examples/language/run.sh        (minutes on two cores; its output: output.txt beside it)
 #
