@@ -138,7 +138,8 @@ TEST(Checkpoint, TensorsComeBackAtEitherPrecision) {
             for (int64_t file_bytes : {int64_t{1} << 40, int64_t{5000}}) {
                 FakeModel a(kSmall, from != fp32, from == bf16_master), b(kSmall, to != fp32, to == bf16_master);
                 a.fill(1);
-                std::string path = save_checkpoint(dir.path, kSmall, a.tensors, nullptr, nullptr, state_of(1), file_bytes);
+                std::string path =
+                    save_checkpoint(dir.path, kSmall, a.tensors, nullptr, nullptr, state_of(1), file_bytes);
                 read_trainer_state(path);
                 EXPECT_EQ(fs::exists(path + "/optimizer.safetensors"), file_bytes > 5000);
                 EXPECT_EQ(fs::exists(path + "/optimizer-00001-of-00002.safetensors"), false);  // there are more

@@ -34,7 +34,7 @@ class Vocabulary : public MpiProgram {
     std::string small_model() const {
         return std::string(GetParam().name == std::string("Cuda") ? "-e L2:H2:C16:T32 -f 0 -d 224 "
                                                                   : "-e L2:H2:C32:T16 -d 112 ") +
-               "-b 2 -l 1e-3 ";
+               "-b 2 -l 1e-3 --precision fp32 ";
     }
     void SetUp() override {
         MpiProgram::SetUp();
@@ -46,7 +46,7 @@ class Vocabulary : public MpiProgram {
     }
     std::string batch() const {
         return std::string(GetParam().name == std::string("Cuda") ? "-f 0 -d 224 " : "-d 112 ") +
-               "-l 1e-3 -b 2 -v 5 -m 1 ";
+               "-l 1e-3 -b 2 -v 5 -m 1 --precision fp32 ";
     }
     CommandResult finetune(const std::string& more, int ranks = 1) {
         return run_shell(before(ranks) + program(GetParam()) + "finetune " + batch() + more, dir.path);

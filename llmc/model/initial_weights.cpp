@@ -21,8 +21,7 @@ void initial_weights(float* out, const Parameter& p, size_t index, int L, uint64
             if (p.init == Init::uniform) {
                 Philox4 r = philox(seed, static_cast<uint32_t>(i / 4), static_cast<uint32_t>((i / 4) >> 32),
                                    static_cast<uint32_t>(index), static_cast<uint32_t>(Use::init) << 24);
-                for (int k = 0; k < 4; k++)
-                    x[k] = (2 * uniform01(r.v[k]) - 1) / sqrtf(static_cast<float>(p.cols));
+                for (int k = 0; k < 4; k++) x[k] = (2 * uniform01(r.v[k]) - 1) / sqrtf(static_cast<float>(p.cols));
             }
             for (int64_t j = i; j < std::min(end, i + 4); j++) out[j - begin] = x[j - i];
         }

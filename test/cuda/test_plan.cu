@@ -40,8 +40,8 @@ TYPED_TEST(CudaPlan, MemoryIsThatOfTheArenas) {
                 SCOPED_TRACE(strf("%d ranks, stage %d, recompute %d", s.gpus, s.zero_stage, s.recompute));
                 StepOptions o;
                 o.world = s.gpus, o.zero_stage = s.zero_stage;
-                ModelMemory<X, DeviceArena> model([&](int world) { return parameter_table(s.model, world); }, s.model.L, o,
-                                                  true, o.zero_stage);
+                ModelMemory<X, DeviceArena> model([&](int world) { return parameter_table(s.model, world); }, s.model.L,
+                                                  o, true, o.zero_stage);
                 Activations<X, DeviceArena> acts(s.model, s.B * s.T, 1 << 20, true, s.recompute, {});
                 MemoryPlan planned = plan_memory(s);
                 near(planned.parameters, model.parameters.bytes(), 5);
