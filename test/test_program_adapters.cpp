@@ -75,6 +75,40 @@ TEST_F(Adapters, MergedAreTheSameModel) {
     EXPECT_NEAR(loss_of("merged"), loss_of("a"), 2e-6);
 }
 
+TEST_F(Adapters, SeveralOverOneModelByName) {
+    expect_good(adapt("-o a"));
+    expect_good(adapt("--lora-layers c_fc --lora-rank 2 -l 3e-2 -o b"));
+    const CommandResult r = gpt2("eval -e base --adapter a none b/step_00000020 -j data/t/val_000000.bin");
+    expect_good(r);
+    const double want[] = {loss_of("a"), loss_of("base"), loss_of("b")};
+    const char* names[] = {"adapter a: ", "adapter none: ", "adapter step_00000020: "};
+    for (int i = 0; i < 3; i++) {
+        const size_t at = r.out.find(names[i]);
+        ASSERT_NE(at, std::string::npos) << r.out;
+        EXPECT_EQ(number_after(r.out.substr(at), "loss "), want[i]) << names[i];
+    }
+    EXPECT_NE(want[0], want[2]);
+
+    const std::string say = " --prompt 'the cat' --max-tokens 12 --temperature 0 -e ";
+    EXPECT_EQ(
+        gpt2("sample" + say + "base --adapter a none").out,
+        "--- adapter a\n" + gpt2("sample" + say + "a").out + "--- adapter none\n" + gpt2("sample" + say + "base").out);
+    const CommandResult json = gpt2("sample --json --adapter b none" + say + "base");
+    EXPECT_EQ(json.out.find("{\"adapter\":\"b\""), 0u) << json.out << json.err;
+
+    const std::string chat = "chat --max-tokens 8 --temperature 0 --template plain -e ",
+                      talk = "printf 'the cat\\n' | ";
+    const CommandResult both =
+        gpt2(chat + "base --adapter a b", "printf 'the cat\\n/adapter b\\n/reset\\nthe cat\\n/adapter c\\n' | ");
+    EXPECT_EQ(both.out, gpt2(chat + "a", talk).out + gpt2(chat + "b", talk).out) << both.err;
+    EXPECT_NE(both.err.find("there is no adapter c; there are: a, b"), std::string::npos) << both.err;
+    EXPECT_EQ(both.exit_code, 1);
+
+    expect_one_error(gpt2("eval -e a --adapter b -j data/t/val_000000.bin"), 2, "is an adapter itself");
+    expect_one_error(gpt2("eval -e base --adapter base -j data/t/val_000000.bin"), 2, "--adapter base");
+    expect_one_error(gpt2("eval -e base --adapter nowhere -j data/t/val_000000.bin"), 2, "--adapter nowhere");
+}
+
 // test/fixtures/peft: written by dev/interop/check_peft.py with PEFT 0.10.0, transformers 4.48.3, torch 2.15.0
 TEST_F(Adapters, OfPeftHaveItsLosses) {
     const std::string fixture = std::filesystem::absolute("test/fixtures/peft").string();

@@ -7,6 +7,7 @@
 #include "llmc/base/files.h"
 #include "llmc/base/json.h"
 #include "llmc/files/parameter_files.h"
+#include "llmc/files/run_directory.h"
 #include "llmc/files/safetensors.h"
 #include "llmc/model/lora.h"
 
@@ -99,6 +100,17 @@ AdapterInfo read_adapter_config(const std::string& dir, const ModelConfig& confi
             throw Error(strf("%s: layers_to_transform has %d; the model has %d layers: is it an adapter of another?",
                              where.c_str(), layer, config.L));
     return info;
+}
+
+AdapterInfo find_adapter(const std::string& what, const ModelConfig& config) {
+    std::string dir = what;
+    if (is_directory(what) && !is_adapter_directory(what)) dir = newest_checkpoint(what);
+    if (dir.empty() || !is_adapter_directory(dir))
+        throw UsageError(
+            strf("--adapter %s: there is neither an adapter (adapter_config.json) nor a run that has trained "
+                 "one; `none` is the model alone",
+                 what.c_str()));
+    return read_adapter_config(dir, config);
 }
 
 void load_adapter(const std::string& dir, const ModelTensors& tensors) {

@@ -9,6 +9,9 @@
 bool is_adapter_directory(const std::string& dir);
 // Error names a field that makes it another kind of adapter than ours (LoRA on the linear layers of GPT-2's blocks).
 AdapterInfo read_adapter_config(const std::string& dir, const ModelConfig& config);
+// The adapter that `what` names, a directory of one or of a run that trained one, over a model of this shape. UsageError:
+// it is none.
+AdapterInfo find_adapter(const std::string& what, const ModelConfig& config);
 // The model that adapter_config.json names, before anything else of it is read.
 std::string adapter_base(const std::string& dir);
 

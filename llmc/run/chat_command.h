@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
+#include <memory>
 #include "llmc/files/model_files.h"
 #include "llmc/run/model.h"
 #include "llmc/run/run.h"
@@ -67,7 +68,18 @@ int chat_command(Run run) {
     M model(run.config, inference);
     load_run(run, model);
     Decoder<typename M::Model> decoder(model, 1, T);
-    Generator generator(decoder);
+    auto generator = std::make_unique<Generator<decltype(decoder)>>(decoder);
+    const auto use = [&](const std::string& name) {
+        for (const auto& [choice, adapter] : run.choices) {
+            if (choice != name) continue;
+            model.use_adapter(adapter);
+            decoder.keep(0, 0);  // what the cache holds another one has computed
+            generator = std::make_unique<Generator<decltype(decoder)>>(decoder);
+            return true;
+        }
+        return false;
+    };
+    use(run.choices[0].first);
     const size_t room = static_cast<size_t>(std::max(1, T - std::min(o.max_tokens, T / 2)));  // with room for an answer
     const bool terminal = isatty(STDIN_FILENO);
     if (terminal) printf("Type a message; /reset begins anew, an empty line or /quit ends.\n");
@@ -80,6 +92,15 @@ int chat_command(Run run) {
         if (line.empty() || line == "/quit") break;
         if (line == "/reset") {
             conversation.reset();
+            continue;
+        }
+        if (const std::string command = "/adapter "; line.starts_with(command)) {
+            if (use(line.substr(command.size()))) continue;
+            std::string names;
+            for (const auto& [name, adapter] : run.choices) names += (names.empty() ? "" : ", ") + name;
+            fprintf(stderr, "error: there is no adapter %s; there are: %s\n", line.substr(command.size()).c_str(),
+                    names.c_str());
+            code = 1;
             continue;
         }
         conversation.add("user", line);
@@ -95,7 +116,7 @@ int chat_command(Run run) {
             continue;
         }
         const int most = std::min(o.max_tokens, T - static_cast<int>(prompt.size()) + 1);
-        const GrowingText answer = generate_text(generator, &*run.tokenizer, {prompt, answers++}, most,
+        const GrowingText answer = generate_text(*generator, &*run.tokenizer, {prompt, answers++}, most,
                                                  sampler_options(o), stops, print_piece);
         print_piece("\n");
         conversation.add("assistant", answer.text());

@@ -57,16 +57,18 @@ int eval_command(Run run, Group& group) {
         log.progress("evaluating", done, all,
                      (seconds_now() - begin) / static_cast<double>(done) * static_cast<double>(all - done));
     };
-    Report report;
-    if (o.task.empty()) {
-        report = evaluate_loss(model, run, inference.B, group, progress);
-    } else {
-        report = evaluate_task(model, run, {*run.tokenizer, group, inference.B, run.T, progress});
+    for (const auto& [name, adapter] : run.choices) {
+        model.use_adapter(adapter);
+        begin = seconds_now();
+        Report report = o.task.empty()
+                            ? evaluate_loss(model, run, inference.B, group, progress)
+                            : evaluate_task(model, run, {*run.tokenizer, group, inference.B, run.T, progress});
+        if (run.choices.size() > 1) report.adapter = name;
+        log.clear_progress();
+        printf("%s\n", o.json ? report.json().c_str() : report.table().c_str());
+        for (const Measure& m : report.measures)
+            if (!std::isfinite(m.value))
+                throw Error(m.name + " is not finite: the first such tensor is " + model.first_non_finite());
     }
-    log.clear_progress();
-    printf("%s\n", o.json ? report.json().c_str() : report.table().c_str());
-    for (const Measure& m : report.measures)
-        if (!std::isfinite(m.value))
-            throw Error(m.name + " is not finite: the first such tensor is " + model.first_non_finite());
     return 0;
 }

@@ -160,6 +160,7 @@ std::string Report::table() const {
         if (n == 1 && words.ends_with('s')) words.pop_back();
         head += (head.empty() ? "" : head.ends_with(':') ? " " : ", ") + human_count(n) + " " + words;
     }
+    if (!adapter.empty()) out += "adapter " + printable(adapter) + ": ";
     out += head + note + "\n";
     if (!prompts.empty()) {
         out += "\n  first half  prompt\n";
@@ -196,6 +197,7 @@ static std::string one_line(const OrderedJson& j) { return j.dump(-1, ' ', false
 
 std::string Report::json() const {
     OrderedJson j;
+    if (!adapter.empty()) j["adapter"] = adapter;
     if (!task.empty()) j["task"] = task;
     for (const auto& [what, n] : counts) j[what] = n;
     for (const Measure& m : measures) {

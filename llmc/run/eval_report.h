@@ -22,6 +22,7 @@ struct ClassMeasures {
 
 struct Report {
     std::string task;                                     // "": loss of data
+    std::string adapter;                                  // one of several; "": not said
     std::vector<std::pair<std::string, int64_t>> counts;  // "questions", "tokens", ...
     std::vector<Measure> measures;
     std::vector<ClassMeasures> classes;

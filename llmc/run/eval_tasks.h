@@ -143,13 +143,13 @@ Answers answer(M& model, const Task& task, const TaskRun& run) {
 
 // One half of the questions, drawn at random and always the same.
 inline Task half_of(const Task& task, int which) {
-    Task half = task;
-    half.questions.clear();
+    Task part = task;
+    part.questions.clear();
     const int64_t n = std::ssize(task.questions);
     for (int64_t i = 0; i < n; i++)
         if ((permute(i, n, 1234, 0, 1) < n / 2) == (which == 0))
-            half.questions.push_back(task.questions[static_cast<size_t>(i)]);
-    return half;
+            part.questions.push_back(task.questions[static_cast<size_t>(i)]);
+    return part;
 }
 
 inline TaskOptions task_options(const Run& run) {
@@ -187,9 +187,9 @@ Report evaluate_task(M& model, const Run& run, TaskRun task_run) {
         for (const std::string& prompt : candidates) {
             options.prompt = prompt;
             ReadingNotes said;
-            const Task all = read_task(options, *run.tokenizer, &said), half = half_of(all, 0);
+            const Task all = read_task(options, *run.tokenizer, &said), part = half_of(all, 0);
             Report of_half;
-            add_measures(of_half, half, answer(model, half, task_run).scores);
+            add_measures(of_half, part, answer(model, part, task_run).scores);
             const double score = of_half.measures[0].value;
             const bool best =
                 report.prompts.empty() || std::all_of(report.prompts.begin(), report.prompts.end(),

@@ -109,6 +109,12 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .help = "which linear layers have them: all, or some of c_attn, attn.c_proj, c_fc, mlp.c_proj (c_proj: both), "
                  "with commas between"},
     });
+    add("Adapters", {
+        {.name = "adapter", .value = "DIRS", .field = &o.adapters,
+         .commands = SAMPLE | CHAT | EVAL, .default_text = "--model, if it is one",
+         .help = "adapters of --model, all in memory over it at once, and none for the model alone: sample and eval take "
+                 "each in turn, chat the first, until /adapter NAME"},
+    });
     add("Optimizer", {
         {.name = "learning-rate", .flag = "l", .value = "LR", .field = &o.learning_rate, .limits = positive,
          .commands = TRAINING, .recorded = true, .help = "the highest learning rate of the schedule"},

@@ -162,6 +162,8 @@ void check_combinations(const Options& o) {
     if (o.was_given("prompt") && o.command == Command::eval && o.prompt.find("{text}") == std::string::npos)
         throw UsageError("--prompt has no {text} where a question's text goes");
     if (o.was_given("shots-data") && o.shots == 0) throw UsageError("--shots-data goes with --shots; say how many");
+    if (o.adapters.size() > 1 && !o.answers.empty())
+        throw UsageError("--answers is a file for one of --adapter; give one of them at a time");
     if (o.was_given("prompt") && o.was_given("prompt-file"))
         throw UsageError("--prompt and --prompt-file exclude each other; give one of them");
     if (o.best_of > 1 && o.temperature == 0)

@@ -37,6 +37,7 @@ struct Options {
     double lora_alpha = 0;  // 0: twice the rank
     double lora_dropout = 0;
     std::string lora_layers = "all";
+    std::vector<std::string> adapters;  // sample, chat, eval
     // optimizer
     double learning_rate = 3e-4;         // -l
     std::string lr_schedule = "cosine";  // -k cosine|linear|constant|wsd

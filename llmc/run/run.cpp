@@ -110,6 +110,35 @@ static void choose_adapter(Run& run) {
                  static_cast<double>(run.adapters[0].lora.dropout)));
 }
 
+// What sample, chat and eval compute with.
+static void choose_adapters(Run& run) {
+    const Options& o = run.options;
+    const auto add = [&](const std::string& what) {
+        std::filesystem::path path = std::filesystem::path(what).lexically_normal();
+        if (!path.has_filename()) path = path.parent_path();
+        std::string name = path.filename().string();
+        for (const auto& [other, number] : run.choices)
+            if (other == name) name = what;
+        run.choices.push_back({name, 0});
+    };
+    if (o.adapters.empty() && run.adapters.empty()) run.choices = {{"none", SIZE_MAX}};
+    else if (o.adapters.empty()) add(o.model);
+    else if (!run.adapters.empty())
+        throw UsageError(strf("--model %s is an adapter itself; name its model, %s, to use --adapter", o.model.c_str(),
+                              run.adapters[0].base.c_str()));
+    for (const std::string& what : o.adapters) {
+        if (what == "none") {
+            run.choices.push_back({what, SIZE_MAX});
+            continue;
+        }
+        const AdapterInfo adapter = find_adapter(what, run.config);
+        add(what), run.choices.back().second = run.adapters.size();
+        // its template, where it has one
+        if (run.adapters.empty() && Tokenizer::present(adapter.path)) run.source.vocabulary = adapter.path;
+        run.adapters.push_back(adapter);
+    }
+}
+
 static void choose_precision_and_length(Run& run, const ProgramInfo& program) {
     Options& o = run.options;
     if (o.precision.empty()) o.precision = program.default_precision;
@@ -191,6 +220,7 @@ Run prepare_inference(const Options& options, const ProgramInfo& program, std::v
     run.options = options;
     choose_model(run, "", notes);
     check_model_config(run.config, "--model " + options.model);
+    choose_adapters(run);
     if (options.command == Command::eval && options.task.empty()) {
         choose_evaluation_data(run);
         if (run.on_examples) choose_examples_vocabulary(run, notes);

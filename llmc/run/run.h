@@ -24,6 +24,8 @@ struct Run {
     std::optional<Tokenizer> tokenizer;
     ModelSource source;
     std::vector<AdapterInfo> adapters;  // over the model; training: the one that is trained, path "": new
+    // What sample, chat and eval compute with: an adapter's name and number, or "none" and SIZE_MAX
+    std::vector<std::pair<std::string, size_t>> choices;
     ModelConfig config;
     NewWords new_words;  // --vocab: those that the source's vocabulary lacks
     bool bf16 = false;

@@ -29,9 +29,10 @@ int texts_at_once(const Options& o, const ModelConfig& config, const StepOptions
     return static_cast<int>(std::max(1.0, std::min({static_cast<double>(texts), 128.0, fit})));
 }
 
-// The texts of all prompts, printed in order as they end; a single one as it grows.
+// The texts of all prompts (adapter: its name in JSON, or ""), printed in order as they end; a single one as it grows.
 template <Model M>
-void sample_texts(M& model, const Run& run, const StepOptions& inference, const std::vector<std::string>& texts) {
+void sample_texts(M& model, const Run& run, const StepOptions& inference, const std::vector<std::string>& texts,
+                  const std::string& adapter) {
     const Options& o = run.options;
     const Tokenizer& tokenizer = *run.tokenizer;
     const size_t T = static_cast<size_t>(run.config.T), n = static_cast<size_t>(o.num_samples),
@@ -68,7 +69,8 @@ void sample_texts(M& model, const Run& run, const StepOptions& inference, const 
             }
             const GrowingText& text = grown[best];
             if (o.json) {
-                print_piece(sample_json(texts[prompt], static_cast<int>(sample), text, tokenizer, o.logprobs) + "\n");
+                print_piece(sample_json(texts[prompt], static_cast<int>(sample), text, tokenizer, o.logprobs, adapter) +
+                            "\n");
                 continue;
             }
             if (texts.size() > 1) printf("--- prompt %zu, sample %zu\n", prompt + 1, sample + 1);
@@ -98,7 +100,13 @@ int sample_command(Run run) {
     inference.T = 1;  // a decoder has buffers of its own
     M model(run.config, inference);
     load_run(run, model);
-    const auto answer = [&](const std::vector<std::string>& texts) { sample_texts(model, run, inference, texts); };
+    const auto answer = [&](const std::vector<std::string>& texts) {
+        for (const auto& [name, adapter] : run.choices) {
+            model.use_adapter(adapter);
+            if (run.choices.size() > 1 && !o.json) print_piece("--- adapter " + name + "\n");
+            sample_texts(model, run, inference, texts, run.choices.size() > 1 ? name : "");
+        }
+    };
     if (o.was_given("prompt")) {
         answer({o.prompt});
     } else if (o.was_given("prompt-file")) {

@@ -38,9 +38,10 @@ std::vector<std::string> read_prompts(const std::string& path) {
 }
 
 std::string sample_json(const std::string& prompt, int sample, const GrowingText& text, const Tokenizer& tokenizer,
-                        bool tokens) {
+                        bool tokens, const std::string& adapter) {
     static const char* const ends[] = {"length", "end", "stop"};
     OrderedJson j;
+    if (!adapter.empty()) j["adapter"] = adapter;
     j["prompt"] = prompt, j["sample"] = sample, j["text"] = text.text(), j["end"] = ends[static_cast<int>(text.end())];
     j["log_probability"] = text.log_probability(), j["mean_log_probability"] = text.mean_log_probability();
     j["num_tokens"] = text.tokens().size();
