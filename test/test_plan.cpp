@@ -50,6 +50,19 @@ TEST(Plan, MemoryIsThatOfTheCpuProgram) {
     }
 }
 
+// A frozen model has weights alone, and two products where a trained one has three.
+TEST(Plan, AnAdapterNeedsLess) {
+    PlanSetup s = small_setup();
+    s.gpus = 1, s.B = 4, s.model.NH = 12, s.model.C = 768;
+    const MemoryPlan whole = plan_memory(s);
+    const double step = predict_step(s).total;
+    s.adapters = {LoraConfig{.rank = 2}};
+    const MemoryPlan adapted = plan_memory(s);
+    EXPECT_LT(adapted.gradients + adapted.optimizer, (whole.gradients + whole.optimizer) / 4);
+    EXPECT_GT(adapted.parameters, whole.parameters);
+    EXPECT_LT(predict_step(s).total, step);
+}
+
 // The formulas of zero.h, by hand: n GPUs, P elements, A micro-steps, a ring sends (n-1)/n of what it moves.
 TEST(Plan, BytesOnTheWire) {
     for (int n : {1, 2, 4, 24})

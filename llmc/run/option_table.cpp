@@ -97,15 +97,15 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
     });
     add("Adapters", {
         {.name = "lora-rank", .value = "R", .field = &o.lora_rank, .limits = zero_up,
-         .commands = FINETUNE, .recorded = true, .default_text = "0: none, the whole model is trained",
+         .commands = FINETUNE | PLAN, .recorded = true, .default_text = "0: none, the whole model is trained",
          .help = "train two matrices of this rank beside each linear layer, and nothing else (LoRA)"},
         {.name = "lora-alpha", .value = "A", .field = &o.lora_alpha, .limits = zero_up,
-         .commands = FINETUNE, .recorded = true, .default_text = "0: twice the rank",
+         .commands = FINETUNE | PLAN, .recorded = true, .default_text = "0: twice the rank",
          .help = "their product counts A / R times"},
         {.name = "lora-dropout", .value = "P", .field = &o.lora_dropout, .limits = below_one,
-         .commands = FINETUNE, .recorded = true, .help = "dropout in front of them"},
+         .commands = FINETUNE | PLAN, .recorded = true, .help = "dropout in front of them"},
         {.name = "lora-layers", .value = "LIST", .field = &o.lora_layers,
-         .commands = FINETUNE, .recorded = true,
+         .commands = FINETUNE | PLAN, .recorded = true,
          .help = "which linear layers have them: all, or some of c_attn, attn.c_proj, c_fc, mlp.c_proj (c_proj: both), "
                  "with commas between"},
     });

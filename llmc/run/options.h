@@ -7,7 +7,9 @@
 #include <set>
 #include <string>
 #include <vector>
+#include "llmc/model/config.h"
 #include "llmc/model/device_options.h"
+#include "llmc/model/lora_config.h"
 #include "llmc/ranks/ranks.h"
 
 constexpr int64_t kExampleEpochs = 3;
@@ -118,6 +120,9 @@ struct ProgramInfo {
 // to exit 0. Model shapes and files are not looked at here. An option given twice: the last one counts; lists of files
 // add up.
 bool parse_options(int argc, const char* const* argv, const ProgramInfo& program, Options* options);
+
+// The adapter that --lora-rank and what belongs to it ask for; rank 0: none. UsageError: it does not fit the model.
+LoraConfig lora_config(const Options& options, const ModelConfig& config);
 
 // llm.c's spelling -> ours, the step before CLI11. Exposed for tests.
 std::vector<std::string> translate_llmc_arguments(const std::vector<std::string>& arguments);

@@ -10,7 +10,7 @@
 static StepOptions step_options(const PlanSetup& s) {
     StepOptions o;
     o.B = s.B, o.T = s.T, o.recompute = s.recompute, o.world = s.gpus, o.zero_stage = s.zero_stage;
-    o.master_weights = s.master_weights;
+    o.master_weights = s.master_weights, o.adapters = s.adapters;
     return o;
 }
 static void set_device(const PlanSetup& s) {

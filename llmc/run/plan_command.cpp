@@ -69,6 +69,7 @@ PlanSetup plan_setup(const Options& o) {
     s.model = find_model(o.model).config;
     if (s.model.V == 0) s.model.V = kGpt2Vocabulary;
     check_model_config(s.model, "--model " + o.model);
+    if (const LoraConfig lora = lora_config(o, s.model); lora.rank > 0) s.adapters = {lora};
     s.cpu = o.gpu == "cpu", s.bf16 = o.was_given("precision") ? o.precision == "bf16" : !s.cpu;
     s.master_weights = o.master_weights, s.own_matmul = o.device.matmul == "own";
     s.gpus = o.gpus, s.gpus_per_node = o.ranks.gpus_per_node, s.recompute = o.recompute, s.zero_stage = o.zero_stage;
@@ -118,6 +119,7 @@ static OrderedJson describe(const PlanSetup& s) {
     PlanStep t = predict_step(s);
     OrderedJson j, memory, step;
     j["gpus"] = s.gpus, j["zero_stage"] = s.zero_stage, j["recompute"] = s.recompute, j["micro_batch_size"] = s.B;
+    if (!s.adapters.empty()) j["lora_rank"] = s.adapters[0].rank;
     memory["parameters"] = m.parameters, memory["gradients"] = m.gradients, memory["optimizer"] = m.optimizer;
     memory["activations"] = m.activations, memory["buffers"] = m.buffers, memory["total"] = m.total();
     j["fits"] = static_cast<double>(m.total()) <= s.memory_bytes, j["memory"] = memory, j["sent_bytes"] = t.sent;
@@ -126,7 +128,8 @@ static OrderedJson describe(const PlanSetup& s) {
     step["seconds"] = t.total, step["compute"] = t.compute, step["update"] = t.update;
     step["communication"] = t.communication, step["not_hidden"] = t.not_hidden;
     step["tokens_per_second"] = tokens_per_second;
-    if (s.peak > 0) step["mfu"] = flops_per_token(s.model, s.T) * tokens_per_second / s.peak / s.gpus;
+    if (s.peak > 0)
+        step["mfu"] = flops_per_token(s.model, s.T, !s.adapters.empty()) * tokens_per_second / s.peak / s.gpus;
     j["predicted_step"] = step;
     return j;
 }
@@ -152,7 +155,8 @@ static OrderedJson plan_json(const Options& o, const PlanSetup& asked) {
         model[std::string(1, f.letter)] = whole ? OrderedJson(f.get(s.model)) : OrderedJson(f.value_text(s.model));
     }
     model["parameters"] = parameter_count(s.model);
-    double step_tokens = static_cast<double>(s.sequences) * s.T, flops = flops_per_token(s.model, s.T);
+    double step_tokens = static_cast<double>(s.sequences) * s.T,
+           flops = flops_per_token(s.model, s.T, !s.adapters.empty());
     batch["tokens"] = s.sequences * s.T, batch["sequences"] = s.sequences, batch["seq_len"] = s.T;
     batch["of_a_gpu"] = s.own_sequences(), batch["micro_steps"] = s.micro_steps();
     j["model"] = model, j["batch"] = batch, j["precision"] = s.bf16 ? "bf16" : "fp32", j["gpu"] = o.gpu;
@@ -219,11 +223,14 @@ static std::string plan_text(const OrderedJson& j) {
     std::string text = fill(
         "model: {/model/name t} ({/model/size t}), "
         "{/model/parameters n} parameters, {/precision t}, {/flops_per_token g} FLOPs a token\non {/gpus n} x {/gpu "
-        "t}, {/gpus_per_node t} a machine; ZeRO stage {/zero_stage t}, recompute {/recompute t}\nbatch: {/batch/tokens "
-        "n} tokens a step = {/batch/sequences n} sequences of {/batch/seq_len t}; a GPU has {/batch/of_a_gpu n}, in "
-        "micro-batches of {/micro_batch_size t}\nmemory of a GPU: parameters {/memory/parameters b}, gradients "
-        "{/memory/gradients b}, optimizer {/memory/optimizer b}, activations {/memory/activations b}, buffers "
-        "{/memory/buffers b}, together {/memory/total b} of {/memory_available b}: ",
+        "t}, {/gpus_per_node t} a machine; ZeRO stage {/zero_stage t}, recompute {/recompute t}" +
+            std::string(j.contains("lora_rank") ? ", LoRA of rank {/lora_rank t}" : "") +
+            "\nbatch: {/batch/tokens "
+            "n} tokens a step = {/batch/sequences n} sequences of {/batch/seq_len t}; a GPU has {/batch/of_a_gpu n}, "
+            "in "
+            "micro-batches of {/micro_batch_size t}\nmemory of a GPU: parameters {/memory/parameters b}, gradients "
+            "{/memory/gradients b}, optimizer {/memory/optimizer b}, activations {/memory/activations b}, buffers "
+            "{/memory/buffers b}, together {/memory/total b} of {/memory_available b}: ",
         j);
     if (j["fits"]) text += "fits\n";
     else if (j["change"].is_null())

@@ -9,28 +9,6 @@
 #include "llmc/run/run_rules.h"
 #include "llmc/text/dataloader.h"
 
-// UsageError names what is no layer.
-static unsigned parse_lora_layers(const std::string& list) {
-    if (list == "all") return 0b1111;
-    unsigned linears = 0;
-    for (size_t begin = 0; begin <= list.size();) {
-        const size_t comma = std::min(list.find(',', begin), list.size());
-        const std::string name = list.substr(begin, comma - begin);
-        unsigned found = 0;
-        for (Linear which : kLinears) {
-            const std::string linear = kLinearNames[static_cast<int>(which)];  // attn.c_proj: by its end, too
-            if (name == linear || linear.ends_with("." + name)) found |= 1u << static_cast<int>(which);
-        }
-        if (!found)
-            throw UsageError(
-                strf("--lora-layers: '%s' is no linear layer; there are c_attn, attn.c_proj, c_fc, mlp.c_proj "
-                     "(c_proj: both), or all",
-                     name.c_str()));
-        linears |= found, begin = comma + 1;
-    }
-    return linears;
-}
-
 StepOptions Run::step_options(int B) const {
     StepOptions o;
     o.B = B, o.T = T;
@@ -83,18 +61,8 @@ static void choose_model(Run& run, const std::string& default_model, Notes* note
 // What finetune trains of an adapter: a new one, or that which --model names, as it is.
 static void choose_adapter(Run& run) {
     const Options& o = run.options;
-    for (const char* name : {"lora-alpha", "lora-dropout", "lora-layers"})
-        if (o.was_given(name) && o.lora_rank == 0)
-            throw UsageError(strf("--%s is of a new adapter; give --lora-rank, too", name));
-    if (o.lora_rank == 0) return;
-    LoraConfig lora;
-    lora.rank = o.lora_rank, lora.dropout = static_cast<float>(o.lora_dropout);
-    lora.alpha = static_cast<float>(o.lora_alpha > 0 ? o.lora_alpha : 2 * o.lora_rank);
-    lora.linears = parse_lora_layers(o.lora_layers);
-    for (Linear which : kLinears)
-        if (const auto [in, out] = linear_shape(run.config, which); lora.rank > std::min(in, out))
-            throw UsageError(strf("--lora-rank %d is more than the width %d of a linear layer; give less", lora.rank,
-                                  std::min(in, out)));
+    LoraConfig lora = lora_config(o, run.config);
+    if (lora.rank == 0) return;
     if (run.adapters.empty()) {
         if (run.source.kind == ModelSource::Kind::size)
             throw UsageError("--lora-rank adapts a model that has learned something; name one with --model");
