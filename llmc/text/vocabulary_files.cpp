@@ -311,6 +311,7 @@ TokenIds place_tokens(Found& f, Vocabulary& v) {
     std::vector<AddedToken> odd;  // not spelled in the alphabet and not named
     for (size_t i = 0; i < f.vocab.size(); ++i) {
         const auto& [text, id] = f.vocab[i];
+        if (text.empty()) continue;  // no text has it in it: its id has no word
         const auto added = f.added.find(text);
         if (added != f.added.end()) added->second.id = id;
         std::string bytes;
@@ -318,7 +319,7 @@ TokenIds place_tokens(Found& f, Vocabulary& v) {
         if (readable) {
             if (const int* other = ids.insert(i))
                 throw Error(strf("%s: token \"%s\" has two ids, %d and %d", name, text.c_str(), *other, id));
-        } else if (added == f.added.end() && !text.empty()) {
+        } else if (added == f.added.end()) {
             odd.push_back({text, id});
         }
         place(text, readable && (added == f.added.end() || bytes.size() == 1) ? bytes : text, id);
