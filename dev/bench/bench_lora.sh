@@ -23,7 +23,7 @@ one() {
     sed -n 's/.*"ms":\([0-9.]*\).*/\1/p' "$dir/$name/log.jsonl" | tail -n +3 | sort -n | awk -v kb="$(cat "$dir/memory")" '
         {x[NR] = $1} END {print kb, x[int((NR + 1) / 2)]}'
 }
-for round in 1 2 3; do
+for ((round = 1; round <= ${ROUNDS:-3}; round++)); do
     read -r memory ms <<<"$(one whole)"
     read -r lora_memory lora_ms <<<"$(one lora --lora-rank "$rank")"
     awk -v r="$round" -v a="$memory" -v b="$ms" -v c="$lora_memory" -v d="$lora_ms" 'BEGIN {
