@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 #include "llmc/ranks/group.h"
 #include "llmc/run/model.h"
@@ -46,11 +47,16 @@ inline bool fit(Continuation& c, int T) {
 
 // Sum of the log-probabilities of each answer's tokens. Rows of similar length go together, the longest first, so many as
 // have room in B rows of T; the batches are the same whatever the number of ranks, which all call it and take them in turn.
+// What is asked twice has one answer: rounding must not decide between equal choices.
 template <class M, class Progress>
 std::vector<double> log_likelihoods(M& model, const std::vector<Continuation>& all, int B, int T, Group& group,
                                     Progress progress) {
-    std::vector<size_t> order(all.size());
-    std::iota(order.begin(), order.end(), size_t{0});
+    std::map<std::pair<size_t, std::vector<int>>, size_t> seen;
+    std::vector<size_t> order, same(all.size());
+    for (size_t i = 0; i < all.size(); i++) {
+        same[i] = seen.try_emplace({all[i].begin, all[i].ids}, i).first->second;
+        if (same[i] == i) order.push_back(i);
+    }
     std::stable_sort(order.begin(), order.end(),
                      [&](size_t a, size_t b) { return all[a].ids.size() > all[b].ids.size(); });
     std::vector<size_t> begins;
@@ -88,6 +94,7 @@ std::vector<double> log_likelihoods(M& model, const std::vector<Continuation>& a
         }
     }
     share_scores(group, sums, [&](size_t i) { return owners[i]; });
+    for (size_t i = 0; i < all.size(); i++) sums[i] = sums[same[i]];
     return sums;
 }
 
