@@ -16,7 +16,7 @@ struct Encoder {
         const int* given = with_positions ? positions.data() : nullptr;
         if (d.empty()) {
             auto wte = narrow<X>(in.at("wte")), wpe = narrow<X>(in.at("wpe")), out = unwritten<X>(B * T * C);
-            encoder_forward(out.data(), tokens.data(), given, wte.data(), wpe.data(), B, T, C, dropout, on);
+            encoder_forward<X>(out.data(), tokens.data(), given, wte.data(), wpe.data(), nullptr, B, T, C, dropout, on);
             return {{"out", widen(out)}};
         }
         auto dout = narrow<X>(d.at("out"));
@@ -29,9 +29,9 @@ struct Encoder {
 TEST(Encoder, IsTheSumOfTheRowsOfTokenAndPosition) {
     double wte[] = {1, 2, 10, 20, 100, 200}, wpe[] = {0.5, 0.25, -0.5, -0.25}, out[8];
     int tokens[] = {2, 0, 1, 1}, positions[] = {1, 1, 0, 0};
-    encoder_forward(out, tokens, nullptr, wte, wpe, 2, 2, 2, kNoDropout, Plain{});
+    encoder_forward<double>(out, tokens, nullptr, wte, wpe, nullptr, 2, 2, 2, kNoDropout, Plain{});
     EXPECT_EQ(Doubles(out, out + 8), (Doubles{100.5, 200.25, 0.5, 1.75, 10.5, 20.25, 9.5, 19.75}));
-    encoder_forward(out, tokens, positions, wte, wpe, 2, 2, 2, kNoDropout, Plain{});
+    encoder_forward<double>(out, tokens, positions, wte, wpe, nullptr, 2, 2, 2, kNoDropout, Plain{});
     EXPECT_EQ(Doubles(out, out + 8), (Doubles{99.5, 199.75, 0.5, 1.75, 10.5, 20.25, 10.5, 20.25}));
 }
 

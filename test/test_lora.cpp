@@ -5,12 +5,12 @@ namespace {
 
 const ModelConfig kTiny = {2, 2, 8, 7, 11};
 
-LoraConfig lora(int rank, unsigned linears = 0b1111, float dropout = 0) {
-    LoraConfig c;
-    c.rank = rank, c.alpha = 6, c.linears = linears, c.dropout = dropout;
+AdapterConfig lora(int rank, unsigned linears = 0b1111, float dropout = 0) {
+    AdapterConfig c;
+    c.lora.rank = rank, c.lora.alpha = 6, c.lora.linears = linears, c.lora.dropout = dropout;
     return c;
 }
-StepOptions options_with(std::vector<LoraConfig> adapters, int B = 2, int T = 5) {
+StepOptions options_with(std::vector<AdapterConfig> adapters, int B = 2, int T = 5) {
     StepOptions o;
     o.B = B, o.T = T, o.adapters = std::move(adapters);
     return o;
@@ -38,8 +38,8 @@ TEST(LoraGradients, WithRecomputationGeluAndSomeBlocks) {
         SCOPED_TRACE(strf("recompute %d", recompute));
         ModelConfig m = {3, 3, 30, 17, 61};
         m.activation = recompute % 2 ? Activation::gelu_tanh : Activation::gelu;
-        LoraConfig c = lora(5, 0b1101, 0.2f);
-        c.alpha = 2, c.layers = {0, 2}, c.rank_stabilised = true;
+        AdapterConfig c = lora(5, 0b1101, 0.2f);
+        c.lora.alpha = 2, c.lora.layers = {0, 2}, c.lora.rank_stabilised = true;
         StepOptions o = options_with({c}, 2, 17);
         o.recompute = recompute;
         check_model_gradients(m, o, random_batch(2, 17, 61, 2), 0);
@@ -49,7 +49,7 @@ TEST(LoraGradients, WithRecomputationGeluAndSomeBlocks) {
 // What the formula says: with y = x (W + s B A)^T the model is the one whose weights are W + s B A.
 TEST(Lora, IsTheModelWithTheProductAddedToItsWeights) {
     const ModelConfig m = {2, 3, 24, 19, 61};
-    const LoraConfig c = lora(4);
+    const AdapterConfig c = lora(4);
     auto model = random_model<double>(m, options_with({c}, 2, 19));
     const Batch batch = random_batch(2, 19, 61, 5);
     const auto with = all_logits(*model, batch.inputs.data(), 2, 19);
@@ -63,8 +63,8 @@ TEST(Lora, IsTheModelWithTheProductAddedToItsWeights) {
         double* w = model->weights() + rows.at(a.name.substr(0, a.name.find(".lora_A")) + ".weight")->offset;
         for (int64_t o = 0; o < b.rows; o++)
             for (int64_t k = 0; k < a.cols; k++)
-                for (int64_t r = 0; r < c.rank; r++)
-                    w[o * a.cols + k] += 6.0 / 4 * adapter.weights[b.offset + o * c.rank + r] *
+                for (int64_t r = 0; r < c.lora.rank; r++)
+                    w[o * a.cols + k] += 6.0 / 4 * adapter.weights[b.offset + o * c.lora.rank + r] *
                                          adapter.weights[a.offset + r * a.cols + k];
     }
     const auto merged = all_logits(*model, batch.inputs.data(), 2, 19);
@@ -126,7 +126,7 @@ TEST(Lora, NothingButWeightsOfWhatIsFrozen) {
     o.adapters = {lora(4)};
     const MemoryPlan adapted = GPT2<bf16, Cpu>::memory_plan(m, o);
     size_t rows = 0;
-    for (const Parameter& p : lora_table(m, o.adapters[0])) rows += static_cast<size_t>(p.size());
+    for (const Parameter& p : adapter_table(m, o.adapters[0])) rows += static_cast<size_t>(p.size());
     EXPECT_NEAR(static_cast<double>(adapted.gradients), 4.0 * static_cast<double>(rows), 4096);
     EXPECT_NEAR(static_cast<double>(adapted.optimizer), 12.0 * static_cast<double>(rows), 3 * 4096);
     EXPECT_NEAR(static_cast<double>(adapted.parameters - full.parameters), 2.0 * static_cast<double>(rows), 4096);

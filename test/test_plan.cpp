@@ -56,7 +56,7 @@ TEST(Plan, AnAdapterNeedsLess) {
     s.gpus = 1, s.B = 4, s.model.NH = 12, s.model.C = 768;
     const MemoryPlan whole = plan_memory(s);
     const double step = predict_step(s).total;
-    s.adapters = {LoraConfig{.rank = 2}};
+    s.adapters = {AdapterConfig{.lora = {.rank = 2}}};
     const MemoryPlan adapted = plan_memory(s);
     EXPECT_LT(adapted.gradients + adapted.optimizer, (whole.gradients + whole.optimizer) / 4);
     EXPECT_GT(adapted.parameters, whole.parameters);

@@ -69,7 +69,7 @@ TEST_F(Adapters, MergedAreTheSameModel) {
     expect_good(adapt("--lora-layers c_attn,mlp.c_proj --lora-alpha 5 -o a"));
     const ModelSource source = find_model(dir / "a");
     ASSERT_TRUE(source.adapter);
-    EXPECT_EQ(source.adapter->lora.linears, 0b1001u);
+    EXPECT_EQ(source.adapter->config.lora.linears, 0b1001u);
     expect_good(gpt2("export -e a -o merged"));
     EXPECT_FALSE(find_model(dir / "merged").adapter);
     EXPECT_NEAR(loss_of("merged"), loss_of("a"), 2e-6);

@@ -330,7 +330,7 @@ void bench_layers(int T) {
     row("layernorm backward", 2 * L + 1, (2 * L + 1) * 4 * NC * S / memory.copy,
         [&] { layernorm_backward<X>(z, dw, db, y, x, w, mean, rstd, N, C); });
     row("encoder forward", 1, 3 * NC * S / memory.copy,
-        [&] { encoder_forward<X>(x, batch.inputs.data(), nullptr, w, wide, B, T, C, Dropout{}); });
+        [&] { encoder_forward<X>(x, batch.inputs.data(), nullptr, w, wide, nullptr, B, T, C, Dropout{}); });
     row("encoder backward", 1, NC * (S + 16) / memory.copy, [&] {
         encoder_backward<X>(dw, reinterpret_cast<A*>(wide), x, batch.inputs.data(), nullptr, B, T, C, Dropout{});
     });

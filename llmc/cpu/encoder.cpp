@@ -2,7 +2,7 @@
 //
 //   out[b,t,:] = dropout(wte[tokens[b,t],:] + wpe[positions[b,t],:])        out (B,T,C), wte (V,C), wpe (maxT,C)
 //
-// positions (B,T) may be null: then 0..T-1. Backward scatters without races: each thread owns columns of dwte and dwpe,
+// positions (B,T) may be null: then 0..T-1. A token below 0 is a prompt, -1 the first of prompts (P,C). Backward scatters without races: each thread owns columns of dwte and dwpe,
 // and adds the rows of dout in their order, so its result does not depend on the number of threads.
 #include "llmc/cpu/layers.h"
 #include "llmc/cpu/instantiate.h"
@@ -11,11 +11,11 @@
 #include "llmc/model/arguments.h"
 
 template <typename X>
-void encoder_forward(X* out, const int* tokens, const int* positions, const X* wte, const X* wpe, int B, int T, int C,
-                     Dropout dropout, CpuStream) {
+void encoder_forward(X* out, const int* tokens, const int* positions, const X* wte, const X* wpe, const X* prompts,
+                     int B, int T, int C, Dropout dropout, CpuStream) {
     parallel_for(int64_t(B) * T, [=](int64_t row) {
         int64_t b = row / T, t = row % T;
-        const X* token = wte + int64_t(tokens[row]) * C;
+        const X* token = tokens[row] < 0 ? prompts + int64_t(-1 - tokens[row]) * C : wte + int64_t(tokens[row]) * C;
         const X* position = wpe + (positions ? positions[row] : t) * C;
         X* to = out + row * C;
 #pragma omp simd

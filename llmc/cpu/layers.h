@@ -11,10 +11,11 @@
 #include "llmc/model/arguments.h"
 #include "llmc/model/step_state.h"
 
-// encoder.cpp: out (B,T,C) = dropout(wte[tokens] + wpe[positions]); wte (V,C), wpe (maxT,C); positions null: 0 .. T-1
+// encoder.cpp: out (B,T,C) = dropout(wte[tokens] + wpe[positions]); wte (V,C), wpe (maxT,C); positions null: 0 .. T-1;
+// tokens below 0: prompts, -1 the first of (P,C), which may be null where there are none
 template <typename X>
-void encoder_forward(X* out, const int* tokens, const int* positions, const X* wte, const X* wpe, int B, int T, int C,
-                     Dropout dropout, CpuStream = {});
+void encoder_forward(X* out, const int* tokens, const int* positions, const X* wte, const X* wpe, const X* prompts,
+                     int B, int T, int C, Dropout dropout, CpuStream = {});
 template <typename X>
 void encoder_backward(grad_t<X>* dwte, grad_t<X>* dwpe, const X* dout, const int* tokens, const int* positions, int B,
                       int T, int C, Dropout dropout, CpuStream = {});

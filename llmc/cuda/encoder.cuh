@@ -2,7 +2,7 @@
 //
 //   out[b,t,:] = dropout(wte[tokens[b,t],:] + wpe[positions[b,t],:])        out (B,T,C), wte (V,C), wpe (maxT,C)
 //
-// positions (B,T) may be null: then 0..T-1.
+// positions (B,T) may be null: then 0..T-1. A token below 0 is a prompt, -1 the first of prompts (P,C).
 //
 // Backward adds each row of dout to a row of dwte and one of dwpe. Threads that add to one address at a time could use
 // atomic additions, but those come in any order, and float sums depend on their order. So rows are sorted by token
@@ -21,15 +21,16 @@
 // elements: the 32 threads of a warp, which run in step, ask the memory for 512 bytes in a row.
 template <int W, typename X>
 __global__ void __launch_bounds__(256)
-    encoder_forward_kernel(X* out, const int* tokens, const int* positions, const X* wte, const X* wpe, int B, int T,
-                           int C, Dropout dropout) {
+    encoder_forward_kernel(X* out, const int* tokens, const int* positions, const X* wte, const X* wpe,
+                           const X* prompts, int B, int T, int C, Dropout dropout) {
     int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), packs = C / W;
     int t = i / packs, c = i % packs * W;
     if (t >= T) return;
     for (int b = static_cast<int>(blockIdx.y); b < B; b += static_cast<int>(gridDim.y)) {
         int64_t row = int64_t(b) * T + t;
         float x[W], position[W];
-        load_pack(x, wte + int64_t(tokens[row]) * C + c);
+        const int token = tokens[row];
+        load_pack(x, (token < 0 ? prompts + int64_t(-1 - token) * C : wte + int64_t(token) * C) + c);
         load_pack(position, wpe + int64_t(positions ? positions[row] : t) * C + c);
         for (int w = 0; w < W; w++) x[w] += position[w];
         if (dropout.active()) {
@@ -42,14 +43,14 @@ __global__ void __launch_bounds__(256)
 }
 
 template <typename X>
-void encoder_forward(X* out, const int* tokens, const int* positions, const X* wte, const X* wpe, int B, int T, int C,
-                     Dropout dropout, cudaStream_t stream) {
+void encoder_forward(X* out, const int* tokens, const int* positions, const X* wte, const X* wpe, const X* prompts,
+                     int B, int T, int C, Dropout dropout, cudaStream_t stream) {
     if (B == 0 || T == 0) return;
     constexpr int W = pack_width<X>;
     bool wide = C % W == 0;
     dim3 grid(ceil_div(int64_t(T) * C, 256 * (wide ? W : 1)), std::min(B, 65535));
     launch(wide ? encoder_forward_kernel<W, X> : encoder_forward_kernel<1, X>, grid, 256, 0, stream, out, tokens,
-           positions, wte, wpe, B, T, C, dropout);
+           positions, wte, wpe, prompts, B, T, C, dropout);
 }
 
 // ---- backward ----

@@ -16,10 +16,11 @@
 #include "llmc/model/arguments.h"
 #include "llmc/model/step_state.h"
 
-// encoder.cuh: out (B,T,C) = dropout(wte[tokens] + wpe[positions]); wte (V,C), wpe (maxT,C); positions null: 0 .. T-1
+// encoder.cuh: out (B,T,C) = dropout(wte[tokens] + wpe[positions]); wte (V,C), wpe (maxT,C); positions null: 0 .. T-1;
+// tokens below 0: prompts, -1 the first of (P,C), which may be null where there are none
 template <typename X>
-void encoder_forward(X* out, const int* tokens, const int* positions, const X* wte, const X* wpe, int B, int T, int C,
-                     Dropout dropout, cudaStream_t stream);
+void encoder_forward(X* out, const int* tokens, const int* positions, const X* wte, const X* wpe, const X* prompts,
+                     int B, int T, int C, Dropout dropout, cudaStream_t stream);
 template <typename X>  // W
 void encoder_backward(float* dwte, float* dwpe, const X* dout, const int* tokens, const int* positions, int B, int T,
                       int C, Dropout dropout, cudaStream_t stream);
@@ -28,6 +29,22 @@ void encoder_backward(float* dwte, float* dwpe, const X* dout, const int* tokens
 void sort_rows_by_token(int* sorted_tokens, int* sorted_rows, const int* tokens, const int* rows, int N, void* scratch,
                         cudaStream_t stream);
 size_t sort_scratch_bytes(int N);
+
+// prompts.cuh: dprompts (P,C) += the rows of dout whose token is a prompt, -1 for the first; tokens null: row n is prompt n.
+// An LSTM in both directions, from gates (2,P,4H), whose place i, f, g, o take; h (2,P+1,H), cells (2,P,H), out (P,2H), wh
+// (2,4H,H); backward to dgates. ReLU: y may be x, dx may be dy
+template <typename X, typename O>
+void prompt_backward(O* dprompts, const X* dout, const int* tokens, int P, int B, int T, int C, Dropout dropout,
+                     cudaStream_t stream);
+template <typename X>
+void lstm_forward(X* out, X* h, float* cells, X* gates, const X* wh, int P, int64_t H, cudaStream_t stream);
+template <typename X>
+void lstm_backward(X* dgates, const X* dout, const X* gates, const float* cells, const X* wh, int P, int64_t H,
+                   cudaStream_t stream);
+template <typename X>
+void relu_forward(X* y, const X* x, int64_t n, cudaStream_t stream);
+template <typename X>
+void relu_backward(X* dx, const X* y, const X* dy, int64_t n, cudaStream_t stream);
 
 // dropout.cuh: y = dropout(x) or, in the backward pass, dx = dropout(dy); x, y (B, per_sample), y may be x
 template <typename X>

@@ -9,7 +9,7 @@
 #include "llmc/files/parameter_files.h"
 #include "llmc/files/run_directory.h"
 #include "llmc/files/safetensors.h"
-#include "llmc/model/lora.h"
+#include "llmc/model/adapter.h"
 
 namespace fs = std::filesystem;
 
@@ -61,18 +61,18 @@ AdapterInfo read_adapter_config(const std::string& dir, const ModelConfig& confi
     AdapterInfo info;
     info.path = dir, info.base = adapter_base(dir);
     try {
-        if (!json_whole(j.at("r"), &info.lora.rank)) throw Error(where + ": r is no whole number");
-        info.lora.alpha = j.value("lora_alpha", 8.0f), info.lora.dropout = j.value("lora_dropout", 0.0f);
-        info.lora.rank_stabilised = j.value("use_rslora", false);
+        if (!json_whole(j.at("r"), &info.config.lora.rank)) throw Error(where + ": r is no whole number");
+        info.config.lora.alpha = j.value("lora_alpha", 8.0f), info.config.lora.dropout = j.value("lora_dropout", 0.0f);
+        info.config.lora.rank_stabilised = j.value("use_rslora", false);
         Json targets = j.value("target_modules", Json()), layers = j.value("layers_to_transform", Json());
         if (targets.is_null() || (targets.is_array() && targets.empty())) throw Error(where + " has no target_modules");
         if (layers.is_number()) layers = Json::array({layers});
-        info.lora.linears = 0;
+        info.config.lora.linears = 0;
         for (Linear which : kLinears) {
             const std::string name = block_prefix(0) + kLinearNames[static_cast<int>(which)];
-            if (is_target(targets, name)) info.lora.linears |= 1u << static_cast<int>(which);
+            if (is_target(targets, name)) info.config.lora.linears |= 1u << static_cast<int>(which);
         }
-        if (info.lora.linears == 0)
+        if (info.config.lora.linears == 0)
             throw Error(strf("%s: none of target_modules %s is a linear layer of GPT-2's blocks (c_attn, c_proj, c_fc)",
                              where.c_str(), targets.dump().c_str()));
         if (targets.is_array())
@@ -86,16 +86,16 @@ AdapterInfo read_adapter_config(const std::string& dir, const ModelConfig& confi
                              "c_proj, c_fc)",
                              where.c_str(), t.dump().c_str()));
             }
-        if (!layers.is_null() && !layers.empty()) info.lora.layers = layers.get<std::vector<int>>();
+        if (!layers.is_null() && !layers.empty()) info.config.lora.layers = layers.get<std::vector<int>>();
     } catch (const JsonError&) {
         throw Error(where + ": a field is missing or has the wrong type");
     } catch (const std::regex_error&) {
         throw Error(where + ": target_modules is no regular expression");
     }
-    if (info.lora.rank < 1 || info.lora.rank > 65536 || !(info.lora.alpha > 0) || !(info.lora.dropout >= 0) ||
-        !(info.lora.dropout < 1))
+    if (info.config.lora.rank < 1 || info.config.lora.rank > 65536 || !(info.config.lora.alpha > 0) ||
+        !(info.config.lora.dropout >= 0) || !(info.config.lora.dropout < 1))
         throw Error(where + ": r, lora_alpha or lora_dropout has no possible value");
-    for (int layer : info.lora.layers)
+    for (int layer : info.config.lora.layers)
         if (layer < 0 || layer >= config.L)
             throw Error(strf("%s: layers_to_transform has %d; the model has %d layers: is it an adapter of another?",
                              where.c_str(), layer, config.L));
@@ -134,7 +134,7 @@ void load_adapter(const std::string& dir, const ModelTensors& tensors) {
 }
 
 void merge_adapter(const AdapterInfo& adapter, const ModelConfig& config, const ModelTensors& model) {
-    ModelTensors tensors{.table = lora_table(config, adapter.lora), .read = {}, .write = {}};
+    ModelTensors tensors{.table = adapter_table(config, adapter.config), .read = {}, .write = {}};
     std::vector<float> values(static_cast<size_t>(arena_size(tensors.table)));
     tensors.write = [&](Buffer, int64_t offset, int64_t n, const float* in) {
         std::copy_n(in, n, values.begin() + offset);
@@ -142,7 +142,7 @@ void merge_adapter(const AdapterInfo& adapter, const ModelConfig& config, const 
     load_adapter(adapter.path, tensors);
     std::map<std::string, const Parameter*> rows;
     for (const Parameter& p : model.table) rows[p.name] = &p;
-    const int64_t R = adapter.lora.rank;
+    const int64_t R = adapter.config.lora.rank;
     for (size_t i = 0; i < tensors.table.size(); i += 2) {
         const Parameter &a = tensors.table[i], &b = tensors.table[i + 1];
         const Parameter& w = *rows.at(a.name.substr(0, a.name.find(".lora_A")) + ".weight");
@@ -151,7 +151,7 @@ void merge_adapter(const AdapterInfo& adapter, const ModelConfig& config, const 
         model.read(from, w.offset, w.size(), sum.data());
         for (int64_t o = 0; o < w.rows; o++)
             for (int64_t r = 0; r < R; r++) {
-                const float factor = adapter.lora.scale() * values[static_cast<size_t>(b.offset + o * R + r)];
+                const float factor = adapter.config.lora.scale() * values[static_cast<size_t>(b.offset + o * R + r)];
                 const float* row = &values[static_cast<size_t>(a.offset + r * a.cols)];
                 float* to = &sum[static_cast<size_t>(o * w.cols)];
                 for (int64_t c = 0; c < w.cols; c++) to[c] += factor * row[c];
@@ -169,7 +169,7 @@ std::vector<WrittenFile> write_adapter_directory(const std::string& dir, const A
     };
     if (tokenizer)
         for (const auto& [name, text] : tokenizer->model_files(config.T)) write_text(name, text);
-    const LoraConfig& lora = adapter.lora;
+    const LoraConfig& lora = adapter.config.lora;
     Json targets = Json::array();
     for (Linear which : kLinears)
         if (lora.linears >> static_cast<int>(which) & 1) targets.push_back(kLinearNames[static_cast<int>(which)]);

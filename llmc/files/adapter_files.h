@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 #include "llmc/files/model_files.h"
-#include "llmc/model/lora_config.h"
+#include "llmc/model/adapter_config.h"
 #include "llmc/model/tensors.h"
 
 bool is_adapter_directory(const std::string& dir);

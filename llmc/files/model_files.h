@@ -7,14 +7,14 @@
 #include <vector>
 #include "llmc/files/parameter_files.h"
 #include "llmc/model/config.h"
-#include "llmc/model/lora_config.h"
+#include "llmc/model/adapter_config.h"
 #include "llmc/model/tensors.h"
 #include "llmc/text/tokenizer.h"
 
 // An adapter (adapter_files.h): its directory, or "" for a new one, what it is like, and the model that it belongs to.
 struct AdapterInfo {
     std::string path, base;
-    LoraConfig lora;
+    AdapterConfig config;
 };
 
 // What --model names, before anything is loaded.

@@ -55,7 +55,7 @@ struct Activations {
     // keep_all = false (evaluation, sampling): one set of buffers serves all layers. Else `recompute` says which
     // tensors are not kept but computed again in the backward pass (StepOptions).
     Activations(const ModelConfig& m, int64_t N, int64_t lm_head_chunk, bool keep_all, int recompute,
-                const std::vector<LoraConfig>& adapters)
+                const std::vector<AdapterConfig>& adapters)
         : h(static_cast<size_t>(m.L) + 1), chunk(std::min(N, lm_head_chunk)) {
         int64_t C = m.C;
         int lora_rank = 0;
@@ -83,11 +83,12 @@ struct Activations {
             add(&Block::fch, N * m.F(), keep_all && recompute < 3);
             add(&Block::fch_gelu, N * std::max(m.F(), m.C), keep_all && recompute < 1);
         }
-        for (const LoraConfig& adapter : adapters) lora_rank = std::max(lora_rank, adapter.rank);
+        for (const AdapterConfig& adapter : adapters) lora_rank = std::max(lora_rank, adapter.lora.rank);
         if (lora_rank > 0) lora.resize(static_cast<size_t>(m.L));
         for (auto& block : lora)
             for (X*& x : block) arena.add(&x, N * lora_rank);
-        if (keep_all && !adapters.empty() && adapters[0].dropout > 0) arena.add(&lora_input, N * std::max(m.F(), m.C));
+        if (keep_all && !adapters.empty() && adapters[0].lora.dropout > 0)
+            arena.add(&lora_input, N * std::max(m.F(), m.C));
         arena.add(&branch, N * C);
         arena.add(&logits, chunk * m.Vp());
         arena.add(&losses, N);

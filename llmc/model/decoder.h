@@ -45,7 +45,7 @@ class Decoder {
         acts_.allocate("the activations of sampling", false);
     }
     // Bytes of one. Nothing is allocated.
-    static size_t bytes(const ModelConfig& m, int texts, int capacity, const std::vector<LoraConfig>& adapters) {
+    static size_t bytes(const ModelConfig& m, int texts, int capacity, const std::vector<AdapterConfig>& adapters) {
         Decoder d(m, texts, capacity, adapters);
         return d.arena_.bytes() + d.acts_.arena.bytes();
     }
@@ -73,6 +73,7 @@ class Decoder {
         auto& machine = model_->machine();
         machine.use_workspace();
         plan(feeds);
+        model_->encode_prompts();
         for (const Pass& pass : passes_) {
             machine.copy_in(input_, pass.input.data(), pass.input.size());
             const auto work = [&] { run(pass.B, pass.T); };
@@ -119,7 +120,7 @@ class Decoder {
         std::vector<int> input;  // the four arrays
     };
 
-    Decoder(const ModelConfig& m, int texts_, int capacity_, const std::vector<LoraConfig>& adapters)
+    Decoder(const ModelConfig& m, int texts_, int capacity_, const std::vector<AdapterConfig>& adapters)
         : texts(texts_),
           capacity(std::min(capacity_, m.T)),
           m_(m),

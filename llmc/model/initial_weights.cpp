@@ -6,7 +6,9 @@
 #include "llmc/base/philox.h"
 
 void initial_weights(float* out, const Parameter& p, size_t index, int L, uint64_t seed, int64_t begin, int64_t end) {
-    float std = p.init == Init::normal_residual ? 0.02f / sqrtf(2.0f * static_cast<float>(L)) : 0.02f;
+    const float std = p.init == Init::normal_residual ? 0.02f / sqrtf(2.0f * static_cast<float>(L))
+                      : p.init == Init::unit_normal   ? 1
+                                                      : 0.02f;
     parallel_blocks(end - begin, 4096, [=, &p](int64_t block_begin, int64_t block_end) {
         for (int64_t i = begin + block_begin; i < begin + block_end; i += 4) {
             float x[4] = {0, 0, 0, 0};

@@ -2,22 +2,19 @@
 //
 //   y = x W^T + b + s (dropout(x) A^T) B^T        A (R,in), B (out,R), s = alpha / R; B begins as 0, so that y is as before
 //
-// An adapter is a table of such rows, like the model's own (parameters.h). Of the frozen model there are weights alone:
-// no gradients, no masters, no moments.
+// The matrices are rows of an adapter's table (adapter.h).
 #pragma once
 #include <array>
 #include <iterator>
 #include <string>
 #include <vector>
-#include "llmc/model/lora_config.h"
 #include "llmc/model/parameters.h"
 
 // Names as in PEFT's files, without their "base_model.model." in front.
 inline std::string lora_name(int layer, Linear which, char matrix) {
     return block_prefix(layer) + kLinearNames[static_cast<int>(which)] + ".lora_" + matrix + ".weight";
 }
-inline std::vector<Parameter> lora_table(const ModelConfig& m, const LoraConfig& lora, int world = 1) {
-    TableBuilder builder(world);
+inline void add_lora_rows(TableBuilder& builder, const ModelConfig& m, const LoraConfig& lora) {
     for (int l = 0; l < m.L; l++)
         for (Linear which : kLinears) {
             if (!lora.has(l, which)) continue;
@@ -25,7 +22,6 @@ inline std::vector<Parameter> lora_table(const ModelConfig& m, const LoraConfig&
             builder.add(lora_name(l, which, 'A'), l, lora.rank, in, lora.rank, Init::uniform, true, false);
             builder.add(lora_name(l, which, 'B'), l, out, lora.rank, out, Init::zeros, true, false);
         }
-    return std::move(builder.table);
 }
 
 // The matrices as pointers: null where a layer has none.
@@ -36,17 +32,15 @@ struct LoraMatrices {
 template <typename X>
 using LoraPointers = std::vector<std::array<LoraMatrices<X>, std::size(kLinears)>>;  // by block and Linear
 
-template <typename X, typename At>
-LoraPointers<X> lora_pointers(const ModelConfig& m, const std::vector<Parameter>& table, At at) {
-    LoraPointers<X> all(static_cast<size_t>(m.L));
-    size_t found = 0;
-    for (const Parameter& p : table)
-        for (Linear which : kLinears)
-            for (char matrix : {'A', 'B'}) {
-                if (p.name != lora_name(p.layer, which, matrix)) continue;
-                LoraMatrices<X>& pair = all[static_cast<size_t>(p.layer)][static_cast<size_t>(which)];
-                (matrix == 'A' ? pair.a : pair.b) = at(p), found++;
-            }
-    CHECK(found == table.size(), "%zu of %zu rows have a pointer", found, table.size());
-    return all;
+// Gives row p's address to the pointer that is its own, if there is one.
+template <typename X>
+bool bind_lora(LoraPointers<X>& all, const Parameter& p, X* address) {
+    if (p.layer < 0) return false;
+    for (Linear which : kLinears)
+        for (char matrix : {'A', 'B'}) {
+            if (p.name != lora_name(p.layer, which, matrix)) continue;
+            LoraMatrices<X>& pair = all[static_cast<size_t>(p.layer)][static_cast<size_t>(which)];
+            return (matrix == 'A' ? pair.a : pair.b) = address, true;
+        }
+    return false;
 }

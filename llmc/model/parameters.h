@@ -13,11 +13,12 @@
 #include <vector>
 #include "llmc/base/error.h"
 #include "llmc/model/config.h"
-#include "llmc/model/lora_config.h"
+#include "llmc/model/adapter_config.h"
 
 // normal: standard deviation 0.02; normal_residual: 0.02 / sqrt(2 L)         (GPT-2: Radford et al. 2019, section 2.3)
 // uniform: in +-1 / sqrt(cols)                                                (a linear layer's in PyTorch and in PEFT)
-enum class Init { zeros, ones, normal, normal_residual, uniform };
+// unit_normal: standard deviation 1                                                       (an embedding's in PyTorch)
+enum class Init { zeros, ones, normal, normal_residual, uniform, unit_normal };
 
 struct Parameter {
     std::string name;     // "transformer.h.3.attn.c_attn.weight"

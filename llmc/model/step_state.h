@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 #include "llmc/base/host_device.h"
-#include "llmc/model/lora_config.h"
+#include "llmc/model/adapter_config.h"
 
 struct StepState {
     uint64_t seed = 0;               // key of all random numbers
@@ -47,7 +47,7 @@ struct StepOptions {
     float beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0.1f;
     bool master_weights = true, stochastic_rounding = false;  // for bf16 only
     int rank = 0, world = 1, zero_stage = 0;                  // zero.h; 0 with one rank
-    std::vector<LoraConfig> adapters;  // room for these; training: the first one is trained, and the model is frozen
+    std::vector<AdapterConfig> adapters;  // room for these; training: the first one is trained, and the model is frozen
 };
 
 // One place in the network where dropout happens. An element is kept with probability 1 - p and scaled by 1 / (1 - p).

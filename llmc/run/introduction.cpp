@@ -2,7 +2,7 @@
 
 #include "llmc/base/error.h"
 #include "llmc/base/human.h"
-#include "llmc/model/lora.h"
+#include "llmc/model/adapter.h"
 
 std::vector<std::string> introduction(const Run& run, int B, const DataLoader& data, const Group& group,
                                       const std::function<MemoryPlan(const StepOptions&)>& memory) {
@@ -12,12 +12,15 @@ std::vector<std::string> introduction(const Run& run, int B, const DataLoader& d
     lines.push_back(strf("model: %s (%s), %s parameters, %s", o.model.c_str(), model_size_text(run.config).c_str(),
                          human_count(parameter_count(run.config)).c_str(), run.bf16 ? "bf16" : "fp32"));
     if (!run.adapters.empty()) {
-        const LoraConfig& lora = run.adapters[0].lora;
+        const AdapterConfig& adapter = run.adapters[0].config;
         int64_t trained = 0;
-        for (const Parameter& p : lora_table(run.config, lora)) trained += p.size();
-        lines.push_back(strf("adapter: LoRA of rank %d, alpha %g, on %s; %s parameters are trained", lora.rank,
-                             static_cast<double>(lora.alpha), run.adapters[0].base.c_str(),
-                             human_count(trained).c_str()));
+        for (const Parameter& p : adapter_table(run.config, adapter)) trained += p.size();
+        const std::string what =
+            adapter.prompts.tokens > 0
+                ? strf("%d prompts%s", adapter.prompts.tokens, adapter.prompts.encoder ? " of an encoder" : "")
+                : strf("LoRA of rank %d, alpha %g", adapter.lora.rank, static_cast<double>(adapter.lora.alpha));
+        lines.push_back(strf("adapter: %s, on %s; %s parameters are trained", what.c_str(),
+                             run.adapters[0].base.c_str(), human_count(trained).c_str()));
     }
     const std::string tokens = human_count(data.rows().tokens()), rows = human_count(data.samples_per_epoch());
     if (run.on_examples)

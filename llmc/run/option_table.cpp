@@ -108,6 +108,13 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .commands = FINETUNE | PLAN, .recorded = true,
          .help = "which linear layers have them: all, or some of c_attn, attn.c_proj, c_fc, mlp.c_proj (c_proj: both), "
                  "with commas between"},
+        {.name = "prompt-tokens", .value = "N", .field = &o.prompt_tokens, .limits = zero_up,
+         .commands = FINETUNE | PLAN, .recorded = true, .default_text = "0: none",
+         .help = "train N vectors that stand before each example, or where the template has {prompt}, and nothing else "
+                 "(P-tuning; llmc/model/prompts.h)"},
+        {.name = "prompt-encoder", .value = "KIND", .field = &o.prompt_encoder, .choices = {"lstm", "none"},
+         .commands = FINETUNE | PLAN, .recorded = true,
+         .help = "lstm: they come out of an encoder while they are trained; none: they are trained themselves"},
     });
     add("Adapters", {
         {.name = "adapter", .value = "DIRS", .field = &o.adapters,

@@ -9,7 +9,7 @@
 #include <vector>
 #include "llmc/model/config.h"
 #include "llmc/model/device_options.h"
-#include "llmc/model/lora_config.h"
+#include "llmc/model/adapter_config.h"
 #include "llmc/ranks/ranks.h"
 
 constexpr int64_t kExampleEpochs = 3;
@@ -34,12 +34,14 @@ struct Options {
     // examples (text/examples.h)
     std::string chat_template;  // --template
     bool packing = true, skip_bad = false;
-    // adapters (model/lora.h)
-    int lora_rank = 0;      // 0: the whole model is trained
+    // adapters (model/adapter.h); none: the whole model is trained
+    int lora_rank = 0;
     double lora_alpha = 0;  // 0: twice the rank
     double lora_dropout = 0;
     std::string lora_layers = "all";
-    std::vector<std::string> adapters;  // sample, chat, eval
+    int prompt_tokens = 0;                // prompts.h
+    std::string prompt_encoder = "lstm";  // or none
+    std::vector<std::string> adapters;    // sample, chat, eval
     // optimizer
     double learning_rate = 3e-4;         // -l
     std::string lr_schedule = "cosine";  // -k cosine|linear|constant|wsd
@@ -121,8 +123,9 @@ struct ProgramInfo {
 // add up.
 bool parse_options(int argc, const char* const* argv, const ProgramInfo& program, Options* options);
 
-// The adapter that --lora-rank and what belongs to it ask for; rank 0: none. UsageError: it does not fit the model.
-LoraConfig lora_config(const Options& options, const ModelConfig& config);
+// The adapter that --lora-rank or --prompt-tokens and what belongs to them ask for, if any. UsageError: it does not fit the
+// model.
+AdapterConfig adapter_config(const Options& options, const ModelConfig& config);
 
 // llm.c's spelling -> ours, the step before CLI11. Exposed for tests.
 std::vector<std::string> translate_llmc_arguments(const std::vector<std::string>& arguments);

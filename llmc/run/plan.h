@@ -12,7 +12,7 @@
 #include <vector>
 #include "llmc/model/activations.h"
 #include "llmc/model/config.h"
-#include "llmc/model/lora_config.h"
+#include "llmc/model/adapter_config.h"
 #include "llmc/run/roofline.h"
 
 struct Options;
@@ -26,7 +26,7 @@ struct PlanSetup {
     bool batch_given = false;  // else more GPUs may have more sequences
     int T = 1024, B = 0;       // B: sequences of a micro-batch, 0: the largest that fits
     int recompute = 0, zero_stage = 0;
-    std::vector<LoraConfig> adapters;       // the one that is trained, if any
+    std::vector<AdapterConfig> adapters;    // the one that is trained, if any
     double memory_bytes = 0;                // of a GPU
     Rates rates;                            // of a GPU
     double bus = 0, network = 0, peak = 0;  // bytes/s out of a GPU, out of a machine; FLOP/s of the data sheet

@@ -69,7 +69,7 @@ PlanSetup plan_setup(const Options& o) {
     s.model = find_model(o.model).config;
     if (s.model.V == 0) s.model.V = kGpt2Vocabulary;
     check_model_config(s.model, "--model " + o.model);
-    if (const LoraConfig lora = lora_config(o, s.model); lora.rank > 0) s.adapters = {lora};
+    if (const AdapterConfig adapter = adapter_config(o, s.model); adapter != AdapterConfig{}) s.adapters = {adapter};
     s.cpu = o.gpu == "cpu", s.bf16 = o.was_given("precision") ? o.precision == "bf16" : !s.cpu;
     s.master_weights = o.master_weights, s.own_matmul = o.device.matmul == "own";
     s.gpus = o.gpus, s.gpus_per_node = o.ranks.gpus_per_node, s.recompute = o.recompute, s.zero_stage = o.zero_stage;
@@ -119,7 +119,8 @@ static OrderedJson describe(const PlanSetup& s) {
     PlanStep t = predict_step(s);
     OrderedJson j, memory, step;
     j["gpus"] = s.gpus, j["zero_stage"] = s.zero_stage, j["recompute"] = s.recompute, j["micro_batch_size"] = s.B;
-    if (!s.adapters.empty()) j["lora_rank"] = s.adapters[0].rank;
+    if (!s.adapters.empty())
+        j["lora_rank"] = s.adapters[0].lora.rank, j["prompt_tokens"] = s.adapters[0].prompts.tokens;
     memory["parameters"] = m.parameters, memory["gradients"] = m.gradients, memory["optimizer"] = m.optimizer;
     memory["activations"] = m.activations, memory["buffers"] = m.buffers, memory["total"] = m.total();
     j["fits"] = static_cast<double>(m.total()) <= s.memory_bytes, j["memory"] = memory, j["sent_bytes"] = t.sent;

@@ -19,7 +19,7 @@ StepOptions Run::step_options(int B) const {
     o.examples = on_examples;
     o.rank = rank, o.world = world, o.zero_stage = options.zero_stage;
     o.master_weights = options.master_weights, o.stochastic_rounding = options.stochastic_rounding;
-    for (const AdapterInfo& adapter : adapters) o.adapters.push_back(adapter.lora);
+    for (const AdapterInfo& adapter : adapters) o.adapters.push_back(adapter.config);
     return o;
 }
 
@@ -27,7 +27,7 @@ StepOptions Run::inference_options(int B) const {
     StepOptions o;
     o.training = false;
     o.B = B, o.T = T, o.examples = on_examples;
-    for (const AdapterInfo& adapter : adapters) o.adapters.push_back(adapter.lora);
+    for (const AdapterInfo& adapter : adapters) o.adapters.push_back(adapter.config);
     return o;
 }
 
@@ -61,21 +61,36 @@ static void choose_model(Run& run, const std::string& default_model, Notes* note
 // What finetune trains of an adapter: a new one, or that which --model names, as it is.
 static void choose_adapter(Run& run) {
     const Options& o = run.options;
-    LoraConfig lora = lora_config(o, run.config);
-    if (lora.rank == 0) return;
+    AdapterConfig wanted = adapter_config(o, run.config);
+    if (wanted == AdapterConfig{}) return;
     if (run.adapters.empty()) {
         if (run.source.kind == ModelSource::Kind::size)
-            throw UsageError("--lora-rank adapts a model that has learned something; name one with --model");
-        run.adapters = {{"", std::filesystem::absolute(run.source.path).lexically_normal().string(), lora}};
+            throw UsageError(strf("--%s adapts a model that has learned something; name one with --model",
+                                  wanted.lora.rank > 0 ? "lora-rank" : "prompt-tokens"));
+        run.adapters = {{"", std::filesystem::absolute(run.source.path).lexically_normal().string(), wanted}};
         return;
     }
-    lora.layers = run.adapters[0].lora.layers, lora.rank_stabilised = run.adapters[0].lora.rank_stabilised;
-    if (!(lora == run.adapters[0].lora))
+    AdapterConfig& there = run.adapters[0].config;
+    const auto refuse = [&](const std::string& kind, const char* options) {
+        throw UsageError(strf("--model %s is an adapter of %s; leave out --%s..., or name its model for a new one",
+                              o.model.c_str(), kind.c_str(), options));
+    };
+    wanted.lora.layers = there.lora.layers, wanted.lora.rank_stabilised = there.lora.rank_stabilised;
+    if (wanted.lora.rank > 0 && !(wanted.lora == there.lora))
+        refuse(there.lora.rank == 0
+                   ? "another kind"
+                   : strf("rank %d, alpha %g, dropout %g", there.lora.rank, static_cast<double>(there.lora.alpha),
+                          static_cast<double>(there.lora.dropout)),
+               "lora-");
+    if (wanted.prompts.tokens == 0) return;
+    if (wanted.prompts.tokens != there.prompts.tokens)
+        refuse(there.prompts.tokens == 0 ? "another kind" : strf("%d prompts", there.prompts.tokens), "prompt-");
+    if (!run.resume_from.empty()) there.prompts.encoder = wanted.prompts.encoder;  // which the checkpoint has
+    else if (o.was_given("prompt-encoder") && wanted.prompts.encoder)
         throw UsageError(
-            strf("--model %s is an adapter of rank %d, alpha %g, dropout %g; leave out --lora-..., or name "
-                 "its model for a new one",
-                 o.model.c_str(), run.adapters[0].lora.rank, static_cast<double>(run.adapters[0].lora.alpha),
-                 static_cast<double>(run.adapters[0].lora.dropout)));
+            strf("--model %s has finished prompts, which are trained on without an encoder; leave out "
+                 "--prompt-encoder lstm",
+                 o.model.c_str()));
 }
 
 // What sample, chat and eval compute with.

@@ -118,7 +118,7 @@ inline void bench_kernels(const ModelConfig& m, int B, double step) {
     };
 
     row("encoder forward", 1, Bound::memory, 0, 4.0 * N + (rows + T) * C * S + x_bytes,
-        [&] { encoder_forward(x, tokens, static_cast<const int*>(nullptr), w, w, B, T, C, Dropout{}, stream); });
+        [&] { encoder_forward<X>(x, tokens, nullptr, w, w, nullptr, B, T, C, Dropout{}, stream); });
     row("layernorm forward", 1, Bound::memory, 0, 2 * x_bytes + 8.0 * N,
         [&] { layernorm_forward(y, mean, rstd, x, w, bias, N, C, 1e-5f, stream); });
     row("residual + layernorm forward", 2 * L, Bound::memory, 0, 4 * x_bytes + 8.0 * N,

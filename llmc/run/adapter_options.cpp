@@ -26,12 +26,21 @@ static unsigned parse_lora_layers(const std::string& list) {
     return linears;
 }
 
-LoraConfig lora_config(const Options& o, const ModelConfig& config) {
+AdapterConfig adapter_config(const Options& o, const ModelConfig& config) {
     for (const char* name : {"lora-alpha", "lora-dropout", "lora-layers"})
         if (o.was_given(name) && o.lora_rank == 0)
             throw UsageError(strf("--%s is of a new adapter; give --lora-rank, too", name));
-    LoraConfig lora;
-    if (o.lora_rank == 0) return lora;
+    if (o.was_given("prompt-encoder") && o.prompt_tokens == 0)
+        throw UsageError("--prompt-encoder is of prompts that are trained; say how many with --prompt-tokens");
+    if (o.lora_rank > 0 && o.prompt_tokens > 0)
+        throw UsageError("--lora-rank and --prompt-tokens are two kinds of adapter; give one of them");
+    AdapterConfig adapter;
+    if (o.prompt_tokens >= config.T)
+        throw UsageError(strf("--prompt-tokens %d leaves no room for a text in the model's context of %d; give less",
+                              o.prompt_tokens, config.T));
+    adapter.prompts = {o.prompt_tokens, o.prompt_tokens > 0 && o.prompt_encoder == "lstm"};
+    if (o.lora_rank == 0) return adapter;
+    LoraConfig& lora = adapter.lora;
     lora.rank = o.lora_rank, lora.dropout = static_cast<float>(o.lora_dropout);
     lora.alpha = static_cast<float>(o.lora_alpha > 0 ? o.lora_alpha : 2 * o.lora_rank);
     lora.linears = parse_lora_layers(o.lora_layers);
@@ -39,5 +48,5 @@ LoraConfig lora_config(const Options& o, const ModelConfig& config) {
         if (const auto [in, out] = linear_shape(config, which); lora.rank > std::min(in, out))
             throw UsageError(strf("--lora-rank %d is more than the width %d of a linear layer; give less", lora.rank,
                                   std::min(in, out)));
-    return lora;
+    return adapter;
 }
