@@ -18,6 +18,8 @@ void write_examples(const TokenizeOptions& options) {
     std::string note;
     const Template chat = Template::choose(options.chat_template, tokenizer, &note);
     if (!note.empty()) fprintf(stderr, "%s\n", note.c_str());
+    if (chat.prompts() > 0)
+        throw UsageError("--template: a file of tokens has no places for prompts; name the JSON itself to finetune");
     tokenizer.set_chat_template(chat.jinja());
     Staging staging(options.output);
     ReadingNotes notes;

@@ -15,7 +15,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr char kConfig[] = "/adapter_config.json", kWeights[] = "/adapter_model.safetensors";
+constexpr char kConfig[] = "/adapter_config.json", kWeights[] = "/adapter_model.safetensors",
+               kEncoderWeights[] = "/prompt_encoder.safetensors";
 
 Json read_config(const std::string& dir) { return parse_json_object(read_file(dir + kConfig), dir + kConfig); }
 
@@ -28,51 +29,41 @@ bool is_target(const Json& targets, const std::string& name) {
     return false;
 }
 
-// Fields of PEFT's LoraConfig that would make another computation of it, and what they are in ours.
-void refuse_other_adapters(const Json& j, const std::string& where) {
-    const auto refuse = [&](const std::string& field, const std::string& remedy) {
-        throw Error(strf("%s: %s is %s; %s", where.c_str(), field.c_str(), j[field].dump().c_str(), remedy.c_str()));
-    };
-    if (j.value("peft_type", Json()) != "LORA") {
-        if (!j.contains("peft_type")) throw Error(where + " has no peft_type");
-        refuse("peft_type", "adapters here are of the type LORA");
+// The encoder of prompts is nothing that PEFT would look for.
+bool of_encoder(const Parameter& p) { return p.name.starts_with(kPromptEncoder); }
+
+struct Refuse {
+    const Json& j;
+    const std::string& where;
+    void operator()(const std::string& field, const std::string& remedy) const {
+        throw Error(strf("%s: %s is %s; %s", where.c_str(), field.c_str(), j.value(field, Json()).dump().c_str(),
+                         remedy.c_str()));
     }
+};
+
+LoraConfig read_lora(const Json& j, const std::string& where, const ModelConfig& config) {
+    // Fields of PEFT's LoraConfig that would make another computation of it, and what they are in ours.
+    const Refuse refuse{j, where};
     if (const Json bias = j.value("bias", Json("none")); bias != "none") refuse("bias", "here it is \"none\"");
     for (const char* field : {"use_dora", "lora_bias", "use_qalora"})
         if (j.value(field, Json(false)) == true) refuse(field, "here it is false");
     for (const char* field : {"modules_to_save", "rank_pattern", "alpha_pattern", "exclude_modules",
                               "target_parameters", "trainable_token_indices", "layer_replication"})
         if (const Json v = j.value(field, Json()); !v.is_null() && !v.empty()) refuse(field, "here there is none");
-}
-
-}  // namespace
-
-bool is_adapter_directory(const std::string& dir) { return is_file(dir + kConfig); }
-
-std::string adapter_base(const std::string& dir) {
-    const Json base = read_config(dir).value("base_model_name_or_path", Json());
-    return base.is_string() ? base.get<std::string>() : "";
-}
-
-AdapterInfo read_adapter_config(const std::string& dir, const ModelConfig& config) {
-    const Json j = read_config(dir);
-    const std::string where = dir + kConfig;
-    refuse_other_adapters(j, where);
-    AdapterInfo info;
-    info.path = dir, info.base = adapter_base(dir);
+    LoraConfig lora;
     try {
-        if (!json_whole(j.at("r"), &info.config.lora.rank)) throw Error(where + ": r is no whole number");
-        info.config.lora.alpha = j.value("lora_alpha", 8.0f), info.config.lora.dropout = j.value("lora_dropout", 0.0f);
-        info.config.lora.rank_stabilised = j.value("use_rslora", false);
+        if (!json_whole(j.at("r"), &lora.rank)) throw Error(where + ": r is no whole number");
+        lora.alpha = j.value("lora_alpha", 8.0f), lora.dropout = j.value("lora_dropout", 0.0f);
+        lora.rank_stabilised = j.value("use_rslora", false);
         Json targets = j.value("target_modules", Json()), layers = j.value("layers_to_transform", Json());
         if (targets.is_null() || (targets.is_array() && targets.empty())) throw Error(where + " has no target_modules");
         if (layers.is_number()) layers = Json::array({layers});
-        info.config.lora.linears = 0;
+        lora.linears = 0;
         for (Linear which : kLinears) {
             const std::string name = block_prefix(0) + kLinearNames[static_cast<int>(which)];
-            if (is_target(targets, name)) info.config.lora.linears |= 1u << static_cast<int>(which);
+            if (is_target(targets, name)) lora.linears |= 1u << static_cast<int>(which);
         }
-        if (info.config.lora.linears == 0)
+        if (lora.linears == 0)
             throw Error(strf("%s: none of target_modules %s is a linear layer of GPT-2's blocks (c_attn, c_proj, c_fc)",
                              where.c_str(), targets.dump().c_str()));
         if (targets.is_array())
@@ -86,19 +77,59 @@ AdapterInfo read_adapter_config(const std::string& dir, const ModelConfig& confi
                              "c_proj, c_fc)",
                              where.c_str(), t.dump().c_str()));
             }
-        if (!layers.is_null() && !layers.empty()) info.config.lora.layers = layers.get<std::vector<int>>();
+        if (!layers.is_null() && !layers.empty()) lora.layers = layers.get<std::vector<int>>();
     } catch (const JsonError&) {
         throw Error(where + ": a field is missing or has the wrong type");
     } catch (const std::regex_error&) {
         throw Error(where + ": target_modules is no regular expression");
     }
-    if (info.config.lora.rank < 1 || info.config.lora.rank > 65536 || !(info.config.lora.alpha > 0) ||
-        !(info.config.lora.dropout >= 0) || !(info.config.lora.dropout < 1))
+    if (lora.rank < 1 || lora.rank > 65536 || !(lora.alpha > 0) || !(lora.dropout >= 0) || !(lora.dropout < 1))
         throw Error(where + ": r, lora_alpha or lora_dropout has no possible value");
-    for (int layer : info.config.lora.layers)
+    for (int layer : lora.layers)
         if (layer < 0 || layer >= config.L)
             throw Error(strf("%s: layers_to_transform has %d; the model has %d layers: is it an adapter of another?",
                              where.c_str(), layer, config.L));
+    return lora;
+}
+
+PromptConfig read_prompts(const Json& j, const std::string& where, const ModelConfig& config) {
+    const Refuse refuse{j, where};
+    PromptConfig prompts;
+    if (!json_whole(j.value("num_virtual_tokens", Json()), &prompts.tokens) || prompts.tokens < 1 ||
+        prompts.tokens >= config.T)
+        refuse("num_virtual_tokens", strf("here it is a number from 1 to %d", config.T - 1));
+    if (const Json width = j.value("token_dim", Json()); !width.is_null() && width != config.C)
+        refuse("token_dim", strf("the model's is %d: is it an adapter of another?", config.C));
+    for (const char* field : {"num_transformer_submodules", "num_layers", "num_attention_heads"}) {
+        const Json ours = field[4] == 't' ? 1 : field[4] == 'l' ? config.L : config.NH, there = j.value(field, Json());
+        if (!there.is_null() && there != ours) refuse(field, "here it is " + ours.dump());
+    }
+    return prompts;
+}
+
+}  // namespace
+
+std::string adapter_tensor_name(const Parameter& p) {
+    return p.name == kPromptEmbeddings || of_encoder(p) ? p.name : "base_model.model." + p.name;
+}
+
+bool is_adapter_directory(const std::string& dir) { return is_file(dir + kConfig); }
+
+std::string adapter_base(const std::string& dir) {
+    const Json base = read_config(dir).value("base_model_name_or_path", Json());
+    return base.is_string() ? base.get<std::string>() : "";
+}
+
+AdapterInfo read_adapter_config(const std::string& dir, const ModelConfig& config) {
+    const Json j = read_config(dir);
+    const std::string where = dir + kConfig;
+    AdapterInfo info;
+    info.path = dir, info.base = adapter_base(dir);
+    const Json type = j.value("peft_type", Json());
+    if (type == "LORA") info.config.lora = read_lora(j, where, config);
+    else if (type == "PROMPT_TUNING" || type == "P_TUNING") info.config.prompts = read_prompts(j, where, config);
+    else if (type.is_null()) throw Error(where + " has no peft_type");
+    else Refuse{j, where}("peft_type", "adapters here are of the types LORA, PROMPT_TUNING and P_TUNING");
     return info;
 }
 
@@ -114,26 +145,38 @@ AdapterInfo find_adapter(const std::string& what, const ModelConfig& config) {
 }
 
 void load_adapter(const std::string& dir, const ModelTensors& tensors) {
-    if (!is_file(dir + kWeights)) throw Error(dir + " has no adapter_model.safetensors");
-    const SafetensorsFile file(dir + kWeights);
-    std::map<std::string, const TensorInfo*> there;
-    for (const TensorInfo& t : file.tensors()) there[t.name] = &t;
-    for (const Parameter& p : tensors.table) {
-        const std::string name = kAdapterPrefix + p.name;
-        const auto found = there.find(name);
-        if (found == there.end()) throw Error(strf("%s: tensor %s is missing", file.path().c_str(), name.c_str()));
-        if (found->second->shape != file_tensor(p, name, "").shape)
-            throw Error(strf("%s: tensor %s does not fit the model: it is an adapter of another one",
-                             file.path().c_str(), name.c_str()));
-        read_parameter(file, name, p, tensors, weight_buffers(tensors));
-        there.erase(found);
+    for (const bool encoder : {false, true}) {
+        std::map<std::string, const Parameter*> wanted;
+        for (const Parameter& p : tensors.table)
+            if (of_encoder(p) == encoder) wanted[adapter_tensor_name(p)] = &p;
+        if (wanted.empty()) continue;
+        const std::string path = dir + (encoder ? kEncoderWeights : kWeights);
+        if (!is_file(path)) throw Error(strf("%s has no %s", dir.c_str(), fs::path(path).filename().c_str()));
+        const SafetensorsFile file(path);
+        std::map<std::string, const TensorInfo*> there;
+        for (const TensorInfo& t : file.tensors()) there[t.name] = &t;
+        for (const auto& [name, p] : wanted) {
+            const auto found = there.find(name);
+            if (found == there.end()) throw Error(strf("%s: tensor %s is missing", path.c_str(), name.c_str()));
+            if (found->second->shape != file_tensor(*p, name, "").shape)
+                throw Error(strf("%s: tensor %s does not fit the model: it is an adapter of another one", path.c_str(),
+                                 name.c_str()));
+            read_parameter(file, name, *p, tensors, weight_buffers(tensors));
+            there.erase(found);
+        }
+        if (!there.empty())
+            throw Error(strf("%s: tensor %s has no place in the model: it is an adapter of another one", path.c_str(),
+                             there.begin()->first.c_str()));
     }
-    if (!there.empty())
-        throw Error(strf("%s: tensor %s has no place in the model: it is an adapter of another one",
-                         file.path().c_str(), there.begin()->first.c_str()));
 }
 
 void merge_adapter(const AdapterInfo& adapter, const ModelConfig& config, const ModelTensors& model) {
+    if (adapter.config.prompts.tokens > 0)
+        throw UsageError(
+            adapter.path +
+            ": prompts stand among a text's tokens and cannot become a part of the weights; the directory is in PEFT's "
+            "form as it is, and the model alone is " +
+            adapter.base);
     ModelTensors tensors{.table = adapter_table(config, adapter.config), .read = {}, .write = {}};
     std::vector<float> values(static_cast<size_t>(arena_size(tensors.table)));
     tensors.write = [&](Buffer, int64_t offset, int64_t n, const float* in) {
@@ -160,6 +203,30 @@ void merge_adapter(const AdapterInfo& adapter, const ModelConfig& config, const 
     }
 }
 
+static OrderedJson config_json(const AdapterInfo& adapter, const ModelConfig& config) {
+    OrderedJson j = {{"peft_type", adapter.config.prompts.tokens > 0 ? "PROMPT_TUNING" : "LORA"},
+                     {"task_type", "CAUSAL_LM"},
+                     {"base_model_name_or_path", adapter.base},
+                     {"inference_mode", true}};
+    if (adapter.config.prompts.tokens > 0) {
+        j["num_virtual_tokens"] = adapter.config.prompts.tokens, j["token_dim"] = config.C;
+        j["num_transformer_submodules"] = 1, j["num_layers"] = config.L, j["num_attention_heads"] = config.NH;
+        j["prompt_tuning_init"] = "RANDOM", j["prompt_tuning_init_text"] = nullptr;
+        j["tokenizer_name_or_path"] = nullptr;
+        return j;
+    }
+    const LoraConfig& lora = adapter.config.lora;
+    Json targets = Json::array();
+    for (Linear which : kLinears)
+        if (lora.linears >> static_cast<int>(which) & 1) targets.push_back(kLinearNames[static_cast<int>(which)]);
+    j["r"] = lora.rank, j["lora_alpha"] = lora.alpha, j["lora_dropout"] = lora.dropout;
+    j["target_modules"] = targets, j["layers_to_transform"] = nullptr, j["use_rslora"] = lora.rank_stabilised;
+    if (!lora.layers.empty()) j["layers_to_transform"] = lora.layers;
+    j["bias"] = "none", j["modules_to_save"] = nullptr;
+    j["fan_in_fan_out"] = true;  // of Conv1D, which keeps weights (in,out)
+    return j;
+}
+
 std::vector<WrittenFile> write_adapter_directory(const std::string& dir, const AdapterInfo& adapter,
                                                  const ModelConfig& config, const ModelTensors& tensors,
                                                  const Tokenizer* tokenizer) {
@@ -169,32 +236,20 @@ std::vector<WrittenFile> write_adapter_directory(const std::string& dir, const A
     };
     if (tokenizer)
         for (const auto& [name, text] : tokenizer->model_files(config.T)) write_text(name, text);
-    const LoraConfig& lora = adapter.config.lora;
-    Json targets = Json::array();
-    for (Linear which : kLinears)
-        if (lora.linears >> static_cast<int>(which) & 1) targets.push_back(kLinearNames[static_cast<int>(which)]);
-    OrderedJson j = {{"peft_type", "LORA"},
-                     {"task_type", "CAUSAL_LM"},
-                     {"base_model_name_or_path", adapter.base},
-                     {"r", lora.rank},
-                     {"lora_alpha", lora.alpha},
-                     {"lora_dropout", lora.dropout},
-                     {"target_modules", targets},
-                     {"layers_to_transform", nullptr},
-                     {"use_rslora", lora.rank_stabilised},
-                     {"bias", "none"},
-                     {"fan_in_fan_out", true},  // of Conv1D, which keeps weights (in,out)
-                     {"modules_to_save", nullptr},
-                     {"inference_mode", true}};
-    if (!lora.layers.empty()) j["layers_to_transform"] = lora.layers;
-    write_text("adapter_config.json", j.dump(2) + "\n");
+    write_text("adapter_config.json", config_json(adapter, config).dump(2) + "\n");
 
     const char* dtype = tensors.bf16 ? "BF16" : "F32";
-    std::vector<TensorInfo> infos;
-    for (const Parameter& p : tensors.table) infos.push_back(file_tensor(p, kAdapterPrefix + p.name, dtype));
-    SafetensorsWriter file(dir + kWeights, infos);
-    for (const Parameter& p : tensors.table) write_parameter(&file, dtype, p, tensors, Buffer::weights);
-    std::string checksum = file.close();
-    written.push_back({kWeights + 1, checksum, file.file_bytes()});
+    for (const bool encoder : {false, true}) {
+        std::vector<TensorInfo> infos;
+        for (const Parameter& p : tensors.table)
+            if (of_encoder(p) == encoder) infos.push_back(file_tensor(p, adapter_tensor_name(p), dtype));
+        if (infos.empty()) continue;
+        const char* name = encoder ? kEncoderWeights : kWeights;
+        SafetensorsWriter file(dir + name, infos);
+        for (const Parameter& p : tensors.table)
+            if (of_encoder(p) == encoder) write_parameter(&file, dtype, p, tensors, Buffer::weights);
+        const std::string checksum = file.close();
+        written.push_back({name + 1, checksum, file.file_bytes()});
+    }
     return written;
 }

@@ -266,7 +266,7 @@ void load_training_state(const std::string& checkpoint, const ModelConfig& confi
         std::vector<Buffer> from_weights, from_master;
         (saved_master && !tensors.bf16 ? from_master : from_weights).push_back(Buffer::weights);
         if (tensors.has_master) (saved_master ? from_master : from_weights).push_back(Buffer::master);
-        if (!from_weights.empty()) read((adapter ? kAdapterPrefix : "") + p.name, p, from_weights);
+        if (!from_weights.empty()) read(adapter ? adapter_tensor_name(p) : p.name, p, from_weights);
         if (!from_master.empty()) read(master, p, from_master);
         read("m." + p.name, p, {Buffer::m});
         read("v." + p.name, p, {Buffer::v});

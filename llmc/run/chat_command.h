@@ -40,10 +40,9 @@ class Conversation {
 
   private:
     std::vector<int> ids() const {
-        const MarkedText text = chat_.generation_prompt(turns_);
         std::vector<int> out;
         std::vector<size_t> ends;
-        tokenizer_.encode_marked(text.text, text.markup, out, ends);
+        encode_marked(chat_.generation_prompt(turns_), tokenizer_, out, ends);
         return out;
     }
     const Template& chat_;
@@ -57,7 +56,8 @@ int chat_command(Run run) {
     const Options& o = run.options;
     const int T = run.config.T;
     std::string note;
-    const Template chat = Template::choose(o.chat_template, *run.tokenizer, &note);
+    const Template given = Template::choose(o.chat_template, *run.tokenizer, &note);
+    Template chat = given;  // as the adapter in use wants it
     if (!note.empty()) fprintf(stderr, "%s\n", note.c_str());
     std::vector<std::string> stops = o.stops;
     if (const std::string end = chat.end_of_turn(); !end.empty()) stops.push_back(end);
@@ -73,6 +73,7 @@ int chat_command(Run run) {
         for (const auto& [choice, adapter] : run.choices) {
             if (choice != name) continue;
             model.use_adapter(adapter);
+            chat = given.with_prompts(run.prompts(adapter));
             decoder.keep(0, 0);  // what the cache holds another one has computed
             generator = std::make_unique<Generator<decltype(decoder)>>(decoder);
             return true;

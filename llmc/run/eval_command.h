@@ -28,8 +28,8 @@ inline std::vector<int> token_bytes(const Run& run) {
 }
 
 template <Model M, class Progress>
-Report evaluate_loss(M& model, const Run& run, int B, Group& group, Progress progress) {
-    DataLoader data(run.validation_rows());
+Report evaluate_loss(M& model, const Run& run, size_t adapter, int B, Group& group, Progress progress) {
+    DataLoader data(run.validation_rows(adapter));
     const int64_t windows = validation_windows(data, run.options.eval_limit);
     const MeanLoss mean = mean_loss(model, data, windows, B, run.T, group, token_bytes(run), progress);
     const double tokens = data.rows().weight(0, windows);
@@ -60,9 +60,10 @@ int eval_command(Run run, Group& group) {
     for (const auto& [name, adapter] : run.choices) {
         model.use_adapter(adapter);
         begin = seconds_now();
-        Report report = o.task.empty()
-                            ? evaluate_loss(model, run, inference.B, group, progress)
-                            : evaluate_task(model, run, {*run.tokenizer, group, inference.B, run.T, progress});
+        Report report = o.task.empty() ? evaluate_loss(model, run, adapter, inference.B, group, progress)
+                                       : evaluate_task(model, run,
+                                                       {*run.tokenizer, group, inference.B, run.T, progress, nullptr, 0,
+                                                        run.prompts(adapter)});
         if (run.choices.size() > 1) report.adapter = name;
         log.clear_progress();
         printf("%s\n", o.json ? report.json().c_str() : report.table().c_str());

@@ -35,13 +35,14 @@ std::vector<double> scores_of(int64_t n, Group& group, Score score, Progress pro
     return scores;
 }
 
-// Cut on the left to what a model of T tokens sees, and the one after it. Whether something was lost.
+// Cut on the left, behind trained prompts, to what a model of T tokens sees, and the one after it. Whether something was lost.
 inline bool fit(Continuation& c, int T) {
     const size_t room = static_cast<size_t>(T) + 1;
     if (c.ids.size() <= room) return false;
-    const size_t cut = c.ids.size() - room;
-    c.ids.erase(c.ids.begin(), c.ids.begin() + static_cast<std::ptrdiff_t>(cut));
-    c.begin = std::max<size_t>(1, c.begin - std::min(cut, c.begin));
+    const auto text = std::find_if(c.ids.begin(), c.ids.end(), [](int id) { return id >= 0; });
+    const size_t prompts = static_cast<size_t>(text - c.ids.begin()), cut = c.ids.size() - room;
+    c.ids.erase(text, text + static_cast<std::ptrdiff_t>(cut));
+    c.begin = std::max(std::max<size_t>(1, prompts), c.begin - std::min(cut, c.begin));
     return true;
 }
 

@@ -30,7 +30,14 @@ struct TaskRun {
     std::function<void(int64_t, int64_t)> progress = [](int64_t, int64_t) {};
     const Template* chat = nullptr;  // match: what stands around a prompt
     int max_tokens = 0;              // match: so many are written
+    int prompts = 0;                 // trained ones, which stand in front of each text
 };
+
+inline Continuation encode_question(const Question& q, size_t choice, const TaskRun& run) {
+    Continuation c = encode_continuation(run.tokenizer, q.context, q.answer(choice));
+    c.ids = prompts_in_front(run.prompts, std::move(c.ids)), c.begin += static_cast<size_t>(run.prompts);
+    return c;
+}
 
 // The log-likelihoods of every choice.
 template <class M>
@@ -39,7 +46,7 @@ void score_choices(M& model, const Task& task, const TaskRun& run, std::vector<C
         bool cut = false;
         answers.scores.tokens.emplace_back();
         for (size_t k = 0; k < q.choices.size(); k++) {
-            Continuation c = encode_continuation(run.tokenizer, q.context, q.answer(k));
+            Continuation c = encode_question(q, k, run);
             answers.scores.tokens.back().push_back(static_cast<int64_t>(c.ids.size() - c.begin));
             cut |= fit(c, run.T);
             all.push_back(std::move(c));
@@ -57,11 +64,9 @@ void score_choices(M& model, const Task& task, const TaskRun& run, std::vector<C
 // What the model goes on from: the prompt in its template.
 inline std::vector<int> prompt_ids(const Question& q, const TaskRun& run) {
     const MarkedText whole = run.chat->completion(q.context, q.choices[0]);
-    const size_t n = std::min(whole.counts.find('\1'), whole.text.size());
     std::vector<int> prompt;
     std::vector<size_t> ends;
-    run.tokenizer.encode_marked(std::string_view(whole.text).substr(0, n), std::string_view(whole.markup).substr(0, n),
-                                prompt, ends);
+    encode_marked(whole.first(whole.counts.find('\1')), run.tokenizer, prompt, ends);
     return prompt.empty() ? empty_prompt(run.tokenizer) : prompt;
 }
 
@@ -118,7 +123,7 @@ Answers answer(M& model, const Task& task, const TaskRun& run) {
     };
     if (ranks) {
         for (const Question& q : task.questions) {
-            all.push_back(encode_continuation(run.tokenizer, q.context, q.answer(0)));
+            all.push_back(encode_question(q, 0, run));
             answers.cut += fit(all.back(), run.T);
         }
         one_by_one([&](size_t i) { return rank_of_token(decoder, all[i]); });
@@ -173,7 +178,8 @@ Report evaluate_task(M& model, const Run& run, TaskRun task_run) {
     std::optional<Template> chat;
     std::string note;
     if (task.kind == TaskKind::match) chat = Template::choose(o.chat_template, *run.tokenizer, &note);
-    if (chat) task_run.chat = &*chat, task_run.max_tokens = o.answer_tokens;
+    if (chat)
+        chat = chat->with_prompts(task_run.prompts), task_run.chat = &*chat, task_run.max_tokens = o.answer_tokens;
     const bool speaks = task_run.group.rank() == 0;
     if (speaks) notes.print();
     if (speaks && !note.empty()) fprintf(stderr, "%s\n", note.c_str());

@@ -35,8 +35,8 @@ std::shared_ptr<const Rows> Run::training_rows() const {
     if (on_examples) return train_examples;
     return std::make_shared<Windows>(train_shards, T, config.V, true, options.seed);
 }
-std::shared_ptr<const Rows> Run::validation_rows() const {
-    if (on_examples) return val_examples;
+std::shared_ptr<const Rows> Run::validation_rows(size_t adapter) const {
+    if (on_examples) return val_without_prompts && prompts(adapter) == 0 ? val_without_prompts : val_examples;
     if (val_shards.empty()) return nullptr;
     return std::make_shared<Windows>(val_shards, T, config.V, false, 0);
 }
@@ -182,6 +182,8 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
     else choose_vocabulary(run, all_shards, notes);
     check_model_config(run.config, "--model " + run.options.model);
     choose_adapter(run);
+    if (run.prompts(0) > 0 && !run.on_examples)
+        throw UsageError("--prompt-tokens: prompts stand in examples; name JSON lines with --train-data (-i)");
     choose_precision_and_length(run, program);
     if (run.on_examples) read_examples(run, notes);
     else drop_short_validation(run, notes);
@@ -206,6 +208,10 @@ Run prepare_inference(const Options& options, const ProgramInfo& program, std::v
     choose_adapters(run);
     if (options.command == Command::eval && options.task.empty()) {
         choose_evaluation_data(run);
+        for (const auto& [name, adapter] : run.choices)
+            if (run.prompts(adapter) > 0 && !run.on_examples)
+                throw UsageError(
+                    strf("%s: its prompts stand in examples; name JSON lines with --val-data (-j)", name.c_str()));
         if (run.on_examples) choose_examples_vocabulary(run, notes);
         else choose_vocabulary(run, run.val_shards, notes);
     } else {

@@ -20,6 +20,7 @@ struct Run {
     std::vector<std::string> train_shards, val_shards;
     bool on_examples = false;  // the data is examples, and these take the place of shards:
     std::shared_ptr<const PackedExamples> train_examples, val_examples;
+    std::shared_ptr<const PackedExamples> val_without_prompts;  // for what sees none, where others do
     std::string vocabulary;  // directory, or "" if its files are nowhere (GPT-2's ids are printed as numbers)
     std::optional<Tokenizer> tokenizer;
     ModelSource source;
@@ -32,6 +33,9 @@ struct Run {
     int T = 0;
     int64_t sequences = 0;  // of a whole step, over all ranks: total batch / T
     int rank = 0, world = 1;
+    int prompts(size_t adapter) const {
+        return adapter < adapters.size() ? adapters[adapter].config.prompts.tokens : 0;
+    }
     std::string output, resume_from;   // resume_from: a checkpoint, or ""
     TrainerState state;                // of that checkpoint
     std::vector<std::string> damaged;  // checkpoints newer than that, which are renamed before the run goes on
@@ -41,7 +45,7 @@ struct Run {
     StepOptions inference_options(int B) const;
     bool keeps_best() const { return options.patience > 0 || on_examples; }
     std::shared_ptr<const Rows> training_rows() const;
-    std::shared_ptr<const Rows> validation_rows() const;  // null: there is nothing to validate on
+    std::shared_ptr<const Rows> validation_rows(size_t adapter = 0) const;  // null: there is nothing to validate on
 };
 
 // Into a model of these options: the weights, of which its adapters, too.

@@ -60,8 +60,21 @@ static Template choose_template(const Run& run, Notes* notes) {
     return chosen;
 }
 
+// Trained prompts of what the examples are for: of several adapters with any, all must have as many.
+static int prompts_of(const Run& run) {
+    int prompts = run.options.command == Command::eval ? 0 : run.prompts(0);
+    if (run.options.command != Command::eval) return prompts;
+    for (const auto& [name, adapter] : run.choices)
+        if (const int n = run.prompts(adapter); n > 0 && prompts > 0 && n != prompts)
+            throw UsageError(
+                strf("--adapter: %d prompts and %d in %s; evaluate one after the other", prompts, n, name.c_str()));
+        else prompts = std::max(prompts, n);
+    return prompts;
+}
+
 void read_examples(Run& run, Notes* notes) {
     Options& o = run.options;
+    const int prompts = prompts_of(run);
     std::optional<Template> chat;
     ReaderOptions reading;
     reading.skip_bad = o.skip_bad, reading.command = "... -i -";
@@ -69,10 +82,20 @@ void read_examples(Run& run, Notes* notes) {
         Examples all;
         const std::vector<std::string> written = written_files(paths, file);
         for (const std::string& path : written) all.add(read_examples_file(path, run.config.V));
+        if (!written.empty() && prompts > 0)
+            throw UsageError(
+                strf("%s has no places for prompts; name the JSON that it was made of", written[0].c_str()));
         if (!written.empty()) return all;
         if (run.world > 1 && std::find(paths.begin(), paths.end(), "-") != paths.end())
             throw UsageError("-: ranks cannot share standard input; write the examples into a file");
-        if (!chat) run.tokenizer->set_chat_template((chat = choose_template(run, notes))->jinja());
+        if (!chat) {
+            chat = choose_template(run, notes);
+            run.tokenizer->set_chat_template(chat->jinja());
+            if (chat->prompts() > 0 && prompts == 0 && o.command == Command::finetune)
+                throw UsageError(
+                    strf("the template has places for prompts; train them with --prompt-tokens %d", chat->prompts()));
+            chat = chat->with_prompts(prompts);
+        }
         ReadingNotes said;
         all = read_examples(paths, reading, *chat, *run.tokenizer, &said);
         for (const std::string& line : said.lines()) notes->push_back(line);
@@ -93,7 +116,10 @@ void read_examples(Run& run, Notes* notes) {
     };
     const bool evaluates = o.command == Command::eval;
     if (evaluates) {
-        run.val_examples = pack(read(o.val_data, "val.examples"), false);
+        const Examples all = read(o.val_data, "val.examples");
+        run.val_examples = pack(all, false);
+        for (const auto& [name, adapter] : run.choices)
+            if (prompts > 0 && run.prompts(adapter) == 0) run.val_without_prompts = pack(all.without_prompts(), false);
         return;
     }
     Examples train = read(o.train_data, "train.examples"), validation;

@@ -87,11 +87,12 @@ void obey_resumed_run(Run& run, Notes* notes) {
         throw Error(strf("--resume: the run in %s has another vocabulary than --vocab %s; leave it out",
                          run.output.c_str(), o.vocab.c_str()));
     run.config = recorded;
-    if (!saved.adapter && o.was_given("lora-rank"))
-        throw UsageError(
-            strf("--resume: the run in %s trains the whole model; leave out --lora-rank, or choose another "
-                 "--output",
-                 run.output.c_str()));
+    for (const char* option : {"lora-rank", "prompt-tokens"})
+        if (!saved.adapter && o.was_given(option))
+            throw UsageError(
+                strf("--resume: the run in %s trains the whole model; leave out --%s, or choose another "
+                     "--output",
+                     run.output.c_str(), option));
     if (saved.adapter) run.source = saved, run.adapters = {*saved.adapter};
     else run.adapters.clear();
     if (!o.was_given("model")) o.model = run.resume_from;

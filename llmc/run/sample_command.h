@@ -29,10 +29,10 @@ int texts_at_once(const Options& o, const ModelConfig& config, const StepOptions
     return static_cast<int>(std::max(1.0, std::min({static_cast<double>(texts), 128.0, fit})));
 }
 
-// The texts of all prompts (adapter: its name in JSON, or ""), printed in order as they end; a single one as it grows.
+// The texts of all prompts (adapter: its name in JSON, or ""; its trained prompts stand in front of each), printed in order as they end; a single one as it grows.
 template <Model M>
 void sample_texts(M& model, const Run& run, const StepOptions& inference, const std::vector<std::string>& texts,
-                  const std::string& adapter) {
+                  const std::string& adapter, int trained_prompts) {
     const Options& o = run.options;
     const Tokenizer& tokenizer = *run.tokenizer;
     const size_t T = static_cast<size_t>(run.config.T), n = static_cast<size_t>(o.num_samples),
@@ -43,6 +43,7 @@ void sample_texts(M& model, const Run& run, const StepOptions& inference, const 
         std::vector<int> ids;
         tokenizer.encode_with_special(text, ids);
         if (ids.empty()) ids = empty_prompt(tokenizer);
+        ids = prompts_in_front(trained_prompts, ids);
         longest = std::max(longest, ids.size());
         for (uint32_t i = 0; i < n * draws; i++) prompts.push_back({ids, i});
     }
@@ -104,7 +105,7 @@ int sample_command(Run run) {
         for (const auto& [name, adapter] : run.choices) {
             model.use_adapter(adapter);
             if (run.choices.size() > 1 && !o.json) print_piece("--- adapter " + name + "\n");
-            sample_texts(model, run, inference, texts, run.choices.size() > 1 ? name : "");
+            sample_texts(model, run, inference, texts, run.choices.size() > 1 ? name : "", run.prompts(adapter));
         }
     };
     if (o.was_given("prompt")) {

@@ -359,6 +359,7 @@ class Trainer {
         std::vector<int> prompt = run.tokenizer ? empty_prompt(*run.tokenizer)
                                                 : std::vector{run.config.V - 1};  // the last id: GPT-2's <|endoftext|>
         Decoder decoder(model, 1, run.config.T);
+        prompt = prompts_in_front(run.prompts(0), prompt);
         Generator generator(decoder);
         generate_text(generator, run.tokenizer ? &*run.tokenizer : nullptr, {prompt}, o.sample_tokens, s, {},
                       [&](const std::string& piece) { text += piece; });

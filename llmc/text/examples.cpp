@@ -19,6 +19,18 @@ void Examples::add(std::span<const int> ids, std::span<const float> weight) {
     starts.push_back(std::ssize(tokens));
 }
 
+Examples Examples::without_prompts() const {
+    Examples out;
+    for (int64_t i = 0; i < size(); i++) {
+        std::vector<int> id;
+        std::vector<float> weight;
+        for (size_t k = 0; k < ids(i).size(); k++)
+            if (ids(i)[k] >= 0) id.push_back(ids(i)[k]), weight.push_back(weights_of(i)[k]);
+        out.add(id, weight);
+    }
+    return out;
+}
+
 static bool counts(std::span<const float> weights) {
     return std::any_of(weights.begin() + std::min<std::ptrdiff_t>(1, std::ssize(weights)), weights.end(),
                        [](float w) { return w != 0; });
@@ -26,16 +38,23 @@ static bool counts(std::span<const float> weights) {
 
 Examples Examples::fit(int T) const {
     Examples out;
+    std::vector<int> kept_ids;
+    std::vector<float> kept_weights;
     for (int64_t i = 0; i < size(); i++) {
         std::span<const int> id = ids(i);
         std::span<const float> weight = weights_of(i);
         const size_t room = static_cast<size_t>(T) + 1;
         if (id.size() > room) {
             const auto first = std::find_if(weight.begin(), weight.end(), [](float w) { return w != 0; });
-            const size_t before = static_cast<size_t>(first - weight.begin());  // at least 1
-            const size_t drop = std::min(id.size() - room, std::max<size_t>(before, 1) - 1);
-            id = id.subspan(drop, std::min(room, id.size() - drop));
-            weight = weight.subspan(drop, id.size());
+            const size_t before = static_cast<size_t>(first - weight.begin());
+            size_t words = 0, drop = id.size() - room;
+            for (size_t k = 0; k < before; k++) words += id[k] >= 0;
+            drop = std::min(drop, std::max<size_t>(words, 1) - 1);
+            kept_ids.clear(), kept_weights.clear();
+            for (size_t k = 0; k < id.size() && kept_ids.size() < room; k++)
+                if (drop > 0 && id[k] >= 0) drop--;
+                else kept_ids.push_back(id[k]), kept_weights.push_back(weight[k]);
+            id = kept_ids, weight = kept_weights;
             out.cut++;
         }
         if (counts(weight)) out.add(id, weight);
@@ -58,7 +77,7 @@ Examples Examples::hold_back(int64_t every, Examples* validation) const {
 void add_example(const MarkedText& text, const Tokenizer& tokenizer, Examples& examples) {
     std::vector<int> ids;
     std::vector<size_t> ends;
-    tokenizer.encode_marked(text.text, text.markup, ids, ends);
+    encode_marked(text, tokenizer, ids, ends);
     std::vector<float> weights;
     for (size_t i = 0, from = 0; i < ids.size(); from = ends[i++])
         weights.push_back(text.counts.substr(from, ends[i] - from).find('\1') != std::string::npos);

@@ -21,7 +21,7 @@
 #include "llmc/text/tokenizer.h"
 
 struct Examples {
-    std::vector<int> tokens;
+    std::vector<int> tokens;         // below 0: prompts (model/prompts.h)
     std::vector<float> weights;      // of each token as a target: 0 for a prompt's, and for the first of an example
     std::vector<int64_t> starts{0};  // of each example, and where the last one ends
     int64_t cut = 0, left_out = 0;   // by fit(): examples that were cut, and of which nothing would have been learned
@@ -36,9 +36,11 @@ struct Examples {
     }
 
     // Cuts examples of more than T + 1 tokens, of which the last is a target alone: first the beginning of what comes
-    // before the first token that counts, of which one token stays, then the end. So a completion stays whole where it
+    // before the first token that counts, of which one token stays, and all prompts, then the end. So a completion stays whole where it
     // can, and an instruction that stands before a long text goes first.
     Examples fit(int T) const;
+    // As a model sees them that has no prompts.
+    Examples without_prompts() const;
     // Of each `every` examples one is held back for validation, drawn at random and always the same; the others are
     // returned.
     Examples hold_back(int64_t every, Examples* validation) const;

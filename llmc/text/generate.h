@@ -23,6 +23,14 @@ inline std::vector<int> empty_prompt(const Tokenizer& tokenizer) {
     return ids;
 }
 
+// What stands in front of a text where a model has so many trained prompts.
+inline std::vector<int> prompts_in_front(int n, std::vector<int> ids) {
+    std::vector<int> front(static_cast<size_t>(n));
+    for (int i = 0; i < n; i++) front[static_cast<size_t>(i)] = -1 - i;
+    ids.insert(ids.begin(), front.begin(), front.end());
+    return ids;
+}
+
 // A text to continue. `sample` numbers the samples of a prompt, each with random numbers of its own: those of (seed,
 // token, sample), so that a text does not depend on which others are sampled beside it (but for rounding: products of
 // more rows may add in another order).
@@ -46,7 +54,7 @@ class Generator {
     explicit Generator(Decoder& decoder) : d_(decoder), fed_(static_cast<size_t>(decoder.texts)) {}
 
     // Of a prompt that is longer than the model's context the last T tokens count. Where the context is full, a text goes
-    // on with the newer half of it.
+    // on with the newer half of it. Trained prompts in front stay there in both cases.
     void run(const std::vector<Prompt>& prompts, int max_tokens, const SamplerOptions& o, bool logprobs,
              const OnToken& on_token) {
         const ModelConfig& m = d_.config();
@@ -57,8 +65,8 @@ class Generator {
         while (next < prompts.size() || !texts.empty()) {
             while (next < prompts.size() && !places.empty()) {
                 const std::vector<int>& ids = prompts[next].ids;
-                const size_t n = std::min(ids.size(), static_cast<size_t>(m.T));
-                texts.push_back({next++, places.back(), {ids.end() - static_cast<std::ptrdiff_t>(n), ids.end()}, 0});
+                texts.push_back({next++, places.back(), ids, 0});
+                forget(texts.back().context, std::ssize(ids) - m.T);
                 places.pop_back();
             }
             const float* logits = feed(texts);
@@ -87,7 +95,7 @@ class Generator {
                 if (text.ended) places.push_back(text.place);
                 text.context.push_back(drawn[i].id);
                 if (std::ssize(text.context) > m.T)
-                    text.context.erase(text.context.begin(), text.context.end() - std::max(1, m.T / 2));
+                    forget(text.context, std::ssize(text.context) - std::max(1, m.T / 2));
             }
             std::erase_if(texts, [](const Text& text) { return text.ended; });
         }
@@ -101,6 +109,12 @@ class Generator {
         int drawn;
         bool ended = false;
     };
+    // The first n tokens of a text, but for trained prompts in front of it.
+    static void forget(std::vector<int>& context, std::ptrdiff_t n) {
+        const auto text = std::find_if(context.begin(), context.end(), [](int id) { return id >= 0; });
+        const std::ptrdiff_t most = context.end() - text - 1;
+        if (n > 0 && most > 0) context.erase(text, text + std::min(n, most));
+    }
     static size_t common(const std::vector<int>& a, const std::vector<int>& b) {
         return static_cast<size_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
     }

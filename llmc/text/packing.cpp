@@ -89,7 +89,8 @@ Batch PackedExamples::read(int64_t first, int n) const {
         const auto weights = examples_->weights_of(i);
         int& start = used[static_cast<size_t>(k)];
         const size_t at = static_cast<size_t>(k) * T + static_cast<size_t>(start), length = ids.size() - 1;
-        std::copy_n(ids.begin(), length, &batch.inputs[at]), std::copy_n(ids.begin() + 1, length, &batch.targets[at]);
+        std::copy_n(ids.begin(), length, &batch.inputs[at]),
+            std::transform(ids.begin() + 1, ids.end(), &batch.targets[at], [](int id) { return std::max(id, -1); });
         std::copy_n(weights.begin() + 1, length, &batch.weights[at]);
         std::fill_n(&batch.doc_start[at], length, start);
         start += static_cast<int>(length);

@@ -22,7 +22,8 @@ inline void penalise_repetition(float* logits, std::span<const int> text, float 
     std::vector<int> ids(text.begin(), text.end());
     std::sort(ids.begin(), ids.end());
     ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-    for (int id : ids) logits[id] = logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty;
+    for (int id : ids)
+        if (id >= 0) logits[id] = logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty;
 }
 
 // log softmax(logits (V))[id]

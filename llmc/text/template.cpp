@@ -43,8 +43,53 @@ std::string without_escapes(std::string_view text) {
     return out;
 }
 
+// In a part's text the place of prompt number n is a character that no text has: U+F0000 + n, of a plane for private use.
+constexpr int kMostPlaces = 0xFFFE;
+constexpr size_t kPlaceBytes = 4;
+std::string place(int n) {
+    std::string out;
+    append_utf8(out, 0xF0000u + static_cast<uint32_t>(n));
+    return out;
+}
+bool place_at(std::string_view text, size_t at) {
+    return text.size() - at >= kPlaceBytes && text[at] == '\xF3' && static_cast<uint8_t>(text[at + 1]) >= 0xB0 &&
+           static_cast<uint8_t>(text[at + 1]) < 0xC0;
+}
+int number_of(std::string_view text, size_t at) {
+    int n = 0;
+    for (size_t i = 1; i < kPlaceBytes; i++) n = n << 6 | (text[at + i] & 0x3F);
+    return n & 0xFFFF;
+}
+std::string without_places(const std::string& text) {
+    std::string out;
+    for (size_t i = 0; i < text.size();)
+        if (place_at(text, i)) i += kPlaceBytes;
+        else out += text[i++];
+    return out;
+}
+// {prompt} and {prompt:N} become places, numbered on from *count.
+std::string with_places(std::string text, int* count) {
+    const std::string mark = "{prompt";
+    for (size_t at = 0; (at = text.find(mark, at)) != std::string::npos;) {
+        const size_t end = text.find('}', at);
+        const std::string number =
+            end == std::string::npos ? "" : text.substr(at + mark.size(), end - at - mark.size());
+        const bool counted = number.size() > 1 && number.size() < 8 && number[0] == ':' &&
+                             number.find_first_not_of("0123456789", 1) == std::string::npos;
+        const int n = counted ? std::stoi(number.substr(1)) : number.empty();
+        if (end == std::string::npos || n < 1 || *count + n > kMostPlaces)
+            throw Error(strf("places for prompts are written {prompt} or {prompt:5}, and are at most %d", kMostPlaces));
+        std::string places;
+        for (int i = 0; i < n; i++) places += place((*count)++);
+        text.replace(at, end + 1 - at, places);
+        at += places.size();
+    }
+    return text;
+}
+
 // As a string of Jinja.
 std::string quoted(std::string text) {
+    text = without_places(text);
     replace_all(text, "\\", "\\\\"), replace_all(text, "'", "\\'"), replace_all(text, "\n", "\\n");
     return "'" + text + "'";
 }
@@ -56,12 +101,35 @@ std::string token_text(const Tokenizer& tokenizer, int id, const char* what) {
 
 }  // namespace
 
+void MarkedText::add(std::string_view part, bool is_markup, bool counted) {
+    text += part;
+    for (size_t i = 0; i < part.size();) {
+        const bool place = is_markup && place_at(part, i);
+        const size_t n = place ? kPlaceBytes : 1;
+        markup.append(n, place ? '\2' : static_cast<char>(is_markup)), counts.append(n, counted && !place);
+        i += n;
+    }
+}
+
+void encode_marked(const MarkedText& t, const Tokenizer& tokenizer, std::vector<int>& ids, std::vector<size_t>& ends) {
+    const std::string_view text = t.text, markup = t.markup;
+    for (size_t from = 0; from < text.size(); from += kPlaceBytes) {
+        const size_t at = std::min(markup.find('\2', from), text.size()), first = ends.size();
+        if (at > from) tokenizer.encode_marked(text.substr(from, at - from), markup.substr(from, at - from), ids, ends);
+        for (size_t i = first; i < ends.size(); i++) ends[i] += from;
+        if (at == text.size()) return;
+        ids.push_back(-1 - number_of(text, at)), ends.push_back(at + kPlaceBytes);
+        from = at;
+    }
+}
+
 Template Template::parse(const std::string& lines, const std::string& name, const Tokenizer& tokenizer) {
     Template t;
     t.lines_ = lines;
     replace_all(t.lines_, "#}", "#\\}");  // which would end Jinja's comment
     const auto set = [&](const std::string& role, std::string_view raw) {
-        std::string text = without_escapes(raw);
+        if (without_places(std::string(raw)) != raw) throw Error("characters from U+F0000 on are not for text");
+        std::string text = with_places(without_escapes(raw), &t.prompts_);
         for (const auto& [mark, id] :
              {std::pair("{bos}", tokenizer.begin_of_text()), {"{eos}", tokenizer.end_of_text()}})
             if (text.find(mark) != std::string::npos) replace_all(text, mark, token_text(tokenizer, id, mark));
@@ -148,6 +216,27 @@ const Template::Part& Template::part(const std::string& role) const {
     throw Error(strf("the template has no role \"%s\"; it has: %s", role.c_str(), known.c_str()));
 }
 
+Template Template::with_prompts(int n) const {
+    Template t = *this;
+    if (n == prompts_) return t;
+    t.prompts_ = n;
+    if (prompts_ == 0) {
+        std::string places;
+        for (int i = 0; i < n; i++) places += place(i);
+        t.begin_ = places + t.begin_;
+        t.parts_.at("text").before = places + t.parts_.at("text").before;
+        return t;
+    }
+    if (n > 0)
+        throw UsageError(
+            strf("the template has places for %d prompts ({prompt}), and there are %d; give as many with "
+                 "--prompt-tokens, or another --template",
+                 prompts_, n));
+    t.begin_ = without_places(t.begin_);
+    for (auto& [role, part] : t.parts_) part = {without_places(part.before), without_places(part.after)};
+    return t;
+}
+
 // Of what stands behind a turn, how much ends it: white space behind that is the template's, unless it is all there is.
 static size_t end_of(const std::string& after) {
     const size_t end = after.find_last_not_of(" \t\n") + 1;
@@ -177,7 +266,7 @@ MarkedText Template::generation_prompt(const std::vector<Turn>& turns) const {
 
 std::string Template::end_of_turn() const {
     const std::string& after = part("assistant").after;
-    return after.substr(0, end_of(after));
+    return without_places(after.substr(0, end_of(after)));
 }
 
 MarkedText Template::completion(const std::string& prompt, const std::string& completion) const {

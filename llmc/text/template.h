@@ -7,7 +7,9 @@
 //     user       <|im_start|>user\n{content}<|im_end|>\n
 //     assistant  <|im_start|>assistant\n{content}<|im_end|>\n
 //
-// {content} is the text itself, {bos} and {eos} are the vocabulary's tokens; \n \t \s (a space) \} \\ are escapes. user
+// {content} is the text itself, {bos} and {eos} are the vocabulary's tokens; \n \t \s (a space) \} \\ are escapes. {prompt}
+// is a place for a trained prompt (model/prompts.h), {prompt:5} are places for five of them: each of its own, in the order of
+// the lines, so that a line that is used twice has the same ones. A template without such places has them in front. user
 // and assistant must be there. More: any other role; `begin`, which stands once before a conversation; and the parts of
 // other examples: `prompt` and `completion` (as user and assistant where they are left out), `text` ({bos}{content}{eos}).
 //
@@ -23,13 +25,14 @@
 // A text and what each byte of it is.
 struct MarkedText {
     std::string text;
-    std::string markup;  // 1: the template's, where special tokens are found; 0: people's
+    std::string markup;  // 1: the template's, where special tokens are found; 0: people's; 2: a place for a prompt
     std::string counts;  // 1: the model learns to write it
-    void add(std::string_view part, bool is_markup, bool counted) {
-        text += part;
-        markup.append(part.size(), is_markup), counts.append(part.size(), counted);
-    }
+    void add(std::string_view part, bool is_markup, bool counted);
+    MarkedText first(size_t n) const { return {text.substr(0, n), markup.substr(0, n), counts.substr(0, n)}; }
 };
+// A document's ids, -1 for the first prompt; ends: where in the text each ends.
+void encode_marked(const MarkedText& text, const Tokenizer& tokenizer, std::vector<int>& ids,
+                   std::vector<size_t>& ends);
 
 struct Turn {
     std::string role, content;
@@ -52,7 +55,11 @@ class Template {
     MarkedText completion(const std::string& prompt, const std::string& completion) const;
     MarkedText text(const std::string& text) const;
 
-    std::string jinja() const;
+    std::string jinja() const;  // without the places for prompts, of which transformers knows nothing
+
+    int prompts() const { return prompts_; }  // places for them
+    // As it is for a model of so many prompts: 0: without places. UsageError: it has places for another number.
+    Template with_prompts(int n) const;
 
   private:
     struct Part {
@@ -64,5 +71,6 @@ class Template {
 
     std::string lines_;  // as they were given
     std::string begin_;
+    int prompts_ = 0;
     std::map<std::string, Part> parts_;
 };
