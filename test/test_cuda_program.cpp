@@ -178,6 +178,39 @@ TEST_F(CudaProgram, SamplesAndEvaluatesAsTheCpuProgramDoes) {
     }
 }
 
+TEST_F(CudaProgram, PromptsHaveTheLossesOfTheCpuProgram) {
+    expect_good(gpt2(options("fp32") + "-v 0 -o base"));
+    std::ofstream lines(dir / "train.jsonl");
+    for (int i = 0; i < 30; i++)
+        lines << strf(R"({"prompt": "who sees %d?", "completion": " the cat sees %d."})", i, i) << "\n";
+    lines.close();
+    const std::string run =
+        "finetune -e base -i train.jsonl -b 2 -d 96 -l 3e-2 -f 0 -x 6 -v 3 -n 3 --dropout 0.1 --prompt-tokens 5 ";
+    for (const Precision& p : kPrecisions)
+        for (const std::string encoder : {"lstm", "none"}) {
+            SCOPED_TRACE(p.name + encoder);
+            const std::string name = p.name + encoder,
+                              how = run + "--prompt-encoder " + encoder + " --precision " + p.name + " -o ";
+            expect_good(gpt2(how + "cpu_" + name));
+            expect_good(cuda(how + "gpu_" + name));
+            expect_close(losses("gpu_" + name), losses("cpu_" + name), p.tolerance);
+            const auto whole = losses("gpu_" + name);
+            const std::string end = "gpu_" + name + "/step_00000006",
+                              weights = file(end + "/adapter_model.safetensors");
+            fs::remove_all(dir / end);
+            expect_good(cuda("finetune -e base --resume -o gpu_" + name));
+            EXPECT_EQ(losses("gpu_" + name), whole);
+            EXPECT_TRUE(file(end + "/adapter_model.safetensors") == weights);
+            // the other program's, resumed
+            fs::remove_all(dir / ("cpu_" + name + "/step_00000006"));
+            expect_good(cuda("finetune -e base --resume -o cpu_" + name));
+            expect_close(losses("cpu_" + name), whole, p.tolerance);
+        }
+    const std::string say =
+        "sample -e cpu_fp32lstm --precision fp32 -f 0 --temperature 0 --max-tokens 20 --prompt 'the cat'";
+    EXPECT_EQ(cuda(say).out, gpt2(say).out);
+}
+
 TEST_F(CudaProgram, ExamplesHaveTheLossesOfTheCpuProgram) {
     expect_good(gpt2(options("fp32") + "-x 4 -v 0 -o base"));
     std::ofstream lines(dir / "train.jsonl");

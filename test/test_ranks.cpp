@@ -82,6 +82,26 @@ TEST_P(Ranks, AnAdapter) {
     }
 }
 
+// Prompts lie in the first bucket alone; each rank runs their encoder.
+TEST_P(Ranks, Prompts) {
+    expect_good(start(1, small() + strf("-b 7 -x %d -o base", GetParam().few_steps)));
+    std::ofstream lines(dir / "train.jsonl");
+    for (int i = 0; i < 40; i++)
+        lines << strf(R"({"prompt": "who sees %d?", "completion": " the cat sees %d."})", i, i) << "\n";
+    lines.close();
+    const std::string options =
+        strf("finetune -e base -i train.jsonl -d 224 -l 1e-2 -v 0 -x %d --prompt-tokens 3 --dropout 0.1 ",
+             GetParam().few_steps);
+    expect_good(start(1, options + "-b 7 -o one"));
+    for (int stage : is_slow() ? std::vector<int>{2} : std::vector<int>{0, 1, 2, 3}) {
+        SCOPED_TRACE(stage);
+        std::string run = "stage" + std::to_string(stage);
+        expect_good(start(2, options + "-b 2 -z " + std::to_string(stage) + " -o " + run));
+        expect_same_losses(run, "one");
+        EXPECT_EQ(layout(run + step_name(GetParam().few_steps)), layout("one" + step_name(GetParam().few_steps)));
+    }
+}
+
 TEST_P(Ranks, SameBitsFromRunToRun) {
     int few = GetParam().few_steps;
     for (int stage : is_slow() ? std::vector<int>{1, 3} : std::vector<int>{0, 1, 2, 3}) {

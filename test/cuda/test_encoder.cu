@@ -39,14 +39,14 @@ TYPED_TEST(Encoder, ForwardEqualsCpu) {
         auto tokens = random_integers(N, 1, V), positions = random_integers(N, 2, T);
         auto wte = random_vector<X>(size_t(V) * C, 3), wpe = random_vector<X>(size_t(T) * C, 4);
         std::vector<X> want(size_t(N) * C);
-        encoder_forward(want.data(), tokens.data(), with_positions ? positions.data() : nullptr, wte.data(), wpe.data(),
-                        B, T, C, Dropout{p, 12, &state});
+        encoder_forward<X>(want.data(), tokens.data(), with_positions ? positions.data() : nullptr, wte.data(),
+                           wpe.data(), nullptr, B, T, C, Dropout{p, 12, &state});
         for_each_schedule([&] {
             DeviceVector<StepState> d_state(std::vector<StepState>{state});
             DeviceVector<int> d_tokens(tokens), d_positions(positions);
             DeviceVector<X> d_wte(wte), d_wpe(wpe), out(want.size());
-            encoder_forward(out.get(), d_tokens.get(), with_positions ? d_positions.get() : nullptr, d_wte.get(),
-                            d_wpe.get(), B, T, C, Dropout{p, 12, d_state.get()}, current_stream());
+            encoder_forward<X>(out.get(), d_tokens.get(), with_positions ? d_positions.get() : nullptr, d_wte.get(),
+                               d_wpe.get(), nullptr, B, T, C, Dropout{p, 12, d_state.get()}, current_stream());
             EXPECT_LT(relative_error(out.host(), want), 2 * rounding<X>) << B << " " << T << " " << C;
         });
     }
