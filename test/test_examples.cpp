@@ -175,6 +175,8 @@ TEST_F(ExamplesTest, BadTemplates) {
     says(assistant, "there is no line for user");
     says(user + assistant + user, "t:3: user stands there a second time");
     says(user + "assistant {content}{content}", "t:2: assistant has {content} twice");
+    says(user + "assistant A: {content}", "t:2: assistant has a space before {content}");
+    says(user + assistant + "completion A\\s{content}", "t:3: completion has a space before {content}");
     says(user + assistant + "begin {content}", "t:3: begin has no {content}");
     says("user {content}\\x", "t:1: a backslash");
     says(user + assistant + "a#}b {content}", "t:3: a role is written with letters");

@@ -142,6 +142,10 @@ Template Template::parse(const std::string& lines, const std::string& name, cons
         }
         if (at == std::string::npos) throw Error(role + " has no {content}, where its text would stand");
         if (text.find(content, at + 1) != std::string::npos) throw Error(role + " has {content} twice");
+        if ((role == "assistant" || role == "completion") && text.substr(0, at).ends_with(' '))
+            throw Error(role +
+                        " has a space before {content}: it is a part of the answer's first token when the model "
+                        "learns, and not when it writes; put \\n there, or nothing");
         if (!t.parts_.emplace(role, Part{text.substr(0, at), text.substr(at + content.size())}).second)
             throw Error(role + " stands there a second time");
     };

@@ -12,6 +12,7 @@
 // the lines, so that a line that is used twice has the same ones. A template without such places has them in front. user
 // and assistant must be there. More: any other role; `begin`, which stands once before a conversation; and the parts of
 // other examples: `prompt` and `completion` (as user and assistant where they are left out), `text` ({bos}{content}{eos}).
+// No space stands before what the model writes: that space would be a part of its first token, which begins after it.
 //
 // A model directory records it as `chat_template` in tokenizer_config.json: Jinja, as transformers wants it, with the
 // lines above in a comment, by which we know it again.
