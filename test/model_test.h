@@ -55,6 +55,9 @@ inline StepState step_state(const Batch& batch, int step, float learning_rate) {
     double counted = 0;
     for (size_t i = 0; i < batch.targets.size(); i++)
         if (batch.targets[i] >= 0) counted += batch.weights.empty() ? 1.0 : static_cast<double>(batch.weights[i]);
+    if (!batch.labels.empty()) counted = 0;  // texts: the weights are parts of them
+    for (size_t i = 0; i < batch.labels.size(); i++)
+        if (has_label(batch.labels[i])) counted += batch.partners[i] < 0 ? 1.0 : 0.5;
     state.loss_normaliser = static_cast<float>(1 / counted);
     return state;
 }

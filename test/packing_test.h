@@ -36,6 +36,21 @@ inline PackedDocuments packed_documents(int T, int V, uint64_t seed) {
     return out;
 }
 
+// A label at the last token of each document.
+inline void add_labels(PackedDocuments& documents, int K) {
+    Batch& rows = documents.rows;
+    rows.labels.assign(rows.inputs.size(), kNoLabel), rows.partners.assign(rows.inputs.size(), -1);
+    size_t at = 0, row = 1;
+    for (size_t i = 0; i < documents.alone.size(); i++) {
+        Batch& one = documents.alone[i];
+        if (i == 3) at = static_cast<size_t>(rows.T) * row;  // the second row's
+        at += one.inputs.size();
+        const float label = K == 1 ? 0.5f * static_cast<float>(i) - 1 : static_cast<float>(static_cast<int>(i) % K);
+        one.labels.assign(one.inputs.size(), kNoLabel), one.partners.assign(one.inputs.size(), -1);
+        one.labels.back() = rows.labels[at - 1] = label;
+    }
+}
+
 // What a step without an update gives.
 struct StepResult {
     double loss = 0;
@@ -54,15 +69,17 @@ StepResult step_of(GPT2<X, Machine>& model, const Batch& batch, float normaliser
 
 // Three times, with borders at other places: a GPU replays the micro-step that it captured the second time.
 template <typename X, class Machine>
-void check_packing(double tolerance, int recompute) {
+void check_packing(double tolerance, int recompute, int scores = 0) {
     constexpr int T = 21, V = 31;
-    const ModelConfig config{2, 3, 24, T, V};
+    ModelConfig config{2, 3, 24, T, V};
+    config.head.outputs = scores;
     StepOptions options;
-    options.B = 2, options.T = T, options.examples = true, options.recompute = recompute;
+    options.B = 2, options.T = T, options.examples = true, options.labels = scores > 0, options.recompute = recompute;
     auto model = random_model<X, Machine>(config, options);
     for (uint64_t seed : {1, 2, 3}) {
         SCOPED_TRACE(seed);
-        const PackedDocuments documents = packed_documents(T, V, seed);
+        PackedDocuments documents = packed_documents(T, V, seed);
+        if (scores > 0) add_labels(documents, scores);
         const float normaliser = step_state(documents.rows, 0, 0).loss_normaliser;
         const StepResult packed = step_of(*model, documents.rows, normaliser);
         StepResult sum{0, Doubles(packed.gradients.size())};

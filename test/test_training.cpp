@@ -1,4 +1,5 @@
 // Training: where two ways must lead to the same result they do, bf16 follows float, and what is no number ends nothing.
+#include "llmc/run/first_non_finite.h"
 #include "test/model_test.h"
 
 template <typename X>
@@ -156,12 +157,12 @@ TEST(ModelTraining, NamesTheFirstTensorThatIsNotFinite) {
     auto model = random_model<float>({2, 2, 8, 9, 31}, options);
     StepState state = step_state(batch, 0, 1e-3f);
     model->step(batch, &state);
-    EXPECT_EQ(model->first_non_finite(), "none any more");
+    EXPECT_EQ(first_non_finite(*model), "none any more");
     const Parameter& p = model->table()[2 + 12 + 8];
     set_weight(*model, p.offset + 5, NAN);
     state = step_state(batch, 1, 1e-3f);
     model->step(batch, &state);
     EXPECT_TRUE(std::isnan(state.loss));
     EXPECT_EQ(state.skip, 1);
-    EXPECT_EQ(model->first_non_finite(), "weight " + p.name);
+    EXPECT_EQ(first_non_finite(*model), "weight " + p.name);
 }

@@ -129,6 +129,11 @@ template <typename X>
 void fused_classifier(X* logits, float* losses, const int* targets, const float* weights, const StepState* state, int N,
                       int V, int Vp, bool write_dlogits, cudaStream_t stream);
 
+// score_loss.cuh: losses (N) from a head's scores (N,Kp), and their gradient; rows without a label: 0 (plain/layers.h)
+template <typename X>
+void score_loss(X* dscores, float* losses, const X* scores, const float* labels, const int* partners,
+                const StepState* state, int N, int K, int Kp, cudaStream_t stream);
+
 // global_norm.cuh: sum = sum of grad[i]^2, i < n  (W, G = float). adamw.cuh: AdamW for elements [begin, end) of the
 // arena, which start at p, master (may be null), m, v and grad; nothing where state->skip
 template <typename G>

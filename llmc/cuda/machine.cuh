@@ -160,10 +160,15 @@ class Gpu {
                 if (batch.weights.empty()) continue;
                 tokens_->add(&to->weights, static_cast<int64_t>(n));
                 tokens_->add(&to->doc_start, static_cast<int64_t>(n));
+                if (batch.labels.empty()) continue;
+                tokens_->add(&to->labels, static_cast<int64_t>(n));
+                tokens_->add(&to->partners, static_cast<int64_t>(n));
             }
             tokens_->allocate("the tokens of a step", false);
-            host_tokens_ = pinned<int>(3 * n), host_weights_ = pinned<float>(n);
-            host_ = {host_tokens_.get(), host_tokens_.get() + n, host_weights_.get(), host_tokens_.get() + 2 * n};
+            host_tokens_ = pinned<int>(4 * n), host_weights_ = pinned<float>(2 * n);
+            int* ints = host_tokens_.get();
+            float* floats = host_weights_.get();
+            host_ = {ints, ints + n, floats, ints + 2 * n, floats + n, ints + 3 * n};
             token_capacity_ = n;
         }
         CUDA_CHECK(cudaStreamSynchronize(copy_stream_.get()));  // the last copy from host_ is over
@@ -172,12 +177,16 @@ class Gpu {
         std::copy(batch.targets.begin(), batch.targets.end(), host_.targets);
         std::copy(batch.weights.begin(), batch.weights.end(), host_.weights);
         std::copy(batch.doc_start.begin(), batch.doc_start.end(), host_.doc_start);
+        std::copy(batch.labels.begin(), batch.labels.end(), host_.labels);
+        std::copy(batch.partners.begin(), batch.partners.end(), host_.partners);
         copy_tokens(staged_, host_, batch, cudaMemcpyHostToDevice, copy_stream_.get());
         CUDA_CHECK(cudaEventRecord(staged_ready_.get(), copy_stream_.get()));
         staged_first_ = batch.first, staged_sequences_ = batch.sequences;
         return grows;
     }
-    StepTokens step_tokens() const { return {step_.inputs, step_.targets, step_.weights, step_.doc_start}; }
+    StepTokens step_tokens() const {
+        return {step_.inputs, step_.targets, step_.weights, step_.doc_start, step_.labels, step_.partners};
+    }
     void put_state(StepState* to, const StepState& s) {
         *host_state_ = s;
         CUDA_CHECK(cudaMemcpyAsync(to, host_state_.get(), sizeof s, cudaMemcpyHostToDevice, stream()));
@@ -246,10 +255,12 @@ class Gpu {
         CUDA_CHECK(cudaStreamSynchronize(stream));
         std::copy(stored.begin(), stored.end(), to);
     }
-    struct TokenArrays {  // of a whole step, (sequences, T) each; the last two for batches that have them
+    struct TokenArrays {  // of a whole step, (sequences, T) each; all but the first two for batches that have them
         int *inputs = nullptr, *targets = nullptr;
         float* weights = nullptr;
         int* doc_start = nullptr;
+        float* labels = nullptr;
+        int* partners = nullptr;
     };
     static void copy_tokens(const TokenArrays& to, const TokenArrays& from, const Batch& batch, cudaMemcpyKind kind,
                             cudaStream_t stream) {
@@ -259,6 +270,7 @@ class Gpu {
         copy(to.inputs, from.inputs, batch.inputs.size()), copy(to.targets, from.targets, batch.targets.size());
         copy(to.weights, from.weights, batch.weights.size());
         copy(to.doc_start, from.doc_start, batch.doc_start.size());
+        copy(to.labels, from.labels, batch.labels.size()), copy(to.partners, from.partners, batch.partners.size());
     }
 
     OwnStream stream_, copy_stream_, network_;

@@ -12,6 +12,9 @@ static __global__ void load_micro_batch_kernel(MicroBatch<float> to, StepTokens 
     if (!to.weights) return;
     int start = step.doc_start[from];
     to.weights[i] = step.weights[from], to.doc_start[i] = start, to.positions[i] = i % T - start;
+    if (!to.labels) return;
+    int partner = step.partners[from];
+    to.labels[i] = step.labels[from], to.partners[i] = partner < 0 ? -1 : i - i % T + partner;
 }
 void load_micro_batch(MicroBatch<float> to, StepTokens step, const StepState* state, int N, int T,
                       cudaStream_t stream) {

@@ -6,6 +6,7 @@
 #include <regex>
 #include "llmc/base/files.h"
 #include "llmc/base/json.h"
+#include "llmc/files/config_json.h"
 #include "llmc/files/parameter_files.h"
 #include "llmc/files/run_directory.h"
 #include "llmc/files/safetensors.h"
@@ -47,8 +48,8 @@ LoraConfig read_lora(const Json& j, const std::string& where, const ModelConfig&
     if (const Json bias = j.value("bias", Json("none")); bias != "none") refuse("bias", "here it is \"none\"");
     for (const char* field : {"use_dora", "lora_bias", "use_qalora"})
         if (j.value(field, Json(false)) == true) refuse(field, "here it is false");
-    for (const char* field : {"modules_to_save", "rank_pattern", "alpha_pattern", "exclude_modules",
-                              "target_parameters", "trainable_token_indices", "layer_replication"})
+    for (const char* field : {"rank_pattern", "alpha_pattern", "exclude_modules", "target_parameters",
+                              "trainable_token_indices", "layer_replication"})
         if (const Json v = j.value(field, Json()); !v.is_null() && !v.empty()) refuse(field, "here there is none");
     LoraConfig lora;
     try {
@@ -92,6 +93,26 @@ LoraConfig read_lora(const Json& j, const std::string& where, const ModelConfig&
     return lora;
 }
 
+// A head of the adapter's own: PEFT saves it whole. Its classes are named by a config.json beside it, if there is one.
+HeadConfig read_head(const std::string& dir, const Json& j) {
+    const Json saved = j.value("modules_to_save", Json());
+    const bool none = saved.is_null() || saved.empty();
+    if (none && j.value("task_type", Json()) != "SEQ_CLS") return {};  // for which PEFT saves a head unasked
+    for (const Json& module : none ? Json::array() : saved)
+        if (module != "score" && module != "classifier")  // PEFT names both for every task of this kind
+            throw Error(strf("%s%s: modules_to_save is %s; here it may be [\"score\"], a head", dir.c_str(), kConfig,
+                             saved.dump().c_str()));
+    HeadConfig head;
+    if (is_file(dir + "/config.json")) head = read_model_config(dir).head;
+    if (head.outputs > 0 || !is_file(dir + kWeights)) return head;
+    const SafetensorsFile file(dir + kWeights);
+    for (const TensorInfo& t : file.tensors())
+        if (t.name == "base_model.model.score.weight" && t.shape.size() == 2)
+            head.outputs = static_cast<int>(t.shape[0]);
+    for (int i = 0; i < head.outputs && head.outputs > 1; i++) head.labels.push_back("LABEL_" + std::to_string(i));
+    return head;
+}
+
 PromptConfig read_prompts(const Json& j, const std::string& where, const ModelConfig& config) {
     const Refuse refuse{j, where};
     PromptConfig prompts;
@@ -124,7 +145,7 @@ AdapterInfo read_adapter_config(const std::string& dir, const ModelConfig& confi
     const Json j = read_config(dir);
     const std::string where = dir + kConfig;
     AdapterInfo info;
-    info.path = dir, info.base = adapter_base(dir);
+    info.path = dir, info.base = adapter_base(dir), info.config.head = read_head(dir, j);
     const Json type = j.value("peft_type", Json());
     if (type == "LORA") info.config.lora = read_lora(j, where, config);
     else if (type == "PROMPT_TUNING" || type == "P_TUNING") info.config.prompts = read_prompts(j, where, config);
@@ -186,7 +207,12 @@ void merge_adapter(const AdapterInfo& adapter, const ModelConfig& config, const 
     std::map<std::string, const Parameter*> rows;
     for (const Parameter& p : model.table) rows[p.name] = &p;
     const int64_t R = adapter.config.lora.rank;
-    for (size_t i = 0; i < tensors.table.size(); i += 2) {
+    if (const auto to = rows.find("score.weight"); adapter.config.head.outputs > 0 && to != rows.end()) {
+        const Parameter& score = tensors.table.back();
+        for (Buffer buffer : weight_buffers(model))
+            model.write(buffer, to->second->offset, score.size(), &values[static_cast<size_t>(score.offset)]);
+    }
+    for (size_t i = 0; i + 1 < tensors.table.size(); i += 2) {
         const Parameter &a = tensors.table[i], &b = tensors.table[i + 1];
         const Parameter& w = *rows.at(a.name.substr(0, a.name.find(".lora_A")) + ".weight");
         std::vector<float> sum(static_cast<size_t>(w.size()));
@@ -203,9 +229,10 @@ void merge_adapter(const AdapterInfo& adapter, const ModelConfig& config, const 
     }
 }
 
-static OrderedJson config_json(const AdapterInfo& adapter, const ModelConfig& config) {
+static OrderedJson adapter_json(const AdapterInfo& adapter, const ModelConfig& config) {
+    const bool head = adapter.config.head.outputs > 0;
     OrderedJson j = {{"peft_type", adapter.config.prompts.tokens > 0 ? "PROMPT_TUNING" : "LORA"},
-                     {"task_type", "CAUSAL_LM"},
+                     {"task_type", head ? "SEQ_CLS" : "CAUSAL_LM"},
                      {"base_model_name_or_path", adapter.base},
                      {"inference_mode", true}};
     if (adapter.config.prompts.tokens > 0) {
@@ -222,7 +249,7 @@ static OrderedJson config_json(const AdapterInfo& adapter, const ModelConfig& co
     j["r"] = lora.rank, j["lora_alpha"] = lora.alpha, j["lora_dropout"] = lora.dropout;
     j["target_modules"] = targets, j["layers_to_transform"] = nullptr, j["use_rslora"] = lora.rank_stabilised;
     if (!lora.layers.empty()) j["layers_to_transform"] = lora.layers;
-    j["bias"] = "none", j["modules_to_save"] = nullptr;
+    j["bias"] = "none", j["modules_to_save"] = head ? Json::array({"score"}) : Json();
     j["fan_in_fan_out"] = true;  // of Conv1D, which keeps weights (in,out)
     return j;
 }
@@ -236,9 +263,14 @@ std::vector<WrittenFile> write_adapter_directory(const std::string& dir, const A
     };
     if (tokenizer)
         for (const auto& [name, text] : tokenizer->model_files(config.T)) write_text(name, text);
-    write_text("adapter_config.json", config_json(adapter, config).dump(2) + "\n");
+    write_text("adapter_config.json", adapter_json(adapter, config).dump(2) + "\n");
 
     const char* dtype = tensors.bf16 ? "BF16" : "F32";
+    if (adapter.config.head.outputs > 0) {  // for the names of its classes
+        ModelConfig with_head = config;
+        with_head.head = adapter.config.head;
+        write_text("config.json", config_json(with_head, dtype, -1, {}));
+    }
     for (const bool encoder : {false, true}) {
         std::vector<TensorInfo> infos;
         for (const Parameter& p : tensors.table)

@@ -21,8 +21,8 @@ std::string adapter_base(const std::string& dir);
 // Its matrices into `tensors`, whose table is that of model/adapter.h. Error names the file and the tensor that is missing, of
 // another shape (an adapter of another model), or not finite.
 void load_adapter(const std::string& dir, const ModelTensors& tensors);
-// Adds the adapter's products to the weights of the model that is loaded in `model`, as if it had been trained with them.
-// UsageError: it is one of prompts.
+// Adds the adapter's products to the weights of the model that is loaded in `model`, as if it had been trained with them; its
+// head to the model's row of that name, if there is one. UsageError: it is one of prompts.
 void merge_adapter(const AdapterInfo& adapter, const ModelConfig& config, const ModelTensors& model);
 
 // Writes both files, and the vocabulary (if not null), into the existing directory `dir`.

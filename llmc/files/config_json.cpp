@@ -8,6 +8,33 @@ static bool is_gelu_tanh(const Json& name) {
     return name == "gelu_pytorch_tanh" || name == "gelu_fast" || name == "gelu_accurate" || name == "gelu_python_tanh";
 }
 
+constexpr char kHeadClass[] = "GPT2ForSequenceClassification";
+
+// The head of transformers' class of that name; two classes are its default. `both_orders` is ours.
+static HeadConfig read_head_config(const Json& j, const std::string& path) {
+    HeadConfig head;
+    const auto refuse = [&](const char* field, const char* remedy) {
+        throw Error(strf("%s: %s is %s; %s", path.c_str(), field, j.value(field, Json()).dump().c_str(), remedy));
+    };
+    const Json labels = j.value("id2label", Json()), kind = j.value("problem_type", Json());
+    head.outputs = 2;
+    if (!labels.is_null() && (!labels.is_object() || labels.empty())) refuse("id2label", "it must name the classes");
+    if (labels.is_object()) head.outputs = static_cast<int>(labels.size());
+    if (j.contains("num_labels") && (!json_whole(j["num_labels"], &head.outputs) || head.outputs < 1 ||
+                                     (labels.is_object() && head.outputs != std::ssize(labels))))
+        refuse("num_labels", "it must be the number of classes");
+    if (!kind.is_null() && kind != (head.outputs == 1 ? "regression" : "single_label_classification"))
+        refuse("problem_type", "a head here gives one number or chooses one class");
+    for (int i = 0; i < head.outputs && head.outputs > 1; i++) {
+        const Json name =
+            labels.is_object() ? labels.value(std::to_string(i), Json()) : Json("LABEL_" + std::to_string(i));
+        if (!name.is_string()) refuse("id2label", "the classes must be numbered from 0 on");
+        head.labels.push_back(name.get<std::string>());
+    }
+    head.both_orders = j.value("both_orders", Json(false)) == true;
+    return head;
+}
+
 ModelConfig read_model_config(const std::string& dir) {
     const std::string path = dir + "/config.json";
     const Json j = parse_json_object(read_file(path), path);
@@ -33,6 +60,7 @@ ModelConfig read_model_config(const std::string& dir) {
                              *f.json ? "true or false" : f.possible_text().c_str()));
     }
     if (m.inner == 4 * static_cast<int64_t>(m.C)) m.inner = 0;
+    if (says_gpt2 && classes[0] == kHeadClass) m.head = read_head_config(j, path);
     check_model_config(m, path);
     if (j.value("add_cross_attention", Json()) == true)
         throw Error(path + ": add_cross_attention is true; a model that attends to another one is not supported");
@@ -44,8 +72,22 @@ static OrderedJson id_json(const std::vector<int>& ids) {
 }
 static OrderedJson id_json(int id) { return id < 0 ? OrderedJson() : OrderedJson(id); }
 
+static OrderedJson head_json(const HeadConfig& head) {
+    OrderedJson names, numbers;
+    for (int i = 0; i < head.outputs; i++) {
+        const std::string name = head.regression() ? "LABEL_0" : head.labels[static_cast<size_t>(i)];
+        names[std::to_string(i)] = name, numbers[name] = i;
+    }
+    OrderedJson j = {{"problem_type", head.regression() ? "regression" : "single_label_classification"},
+                     {"id2label", names},
+                     {"label2id", numbers}};
+    if (head.both_orders) j["both_orders"] = true;
+    return j;
+}
+
 std::string config_json(const ModelConfig& m, const std::string& dtype, int begin, const std::vector<int>& ends) {
-    OrderedJson j = {{"architectures", {"GPT2LMHeadModel"}}, {"model_type", "gpt2"}};
+    const bool head = m.head.outputs > 0;
+    OrderedJson j = {{"architectures", {head ? kHeadClass : "GPT2LMHeadModel"}}, {"model_type", "gpt2"}};
     for (const ConfigField& f : kConfigFields) {
         const std::string text = f.json_text(m);
         if (f.optional && f.get(m) == 0) j[f.key] = nullptr;
@@ -62,6 +104,7 @@ std::string config_json(const ModelConfig& m, const std::string& dtype, int begi
                               : dtype == "F16" ? "float16"
                                                : "float32"},
               {"use_cache", true}});
+    if (head) j.update(head_json(m.head));
     return j.dump(2) + "\n";
 }
 

@@ -81,6 +81,7 @@ struct Weights {
                 const std::string name = t.name.starts_with(prefix) ? t.name.substr(prefix.size()) : t.name;
                 const auto part = [&](const char* of_model) { return name.starts_with(of_model); };
                 if (t.name == outer + "lm_head.weight" || name == "lm_head.weight") add("lm_head.weight", *file, t);
+                else if (t.name == outer + "score.weight" || name == "score.weight") add("score.weight", *file, t);
                 else if (part("h.") || part("wte.") || part("wpe.") || part("ln_f.")) add(own + name, *file, t);
                 else others.push_back(t.name);
             }
@@ -117,13 +118,14 @@ void look_at_weights(ModelSource* source) {
                      source->path.c_str(), head ? "true" : "false", head ? "not wte" : "not there",
                      head ? "weights of its own" : "wte"));
         }
+        std::vector<std::string> others = weights.others;
+        if (source->config.head.outputs == 0 && weights.found.count("score.weight")) others.push_back("score.weight");
         std::string some;
-        for (size_t i = 0; i < std::min<size_t>(3, weights.others.size()); i++)
-            some += (i ? ", " : "") + weights.others[i];
-        if (!weights.others.empty())
-            source->notes.push_back(strf(
-                "note: %s: %zu tensor(s) that are no part of the language model are left out: %s%s",
-                source->path.c_str(), weights.others.size(), some.c_str(), weights.others.size() > 3 ? ", ..." : ""));
+        for (size_t i = 0; i < std::min<size_t>(3, others.size()); i++) some += (i ? ", " : "") + others[i];
+        if (!others.empty())
+            source->notes.push_back(
+                strf("note: %s: %zu tensor(s) that are no part of the language model are left out: %s%s",
+                     source->path.c_str(), others.size(), some.c_str(), others.size() > 3 ? ", ..." : ""));
     } catch (const Error&) {  // load_weights() will say it, if anybody wants to load them
     }
 }
@@ -208,12 +210,14 @@ void load_weights(const ModelSource& source, const ModelTensors& tensors) {
     const std::string first = weights.files[0]->path();
     for (const Parameter& p : tensors.table) {
         const auto it = found.find(p.name);
+        if (p.name == "score.weight" && source.config.head.outputs == 0) continue;  // a head that begins with this run
         if (it == found.end()) throw Error(strf("%s: tensor %s is missing", first.c_str(), p.name.c_str()));
         auto [file, t] = it->second;
         read_parameter(*file, t->name, p, tensors, weight_buffers(tensors));
         found.erase(it);
     }
     found.erase("lm_head.weight");  // wte again
+    found.erase("score.weight");    // nobody wants it
     if (!found.empty())
         throw Error(strf("%s: tensor %s is none of a GPT-2 model with the sizes of config.json",
                          found.begin()->second.file->path().c_str(), found.begin()->second.tensor->name.c_str()));

@@ -38,7 +38,8 @@ struct ModelSource {
 ModelSource find_model(const std::string& what, const std::string& base = "");
 
 // Loads the weights of a directory (model.safetensors, or the files of model.safetensors.index.json; names with any prefix,
-// "transformer.", "module.transformer." or none; attn.bias masks and the heads of other tasks ignored; F32, F16, BF16,
+// "transformer.", "module.transformer." or none; attn.bias masks and the heads of other tasks ignored, and a table's head
+// left as it is where the source has none; F32, F16, BF16,
 // F64) or a .bin into `tensors` (Buffer::weights, and Buffer::master when there is one). Every row of the table must be
 // there with its shape, and no other tensor of a GPT-2: Error names file and tensor. NaN or infinite weights: Error.
 void load_weights(const ModelSource& source, const ModelTensors& tensors);

@@ -124,26 +124,3 @@ struct MemoryPlan {
     size_t parameters, gradients, optimizer, activations, buffers;
     size_t total() const { return parameters + gradients + optimizer + activations + buffers; }
 };
-
-// The first tensor, in the order of computation, for which bad(pointer, n) holds: the search after a loss or a norm
-// that is not finite. `weights` and `grads` may be null.
-template <typename X, class Arena, class Bad>
-std::string first_bad_tensor(const std::vector<Parameter>& table, const X* weights, const grad_t<X>* grads,
-                             const Activations<X, Arena>& acts, int64_t N, const ModelConfig& m, int recompute,
-                             Bad bad) {
-    const int64_t C = m.C;
-    for (const Parameter& p : table)
-        if (weights && bad(weights + p.offset, p.size())) return "weight " + p.name;
-    for (size_t l = 0; l + 1 < acts.h.size(); l++) {
-        const BlockActivations<X>& a = acts.h[l];
-        std::string block = "transformer.h." + std::to_string(l);
-        if (bad(a.input, N * C)) return "input of " + block;
-        if (recompute < 3 && bad(a.atty, N * C)) return "attention of " + block;
-        if (recompute < 3 && bad(a.fch, N * m.F())) return "MLP of " + block;
-    }
-    if (bad(acts.h.back().input, N * C)) return "input of transformer.ln_f";
-    if (bad(acts.losses, N)) return "logits";
-    for (auto p = table.rbegin(); p != table.rend(); ++p)  // backwards, as gradients are made
-        if (grads && bad(grads + p->offset, p->size())) return "gradient of " + p->name;
-    return "none any more";
-}

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <vector>
+#include "llmc/model/head_config.h"
 
 // A block's linear layers, in the order in which it comes to them.
 enum class Linear { qkv, attproj, fc, fcproj };
@@ -37,5 +38,6 @@ struct PromptConfig {
 struct AdapterConfig {
     LoraConfig lora = {};
     PromptConfig prompts = {};
+    HeadConfig head = {};  // of its own
     bool operator==(const AdapterConfig&) const = default;
 };

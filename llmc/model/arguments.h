@@ -1,6 +1,7 @@
 // Arguments of layers that are too many for a list of parameters; the same for the CPU layers and the CUDA layers.
 #pragma once
 #include <cstdint>
+#include "llmc/model/head_config.h"
 
 enum class Epilogue { none, gelu, gelu_backward };
 
@@ -43,12 +44,16 @@ struct StepTokens {
     const int *inputs, *targets;
     const float* weights;
     const int* doc_start;
+    const float* labels = nullptr;
+    const int* partners = nullptr;
 };
 template <typename A>
 struct MicroBatch {
     int *inputs, *targets;
     A* weights;
     int *doc_start, *positions;  // positions begin anew with each document: t - doc_start
+    float* labels = nullptr;     // and partners: null where there is no head to train; here partners are rows of N
+    int* partners = nullptr;
 };
 
 // Where a layer runs, its last argument: as plain loops (llmc/plain/), or as the CPU's layers (llmc/cpu/). The work is done

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <vector>
+#include "llmc/model/head_config.h"
 
 struct Batch {
     int64_t first = 0;  // number of the first sample
@@ -11,6 +12,12 @@ struct Batch {
     // StepOptions::examples says so.
     std::vector<float> weights;  // of each target's loss
     std::vector<int> doc_start;  // first position of the document that position t belongs to: t sees nothing before it
+
+    // (sequences, T), or empty: of a document that has a label, that label at its last token, else kNoLabel: the number
+    // of a class, or a value. And of a pair that stands there in both orders, at the last token of each the position in the
+    // row of the other's, else -1. A step takes them where StepOptions::labels says so.
+    std::vector<float> labels = {};
+    std::vector<int> partners = {};
 
     // Where each token stands in its document, (sequences, T); empty where doc_start is.
     std::vector<int> positions() const {

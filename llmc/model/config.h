@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include "llmc/model/head_config.h"
 
 // GPT-2's vocabulary: that of data and models that come without one. Its last word separates documents; so does a word
 // of that name in any other vocabulary.
@@ -26,6 +27,7 @@ struct ModelConfig {
     bool raw_scores = false;    // attention's scores are not divided by sqrt(HS)
     bool layer_scores = false;  // those of layer l are divided by l + 1, too
     bool untied = false;        // the LM head has weights of its own, not wte's
+    HeadConfig head = {};       // beside the LM head; no part of a size
 
     int F() const { return inner ? inner : 4 * C; }
     float score_divisor(int layer) const {  // beside sqrt(HS)

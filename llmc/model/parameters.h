@@ -60,6 +60,10 @@ class TableBuilder {
     int64_t world_, end_ = 0, index_ = 0;
 };
 
+// A head's row, which is the last of a model's or of an adapter's.
+inline void add_score(TableBuilder& builder, const ModelConfig& m, const HeadConfig& head) {
+    builder.add("score.weight", -1, head.outputs, m.C, head.padded(), Init::normal, true, false);
+}
 inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 1) {
     TableBuilder builder(world);
     const int64_t C = m.C, F = m.F();
@@ -87,6 +91,7 @@ inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 
     }
     norm("transformer.ln_f", -1);
     if (m.untied) builder.add("lm_head.weight", -1, m.V, C, m.Vp(), Init::normal, true, false);
+    if (m.head.outputs > 0) add_score(builder, m, m.head);
     return std::move(builder.table);
 }
 
@@ -139,9 +144,10 @@ struct BlockPointers {
 };
 template <typename X>
 struct ModelPointers {
-    X *wte, *wpe;       // (Vp,C), (T,C)
-    X *lnfw, *lnfb;     // (C)
-    X* head = nullptr;  // (Vp,C): wte, where it has no row of its own
+    X *wte, *wpe;        // (Vp,C), (T,C)
+    X *lnfw, *lnfb;      // (C)
+    X* head = nullptr;   // (Vp,C): wte, where it has no row of its own
+    X* score = nullptr;  // (Kp,C), where there is a head of a few outputs
     std::vector<BlockPointers<X>> h;
 
     ModelPointers() = default;
@@ -151,11 +157,10 @@ struct ModelPointers {
     template <typename At>
     ModelPointers(const std::vector<Parameter>& table, At at) {
         using Block = BlockPointers<X>;
-        const Named<ModelPointers> outside[] = {{"transformer.wte.weight", &ModelPointers::wte},
-                                                {"transformer.wpe.weight", &ModelPointers::wpe},
-                                                {"transformer.ln_f.weight", &ModelPointers::lnfw},
-                                                {"transformer.ln_f.bias", &ModelPointers::lnfb},
-                                                {"lm_head.weight", &ModelPointers::head}};
+        const Named<ModelPointers> outside[] = {
+            {"transformer.wte.weight", &ModelPointers::wte},   {"transformer.wpe.weight", &ModelPointers::wpe},
+            {"transformer.ln_f.weight", &ModelPointers::lnfw}, {"transformer.ln_f.bias", &ModelPointers::lnfb},
+            {"lm_head.weight", &ModelPointers::head},          {"score.weight", &ModelPointers::score}};
         const Named<Block> in_block[] = {{"ln_1.weight", &Block::ln1w},
                                          {"ln_1.bias", &Block::ln1b},
                                          {"attn.c_attn.weight", &Block::qkvw},
@@ -174,9 +179,12 @@ struct ModelPointers {
                                      : bind(&h[p.layer], in_block, p.name, block_prefix(p.layer), at(p));
             CHECK(found, "%s has no pointer in ModelPointers", p.name.c_str());
         }
-        const size_t optional = table.back().name == "lm_head.weight" ? 0 : 1;
-        if (optional) head = wte;
-        size_t pointers = std::size(outside) - optional + h.size() * std::size(in_block);
+        const auto has = [&](const char* name) {
+            return std::any_of(table.end() - 2, table.end(), [=](const Parameter& p) { return p.name == name; });
+        };
+        const bool own_head = has("lm_head.weight"), scores = has("score.weight");
+        if (!own_head) head = wte;
+        size_t pointers = std::size(outside) - !own_head - !scores + h.size() * std::size(in_block);
         CHECK(table.size() == pointers, "%zu tensors for %zu pointers", table.size(), pointers);
     }
 

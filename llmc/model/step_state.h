@@ -42,6 +42,8 @@ struct StepOptions {
     int B = 1, T = 1;       // largest micro-batch: B sequences of T tokens
     bool training = true;   // false: no gradients, no optimizer, one set of activations for all layers
     bool examples = false;  // batches have weights and doc_start (batch.h)
+    bool labels = false;    // and labels and partners: the head is trained
+    bool language = true;   // training: the language model's loss counts
     int recompute = 0;      // 0 none, 1 GELU, 2 GELU and layernorms, 3 the whole block
     float dropout = 0, grad_clip = 1;
     float beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0.1f;

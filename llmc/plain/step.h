@@ -13,6 +13,12 @@ void load_micro_batch(MicroBatch<A> to, StepTokens step, const StepState* state,
     if (!to.weights) return;
     std::copy_n(step.weights + from, N, to.weights), std::copy_n(step.doc_start + from, N, to.doc_start);
     for (int n = 0; n < N; n++) to.positions[n] = n % T - to.doc_start[n];
+    if (!to.labels) return;
+    std::copy_n(step.labels + from, N, to.labels);
+    for (int n = 0; n < N; n++) {
+        const int partner = step.partners[from + n];
+        to.partners[n] = partner < 0 ? -1 : n - n % T + partner;
+    }
 }
 inline void next_micro_batch(StepState* state, int B, Plain) { state->first_sample += static_cast<uint32_t>(B); }
 

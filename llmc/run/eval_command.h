@@ -4,8 +4,10 @@
 #include <cstdio>
 #include <optional>
 #include "llmc/base/human.h"
+#include "llmc/run/first_non_finite.h"
 #include "llmc/base/system.h"
 #include "llmc/files/model_files.h"
+#include "llmc/run/eval_head.h"
 #include "llmc/run/eval_tasks.h"
 #include "llmc/run/log.h"
 #include "llmc/run/mean_loss.h"
@@ -45,6 +47,23 @@ Report evaluate_loss(M& model, const Run& run, size_t adapter, int B, Group& gro
     return report;
 }
 
+template <Model M, class Progress>
+Report evaluate_head(M& model, const Run& run, size_t adapter, int B, Group& group, Progress progress) {
+    const std::shared_ptr<const PackedExamples> examples =
+        run.val_without_prompts && run.prompts(adapter) == 0 ? run.val_without_prompts : run.val_examples;
+    DataLoader data(examples);
+    const int64_t windows = validation_windows(data, run.options.eval_limit);
+    const HeadAnswers answers = head_answers(model, *examples, data, run.head, windows, B, group, progress);
+    const auto text = [&](int64_t i) {
+        std::vector<int> ids = examples->ids(i);
+        std::erase_if(ids, [](int id) { return id < 0; });  // prompts
+        return run.tokenizer->decode(ids);
+    };
+    if (!run.options.answers.empty() && group.rank() == 0)
+        write_file(run.options.answers, head_answers_json(answers, run.head, text));
+    return head_report(answers, run.head);
+}
+
 template <Model M>
 int eval_command(Run run, Group& group) {
     const Options& o = run.options;
@@ -60,16 +79,17 @@ int eval_command(Run run, Group& group) {
     for (const auto& [name, adapter] : run.choices) {
         model.use_adapter(adapter);
         begin = seconds_now();
-        Report report = o.task.empty() ? evaluate_loss(model, run, adapter, inference.B, group, progress)
-                                       : evaluate_task(model, run,
-                                                       {*run.tokenizer, group, inference.B, run.T, progress, nullptr, 0,
-                                                        run.prompts(adapter)});
+        Report report = run.labelled()   ? evaluate_head(model, run, adapter, inference.B, group, progress)
+                        : o.task.empty() ? evaluate_loss(model, run, adapter, inference.B, group, progress)
+                                         : evaluate_task(model, run,
+                                                         {*run.tokenizer, group, inference.B, run.T, progress, nullptr,
+                                                          0, run.prompts(adapter)});
         if (run.choices.size() > 1) report.adapter = name;
         log.clear_progress();
         printf("%s\n", o.json ? report.json().c_str() : report.table().c_str());
         for (const Measure& m : report.measures)
             if (!std::isfinite(m.value))
-                throw Error(m.name + " is not finite: the first such tensor is " + model.first_non_finite());
+                throw Error(m.name + " is not finite: the first such tensor is " + first_non_finite(model));
     }
     return 0;
 }

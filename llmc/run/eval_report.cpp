@@ -68,26 +68,31 @@ static void cloze(Report& report, const Task& task, const Scores& scores) {
 }
 
 static void classify(Report& report, const Task& task, const Scores& scores) {
-    const size_t C = task.classes.size();
+    std::vector<std::pair<size_t, size_t>> pairs;
+    for (size_t i = 0; i < task.questions.size(); i++)
+        pairs.emplace_back(static_cast<size_t>(task.questions[i].right), likeliest(scores.log_likelihoods[i]));
+    add_class_measures(report, task.classes, pairs);
+}
+
+void add_class_measures(Report& report, const std::vector<std::string>& classes,
+                        const std::vector<std::pair<size_t, size_t>>& pairs) {
+    const size_t C = classes.size();
     report.confusion.assign(C, std::vector<int64_t>(C));
     int64_t right = 0;
-    for (size_t i = 0; i < task.questions.size(); i++) {
-        const size_t is = static_cast<size_t>(task.questions[i].right), says = likeliest(scores.log_likelihoods[i]);
-        report.confusion[is][says]++, right += is == says;
-    }
+    for (const auto& [is, says] : pairs) report.confusion[is][says]++, right += is == says;
     const auto ratio = [](double a, double b) { return b > 0 ? a / b : 0.0; };
     double precision = 0, recall = 0, f1 = 0;
     for (size_t c = 0; c < C; c++) {
         int64_t said = 0, texts = 0;
         for (size_t k = 0; k < C; k++) said += report.confusion[k][c], texts += report.confusion[c][k];
         const double hit = static_cast<double>(report.confusion[c][c]);
-        ClassMeasures m{task.classes[c], ratio(hit, static_cast<double>(said)), ratio(hit, static_cast<double>(texts)),
+        ClassMeasures m{classes[c], ratio(hit, static_cast<double>(said)), ratio(hit, static_cast<double>(texts)),
                         ratio(2 * hit, static_cast<double>(said + texts)), texts};
         precision += m.precision, recall += m.recall, f1 += m.f1;
         report.classes.push_back(m);
     }
     const double n = static_cast<double>(C);
-    report.measures = {share("acc", "accuracy", right, std::ssize(task.questions)),
+    report.measures = {share("acc", "accuracy", right, std::ssize(pairs)),
                        {"precision_macro", "precision, mean of classes", precision / n},
                        {"recall_macro", "recall, mean of classes", recall / n},
                        {"f1_macro", "F1, mean of classes", f1 / n}};

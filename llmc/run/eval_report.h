@@ -47,6 +47,9 @@ struct Scores {
     std::vector<std::vector<int64_t>> tokens;  // of each choice
     std::vector<double> single;
 };
+// pairs: of each text, its class and the model's answer.
+void add_class_measures(Report& report, const std::vector<std::string>& classes,
+                        const std::vector<std::pair<size_t, size_t>>& pairs);
 std::vector<Measure> choice_measures(const Task& task, const Scores& scores);
 void add_measures(Report& report, const Task& task, const Scores& scores);
 

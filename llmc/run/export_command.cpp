@@ -78,7 +78,13 @@ int export_command(const Options& o, const ProgramInfo& program) {
                           : o.type == "bf16" ? GgufType::bf16
                           : o.type == "q8_0" ? GgufType::q8_0
                                              : GgufType::q4_0;
-    if (gguf) check_gguf(run.config, type);
+    ModelConfig config = run.config;
+    config.head = run.head;  // the adapter's, if it has one
+    if (gguf && config.head.outputs > 0) {
+        config.head = {};
+        notes.push_back("note: llama.cpp has no head of classes or numbers; the language model alone is written");
+    }
+    if (gguf) check_gguf(config, type);
     if (!tokenizer && !(o.format == "vectors" && npy)) {
         const std::string lacks = o.model + " has no vocabulary beside it that can be read";
         if (!hf) throw Error(lacks + ", and --format " + o.format + " needs one: copy there what it was trained with");
@@ -88,19 +94,21 @@ int export_command(const Options& o, const ProgramInfo& program) {
         notes.push_back("note: the vocabulary wants a space in front of a text; llama.cpp does not put it there");
     for (const std::string& note : notes) fprintf(stderr, "%s\n", note.c_str());
 
-    HostWeights weights(run.config);
-    load_weights(run.source, weights.tensors);
-    if (run.source.adapter) merge_adapter(*run.source.adapter, run.config, weights.tensors);
+    HostWeights weights(config);
+    ModelSource source = run.source;
+    if (source.adapter && source.adapter->config.head.outputs > 0) source.config.head = {};
+    load_weights(source, weights.tensors);
+    if (run.source.adapter) merge_adapter(*run.source.adapter, config, weights.tensors);
     write_whole(path, [&](const std::string& to) {
         if (gguf) {
-            write_gguf(to, normal.stem(), run.config, weights.tensors, *tokenizer, type);
+            write_gguf(to, normal.stem(), config, weights.tensors, *tokenizer, type);
         } else if (!hf) {
             write_word_vectors(to, npy, o.type == "f16", weights.tensors, tokenizer);
         } else {
             std::error_code error;
             if (!fs::create_directory(to, error))
                 throw Error(strf("cannot create directory %s: %s", to.c_str(), error.message().c_str()));
-            write_model_directory(to, run.config, weights.tensors, tokenizer, {dtype, o.shard_size});
+            write_model_directory(to, config, weights.tensors, tokenizer, {dtype, o.shard_size});
             sync_directory(to);
         }
     });
@@ -109,8 +117,7 @@ int export_command(const Options& o, const ProgramInfo& program) {
     else
         for (const auto& entry : fs::directory_iterator(path)) bytes += static_cast<double>(entry.file_size());
     const bool vectors = o.format == "vectors";
-    printf("%s: %s %s as %s, %s\n", path.c_str(),
-           human_count(vectors ? run.config.C : parameter_count(run.config)).c_str(),
+    printf("%s: %s %s as %s, %s\n", path.c_str(), human_count(vectors ? config.C : parameter_count(config)).c_str(),
            vectors ? "numbers a token" : "parameters", o.type.c_str(), human_bytes(bytes).c_str());
     return 0;
 }

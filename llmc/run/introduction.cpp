@@ -1,5 +1,7 @@
 #include "llmc/run/introduction.h"
 
+#include <algorithm>
+
 #include "llmc/base/error.h"
 #include "llmc/base/human.h"
 #include "llmc/model/adapter.h"
@@ -21,6 +23,17 @@ std::vector<std::string> introduction(const Run& run, int B, const DataLoader& d
                 : strf("LoRA of rank %d, alpha %g", adapter.lora.rank, static_cast<double>(adapter.lora.alpha));
         lines.push_back(strf("adapter: %s, on %s; %s parameters are trained", what.c_str(),
                              run.adapters[0].base.c_str(), human_count(trained).c_str()));
+    }
+    if (run.labelled()) {
+        const HeadConfig& head = run.head;
+        std::string what = head.regression() ? "a number" : strf("%d classes: ", head.outputs);
+        for (size_t i = 0; i < std::min<size_t>(8, head.labels.size()); i++)
+            what += (i ? ", " : "") + printable(head.labels[i]) + (i == 7 && head.labels.size() > 8 ? ", ..." : "");
+        if (head.both_orders) what += ", from both orders of a pair";
+        lines.push_back(strf("head: %s; %s", what.c_str(),
+                             o.lm_weight > 0
+                                 ? strf("the language model's loss counts %g of its own", o.lm_weight).c_str()
+                                 : "without the language model's loss"));
     }
     const std::string tokens = human_count(data.rows().tokens()), rows = human_count(data.samples_per_epoch());
     if (run.on_examples)

@@ -31,6 +31,7 @@ static constexpr LogField log_fields[] = {
     {"tok_s", &LogEntry::tok_s},
     {"mfu", &LogEntry::mfu},
     {"val_loss", &LogEntry::val_loss},
+    {"val_acc", &LogEntry::val_acc},
     {"hellaswag", &LogEntry::hellaswag},
     {"end", &LogEntry::end},
     {"best_step", &LogEntry::best_step},

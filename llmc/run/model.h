@@ -43,11 +43,11 @@ concept Model = requires(M model, const ModelConfig& config, const StepOptions& 
     { model.adapter_tensors(size_t()) } -> std::same_as<ModelTensors>;
     model.init_adapter(size_t(), seed);
     model.use_adapter(size_t());
-    { model.first_non_finite() } -> std::convertible_to<std::string>;
     // One training step of this rank's part of the batch. While the device works, next_batch() reads the next one;
     // before_update() ends what reads the weights beside the step.
     model.step(batch, state, next_batch, before_update);
     // Losses of a batch's tokens; logits (V) after the tokens of a text that grows.
     model.token_losses(losses, batch);
+    model.scores(losses, batch);  // a head's
     { Decoder<typename M::Model>(model, n, n).decode(tokens, n, /*reset*/ true) } -> std::convertible_to<const float*>;
 };

@@ -95,6 +95,21 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "skip-bad", .field = &o.skip_bad,
          .commands = TRAINING | EVAL, .help = "leave out lines that are no example, and count them"},
     });
+    add("Heads", {
+        {.name = "head", .value = "KIND", .field = &o.head, .choices = {"none", "classify", "regress"},
+         .commands = FINETUNE, .recorded = true, .default_text = "none: a language model is trained",
+         .help = "learn labels: --train-data holds {\"text\", \"label\"}, with \"text_pair\" for two texts, and a row of "
+                 "weights for each class, or one for a number, reads them off a text's last token"},
+        {.name = "labels", .value = "LIST", .field = &o.labels,
+         .commands = FINETUNE, .default_text = "the model's, else those of --train-data, sorted",
+         .help = "the classes, in their order: a,b,c or a file with one a line"},
+        {.name = "both-orders", .field = &o.both_orders,
+         .commands = FINETUNE, .recorded = true,
+         .help = "similarity: both orders of a pair are read, and their scores added"},
+        {.name = "lm-weight", .value = "X", .field = &o.lm_weight, .limits = zero_up,
+         .commands = FINETUNE, .recorded = true,
+         .help = "what the mean loss of a text's tokens counts beside its label's; 0: nothing"},
+    });
     add("Adapters", {
         {.name = "lora-rank", .value = "R", .field = &o.lora_rank, .limits = zero_up,
          .commands = FINETUNE | PLAN, .recorded = true, .default_text = "0: none, the whole model is trained",
@@ -274,7 +289,8 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .commands = EVAL, .help = "tokens to write at most where a task asks for text"},
         {.name = "answers", .value = "FILE", .field = &o.answers,
          .commands = EVAL, .default_text = "none",
-         .help = "write each question with its log-likelihoods, or what was written, as JSON lines"},
+         .help = "write each question with its log-likelihoods, or what was written, or each text with what the head says, "
+                 "as JSON lines"},
         {.name = "json", .field = &o.json,
          .commands = EVAL, .help = "print one JSON object in place of a table"},
         {.name = "limit", .value = "N", .field = &o.eval_limit, .limits = zero_up,

@@ -155,8 +155,12 @@ void check_combinations(const Options& o) {
         throw UsageError(
             "--patience counts validations, and --val-every (-v) 0 makes none; give one of them another value");
     if (o.command == Command::eval && o.task.empty())
-        for (const char* option : {"shots", "shots-data", "labels", "prompt", "prompts", "answers", "answer-tokens"})
+        for (const char* option : {"shots", "shots-data", "labels", "prompt", "prompts", "answer-tokens"})
             if (o.was_given(option)) throw UsageError(strf("--%s goes with --task; name one", option));
+    for (const char* option : {"labels", "both-orders", "lm-weight"})
+        if (o.command == Command::finetune && o.head == "none" && !o.resume && o.was_given(option))
+            throw UsageError(strf("--%s goes with --head; say whether it is to classify or to regress", option));
+    if (o.head == "regress" && o.was_given("labels")) throw UsageError("--labels are classes; --head regress has none");
     if (o.was_given("prompt") && o.was_given("prompts"))
         throw UsageError("--prompt and --prompts exclude each other; give one of them");
     if (o.was_given("prompt") && o.command == Command::eval && o.prompt.find("{text}") == std::string::npos)

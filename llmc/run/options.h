@@ -34,6 +34,10 @@ struct Options {
     // examples (text/examples.h)
     std::string chat_template;  // --template
     bool packing = true, skip_bad = false;
+    // heads (head.h)
+    std::string head = "none";  // none|classify|regress
+    double lm_weight = 0.5;     // of the language model's loss beside the head's
+    bool both_orders = false;
     // adapters (model/adapter.h); none: the whole model is trained
     int lora_rank = 0;
     double lora_alpha = 0;  // 0: twice the rank

@@ -132,6 +132,7 @@ static std::vector<Panel> panels_of(const std::vector<PlottedRun>& runs) {
         norm.lines.push_back({smooth(norms), stroke(colour, 1.8), colour, ""});
         score.lines.push_back(
             {points(&LogEntry::hellaswag), stroke(colour, 1.8), colour, one ? "HellaSwag" : "", true});
+        score.lines.push_back({points(&LogEntry::val_acc), stroke(colour, 1.8), colour, one ? "accuracy" : "", true});
     }
     std::vector<Panel> all = {loss};
     for (const Panel& panel : {rate, norm, score})

@@ -31,6 +31,8 @@ class RankBatches {
         padded_.targets.resize(padded_.inputs.size(), -1);
         if (!padded_.weights.empty())
             padded_.weights.resize(padded_.inputs.size(), 0), padded_.doc_start.resize(padded_.inputs.size(), 0);
+        if (!padded_.labels.empty())
+            padded_.labels.resize(padded_.inputs.size(), kNoLabel), padded_.partners.resize(padded_.inputs.size(), -1);
         return &padded_;
     }
 

@@ -16,7 +16,7 @@ StepOptions Run::step_options(int B) const {
     o.dropout = static_cast<float>(options.dropout), o.grad_clip = static_cast<float>(options.grad_clip);
     o.beta1 = static_cast<float>(options.beta1), o.beta2 = static_cast<float>(options.beta2);
     o.epsilon = static_cast<float>(options.epsilon), o.weight_decay = static_cast<float>(options.weight_decay);
-    o.examples = on_examples;
+    o.examples = on_examples, o.labels = labelled(), o.language = !o.labels || options.lm_weight > 0;
     o.rank = rank, o.world = world, o.zero_stage = options.zero_stage;
     o.master_weights = options.master_weights, o.stochastic_rounding = options.stochastic_rounding;
     for (const AdapterInfo& adapter : adapters) o.adapters.push_back(adapter.config);
@@ -26,7 +26,7 @@ StepOptions Run::step_options(int B) const {
 StepOptions Run::inference_options(int B) const {
     StepOptions o;
     o.training = false;
-    o.B = B, o.T = T, o.examples = on_examples;
+    o.B = B, o.T = T, o.examples = on_examples, o.labels = labelled();
     for (const AdapterInfo& adapter : adapters) o.adapters.push_back(adapter.config);
     return o;
 }
@@ -185,6 +185,7 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
     if (run.prompts(0) > 0 && !run.on_examples)
         throw UsageError("--prompt-tokens: prompts stand in examples; name JSON lines with --train-data (-i)");
     choose_precision_and_length(run, program);
+    choose_head(run, notes);
     if (run.on_examples) read_examples(run, notes);
     else drop_short_validation(run, notes);
     choose_total_batch(run, program.default_total_batch);
@@ -219,7 +220,18 @@ Run prepare_inference(const Options& options, const ProgramInfo& program, std::v
         if (options.command == Command::eval) choose_questions(run);
     }
     choose_precision_and_length(run, program);
+    for (const auto& [name, number] : run.choices) {
+        const bool own = number < run.adapters.size() && run.adapters[number].config.head.outputs > 0;
+        const HeadConfig& head = own ? run.adapters[number].config.head : run.config.head;
+        if (&name == &run.choices[0].first) run.head = head;
+        run.one_head = run.one_head && head == run.head;
+    }
     if (run.on_examples) read_examples(run, notes);
+    if (run.labelled() && !run.one_head)
+        throw UsageError(
+            "--adapter: these have not the same head; give those that have to one eval, the others to another");
+    if (!options.answers.empty() && options.task.empty() && !run.labelled())
+        throw UsageError("--answers goes with --task, or with labelled texts and a model that has a head; name one");
     return run;
 }
 

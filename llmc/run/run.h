@@ -28,7 +28,9 @@ struct Run {
     // What sample, chat and eval compute with: an adapter's name and number, or "none" and SIZE_MAX
     std::vector<std::pair<std::string, size_t>> choices;
     ModelConfig config;
-    NewWords new_words;  // --vocab: those that the source's vocabulary lacks
+    HeadConfig head;       // the one that labelled examples are for, the adapter's or the model's
+    bool one_head = true;  // all of `choices` have that one
+    NewWords new_words;    // --vocab: those that the source's vocabulary lacks
     bool bf16 = false;
     int T = 0;
     int64_t sequences = 0;  // of a whole step, over all ranks: total batch / T
@@ -43,6 +45,9 @@ struct Run {
 
     StepOptions step_options(int B) const;  // for training
     StepOptions inference_options(int B) const;
+    bool labelled() const {
+        return train_examples ? train_examples->labelled() : val_examples && val_examples->labelled();
+    }
     bool keeps_best() const { return options.patience > 0 || on_examples; }
     std::shared_ptr<const Rows> training_rows() const;
     std::shared_ptr<const Rows> validation_rows(size_t adapter = 0) const;  // null: there is nothing to validate on

@@ -7,6 +7,7 @@
 #include "llmc/base/json.h"
 #include "llmc/run/run_rules.h"
 #include "llmc/text/examples.h"
+#include "llmc/text/labels.h"
 #include "llmc/text/shards.h"
 
 namespace fs = std::filesystem;
@@ -78,9 +79,18 @@ void read_examples(Run& run, Notes* notes) {
     std::optional<Template> chat;
     ReaderOptions reading;
     reading.skip_bad = o.skip_bad, reading.command = "... -i -";
+    const bool evaluates = o.command == Command::eval;
+    // eval decides by the data whether labels are meant
+    std::optional<Labels> labels;
+    if (run.head.outputs > 0 || o.head != "none")
+        labels.emplace(run.head, run.T, static_cast<float>(o.lm_weight), evaluates);
+    int64_t unused = 0;
     const auto read = [&](const std::vector<std::string>& paths, const char* file) {
         Examples all;
         const std::vector<std::string> written = written_files(paths, file);
+        if (!written.empty() && labels && !evaluates)
+            throw UsageError(
+                strf("--head: %s has no labels; give the JSON lines that it was written from", written[0].c_str()));
         for (const std::string& path : written) all.add(read_examples_file(path, run.config.V));
         if (!written.empty() && prompts > 0)
             throw UsageError(
@@ -97,38 +107,47 @@ void read_examples(Run& run, Notes* notes) {
             chat = chat->with_prompts(prompts);
         }
         ReadingNotes said;
-        all = read_examples(paths, reading, *chat, *run.tokenizer, &said);
+        all = read_examples(paths, reading, *chat, *run.tokenizer, &said, labels ? &*labels : nullptr, &unused);
         for (const std::string& line : said.lines()) notes->push_back(line);
         return all;
     };
     const auto pack = [&](const Examples& all, bool shuffle) {
         auto fitted = std::make_shared<Examples>(all.fit(run.T));
         const std::string of = human_count(all.size()) + " examples";
+        const bool labelled = !all.labels.empty();
+        const char* how = labelled ? "of the texts the end" : "of the prompt the beginning, then the end";
         if (fitted->cut > 0)
-            notes->push_back(
-                strf("note: %s of %s are longer than %d tokens and were cut: of the prompt the beginning, then the end",
-                     human_count(fitted->cut).c_str(), of.c_str(), run.T));
+            notes->push_back(strf("note: %s of %s are longer than %d tokens%s and were cut: %s",
+                                  human_count(fitted->cut).c_str(), of.c_str(),
+                                  run.head.both_orders && labelled ? run.T / 2 : run.T,
+                                  run.head.both_orders && labelled ? " in each order" : "", how));
         if (fitted->left_out > 0)
             notes->push_back(strf("note: %s of %s were left out: cut so, nothing to learn remains",
                                   human_count(fitted->left_out).c_str(), of.c_str()));
         if (fitted->size() == 0) throw Error("no example fits into --seq-len (-t); give a longer one");
         return std::make_shared<PackedExamples>(fitted, run.T, o.packing, shuffle, o.seed);
     };
-    const bool evaluates = o.command == Command::eval;
+    const auto say_unused = [&] {
+        if (unused > 0)
+            notes->push_back(strf("note: the labels of %s examples are not used: %s", human_count(unused).c_str(),
+                                  evaluates ? "the model has no head" : "--head trains one that gives them"));
+    };
     if (evaluates) {
         const Examples all = read(o.val_data, "val.examples");
         run.val_examples = pack(all, false);
         for (const auto& [name, adapter] : run.choices)
             if (prompts > 0 && run.prompts(adapter) == 0) run.val_without_prompts = pack(all.without_prompts(), false);
-        return;
+        return say_unused();
     }
     Examples train = read(o.train_data, "train.examples"), validation;
+    if (labels) set_head(run, labels->head(train));
     if (o.val_data.empty() && is_file(o.train_data[0] + "/val.examples")) o.val_data = {o.train_data[0]};
     if (!o.val_data.empty()) {
         validation = read(o.val_data, "val.examples");
     } else if (o.val_every > 0 && train.size() >= kValidationEvery) {
         train = train.hold_back(kValidationEvery, &validation);
     }
+    say_unused();
     run.train_examples = pack(train, true);
     if (validation.size() > 0) run.val_examples = pack(validation, false);
     else

@@ -78,6 +78,7 @@ void obey_resumed_run(Run& run, Notes* notes) {
         find_model(run.resume_from, run.source.kind == ModelSource::Kind::size ? o.base : run.source.path);
     ModelConfig recorded = saved.config, asked = run.config;
     if (asked.V == 0) asked.V = recorded.V;
+    asked.head = recorded.head;  // which --head gave the run
     if (o.was_given("model") && !(asked == recorded))
         throw Error(
             strf("--resume: the run in %s is a model of the size %s, --model %s is not; leave out --model, give "

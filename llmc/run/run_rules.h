@@ -24,6 +24,8 @@ void record_data(Run& run, const std::string& train, const std::vector<std::stri
 // Examples: run_examples.cpp, where run.on_examples.
 void choose_examples_vocabulary(Run& run, Notes* notes);  // the model's, with the template
 void read_examples(Run& run, Notes* notes);               // train_examples, val_examples
+void choose_head(Run& run, Notes* notes);                 // --head: what of `head` is known before the data is
+void set_head(Run& run, const HeadConfig& head);          // and all of it: it is the trained adapter's, or the model's
 void record_examples(Run& run, Notes* notes);             // as record_data
 
 // Output and resume: run_output.cpp.

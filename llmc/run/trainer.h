@@ -8,10 +8,12 @@
 #include <vector>
 #include "llmc/files/checkpoint_writer.h"
 #include "llmc/files/run_directory.h"
+#include "llmc/run/first_non_finite.h"
 #include "llmc/text/dataloader.h"
 #include "llmc/base/error.h"
 #include "llmc/base/system.h"
 #include "llmc/ranks/group.h"
+#include "llmc/run/eval_head.h"
 #include "llmc/run/eval_tasks.h"
 #include "llmc/run/log.h"
 #include "llmc/run/introduction.h"
@@ -310,22 +312,31 @@ class Trainer {
             strf("step %lld: loss %g, gradient norm %g; the first tensor that is not finite: %s. %s, and try a lower "
                  "--learning-rate, a longer --warmup-steps or --on-nan rollback",
                  static_cast<long long>(step + 1), static_cast<double>(s.loss), static_cast<double>(s.grad_norm),
-                 model.first_non_finite().c_str(), advice.c_str()));
+                 first_non_finite(model).c_str(), advice.c_str()));
     }
 
-    double validation_loss() {
-        return mean_loss(model, *val_data, validation_windows(*val_data, o.val_batches), B, run.T, group, {},
-                         [](int64_t, int64_t) {})
-            .loss;
+    // Of a head: of its labels alone, and how many it gives.
+    void measure_validation(LogEntry& e) {
+        const int64_t windows = validation_windows(*val_data, o.val_batches);
+        const auto silent = [](int64_t, int64_t) {};
+        if (!run.labelled()) {
+            e.val_loss = mean_loss(model, *val_data, windows, B, run.T, group, {}, silent).loss;
+            return;
+        }
+        const Report report = head_report(
+            head_answers(model, *run.val_examples, *val_data, run.head, windows, B, group, silent), run.head);
+        e.val_loss = report.measures[0].value;
+        if (!run.head.regression()) e.val_acc = report.value("acc");
     }
 
     // Whether the loss is the lowest so far, so that this model is to be kept.
     bool validate(int64_t step) {
         LogEntry e;
         e.step = step;
-        e.val_loss = validation_loss();
+        measure_validation(e);
         std::string line =
             strf("step %lld%s | val loss %.6f", static_cast<long long>(step), of_end().c_str(), *e.val_loss);
+        if (e.val_acc) line += strf(" | accuracy %.4f", *e.val_acc);
         if (!questions.questions.empty()) {
             const auto progress = [&](int64_t done, int64_t all) { log.progress("HellaSwag", done, all, 0); };
             const Answers answers = answer(model, questions, {*run.tokenizer, group, B, run.T, progress});

@@ -9,6 +9,7 @@
 #include "llmc/base/files.h"
 #include "llmc/base/json.h"
 #include "llmc/base/philox.h"
+#include "llmc/text/labels.h"
 
 namespace fs = std::filesystem;
 
@@ -24,11 +25,23 @@ Examples Examples::without_prompts() const {
     for (int64_t i = 0; i < size(); i++) {
         std::vector<int> id;
         std::vector<float> weight;
+        ExampleLabel label = labels.empty() ? ExampleLabel{0} : labels[static_cast<size_t>(i)];
+        const int second = label.second;
         for (size_t k = 0; k < ids(i).size(); k++)
             if (ids(i)[k] >= 0) id.push_back(ids(i)[k]), weight.push_back(weights_of(i)[k]);
-        out.add(id, weight);
+            else if (static_cast<int>(k) < second) label.second--;
+        if (labels.empty()) out.add(id, weight);
+        else out.add(id, weight, label);
     }
     return out;
+}
+void Examples::add(std::span<const int> ids, std::span<const float> weight, ExampleLabel label) {
+    add(ids, weight);
+    labels.push_back(label);
+}
+void Examples::add_from(const Examples& other, int64_t i) {
+    if (other.labels.empty()) add(other.ids(i), other.weights_of(i));
+    else add(other.ids(i), other.weights_of(i), other.labels[static_cast<size_t>(i)]);
 }
 
 static bool counts(std::span<const float> weights) {
@@ -37,6 +50,7 @@ static bool counts(std::span<const float> weights) {
 }
 
 Examples Examples::fit(int T) const {
+    if (!labels.empty()) return *this;  // Labels has seen to it
     Examples out;
     std::vector<int> kept_ids;
     std::vector<float> kept_weights;
@@ -69,7 +83,7 @@ Examples Examples::hold_back(int64_t every, Examples* validation) const {
         const uint32_t block = static_cast<uint32_t>(i / every), counter = static_cast<uint32_t>(Use::shuffle) << 24;
         const bool held =
             philox(0, block, 0, 0, counter).v[0] % static_cast<uint64_t>(every) == static_cast<uint64_t>(i % every);
-        (held ? *validation : rest).add(ids(i), weights_of(i));
+        (held ? *validation : rest).add_from(*this, i);
     }
     return rest;
 }
@@ -100,6 +114,14 @@ std::string text_of(const Json& object, const char* field) {
     if (!object.contains(field)) throw Error(strf("no field \"%s\"", field));
     if (!object[field].is_string()) throw Error(strf("field \"%s\" is not a string", field));
     return object[field].get<std::string>();
+}
+// As a class is named: a string, or a number as it is written.
+std::string label_of(const Json& object) {
+    if (!object.contains("label")) throw Error("no field \"label\"");
+    const Json& label = object["label"];
+    if (label.is_string() && !label.get<std::string>().empty()) return label.get<std::string>();
+    if (label.is_number() || label.is_boolean()) return label.dump();
+    throw Error("the label is neither a string nor a number");
 }
 std::string filled(const Json& object, const char* field, const char* what) {
     std::string text = text_of(object, field);
@@ -139,7 +161,7 @@ constexpr Form kForms[] = {{"messages", "\"messages\"", from_messages},
 }  // namespace
 
 Examples read_examples(const std::vector<std::string>& inputs, const ReaderOptions& options, const Template& chat,
-                       const Tokenizer& tokenizer, ReadingNotes* notes) {
+                       const Tokenizer& tokenizer, ReadingNotes* notes, Labels* labels, int64_t* unused_labels) {
     Examples examples;
     ReaderOptions reading = options;
     reading.jsonl = true;
@@ -149,6 +171,15 @@ Examples read_examples(const std::vector<std::string>& inputs, const ReaderOptio
         for_each_object(chunk, reading, *notes, [&](std::string_view text, const std::string&) {
             const Json object = parse_line(text);
             if (!object.is_object()) throw Error("not a JSON object");
+            if (labels && labels->optional && examples.size() + examples.left_out == 0 && !object.contains("label"))
+                labels = nullptr;
+            if (labels) {
+                const std::string first = filled(object, "text", "the text"), label = label_of(object);
+                const bool pair = object.contains("text_pair");
+                const std::string second = pair ? filled(object, "text_pair", "the second text") : "";
+                return labels->add(first, pair ? &second : nullptr, label, chat, tokenizer, examples);
+            }
+            if (unused_labels) *unused_labels += object.contains("label");
             const Form* form = std::find_if(std::begin(kForms), std::end(kForms),
                                             [&](const Form& f) { return object.contains(f.field); });
             if (form == std::end(kForms)) {
@@ -159,7 +190,7 @@ Examples read_examples(const std::vector<std::string>& inputs, const ReaderOptio
             add_example(form->read(object, chat), tokenizer, examples);
         });
     notes->add(reader.notes());
-    if (examples.size() == 0)
+    if (examples.size() == 0 && examples.left_out == 0)
         throw Error(strf("%s: no example in it%s", inputs.empty() ? "" : inputs[0].c_str(),
                          notes->bad.count > 0 ? (" that is whole; the first: " + notes->bad.first).c_str() : ""));
     return examples;

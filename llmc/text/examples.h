@@ -5,6 +5,7 @@
 //   {"text": ...}                                  every token counts
 //   {"prompt": ..., "completion": ...}             the completion and the end behind it count
 //   {"messages": [{"role": ..., "content": ...}]}  the assistant's turns and the ends behind them count
+//   {"text": ..., "label": ...}                    labelled texts, for a head (labels.h)
 //
 // by a template (template.h); or from a file that ./tokenize examples has written of them, so that this is done once:
 //
@@ -20,19 +21,31 @@
 #include "llmc/text/template.h"
 #include "llmc/text/tokenizer.h"
 
+class Labels;
+
+// A class's number or a value. second: of a pair in both orders, which is one example, where the second document begins.
+struct ExampleLabel {
+    float value;
+    int second = 0;
+};
+
 struct Examples {
-    std::vector<int> tokens;         // below 0: prompts (model/prompts.h)
-    std::vector<float> weights;      // of each token as a target: 0 for a prompt's, and for the first of an example
-    std::vector<int64_t> starts{0};  // of each example, and where the last one ends
-    int64_t cut = 0, left_out = 0;   // by fit(): examples that were cut, and of which nothing would have been learned
+    std::vector<int> tokens;           // below 0: prompts (model/prompts.h)
+    std::vector<float> weights;        // of each token as a target: 0 for a prompt's, and for the first of an example
+    std::vector<int64_t> starts{0};    // of each example, and where the last one ends
+    std::vector<ExampleLabel> labels;  // of each example, or of none; then its weights are parts of the example's 1
+    int64_t cut = 0, left_out = 0;     // by fit() or Labels: those that were cut, and of which nothing would be learned
 
     int64_t size() const { return std::ssize(starts) - 1; }
     int64_t length(int64_t i) const { return starts[static_cast<size_t>(i) + 1] - starts[static_cast<size_t>(i)]; }
     std::span<const int> ids(int64_t i) const { return part(tokens, i); }
     std::span<const float> weights_of(int64_t i) const { return part(weights, i); }
+    int64_t positions(int64_t i) const { return labels.empty() ? length(i) - 1 : length(i); }  // that it takes in a row
     void add(std::span<const int> ids, std::span<const float> weight);
+    void add(std::span<const int> ids, std::span<const float> weight, ExampleLabel label);
     void add(const Examples& more) {
-        for (int64_t i = 0; i < more.size(); i++) add(more.ids(i), more.weights_of(i));
+        for (int64_t i = 0; i < more.size(); i++) add_from(more, i);
+        cut += more.cut, left_out += more.left_out;
     }
 
     // Cuts examples of more than T + 1 tokens, of which the last is a target alone: first the beginning of what comes
@@ -46,6 +59,7 @@ struct Examples {
     Examples hold_back(int64_t every, Examples* validation) const;
 
   private:
+    void add_from(const Examples& other, int64_t i);
     template <typename X>
     std::span<const X> part(const std::vector<X>& all, int64_t i) const {
         return std::span(all).subspan(static_cast<size_t>(starts[static_cast<size_t>(i)]),
@@ -57,8 +71,10 @@ struct Examples {
 void add_example(const MarkedText& text, const Tokenizer& tokenizer, Examples& examples);
 
 // Error names file and line of what is no example, unless options.skip_bad: then it is noted. No example at all: Error.
+// labels: they are labelled texts; null: a label that is there is of no use, and `unused_labels` counts it.
 Examples read_examples(const std::vector<std::string>& inputs, const ReaderOptions& options, const Template& chat,
-                       const Tokenizer& tokenizer, ReadingNotes* notes);
+                       const Tokenizer& tokenizer, ReadingNotes* notes, Labels* labels = nullptr,
+                       int64_t* unused_labels = nullptr);
 
 // Whether a path given as data names examples: a file of either form, or standard input ("-").
 bool names_examples(const std::string& path);

@@ -6,6 +6,9 @@
 //   targets     a1 a2 a3  b1 b2 b3 b4  c1 c2 -1 -1           (so an example of n tokens takes n - 1 positions)
 //   doc_start    0  0  0   3  3  3  3   7  7  9  9           no example sees another, and positions begin anew with each
 //
+// Of labelled texts the last token is an input, too, with the label beside it; both orders of a pair stand there as two
+// documents, one behind the other.
+//
 // Each epoch deals the examples in an order of its own, a function of (seed, epoch). Each goes into the fullest open row
 // that has room for it; kOpenRows are open at a time, and where none has room, the one that was opened first is closed.
 #pragma once
@@ -19,13 +22,17 @@
 class PackedExamples : public Rows {
   public:
     static constexpr size_t kOpenRows = 32;
-    // examples: each at most T + 1 tokens (Examples::fit). shuffle = false: in their own order, for validation.
+    // examples: each at most T positions (Examples::fit). shuffle = false: in their own order, for validation.
     PackedExamples(std::shared_ptr<const Examples> examples, int T, bool packing, bool shuffle, uint64_t seed);
     Batch read(int64_t first, int n) const override;
     int64_t epoch_begin(int64_t epoch) const override;
     double weight(int64_t first, int64_t n) const override;
     int64_t tokens() const override { return std::ssize(examples_->tokens); }
     int64_t examples() const { return examples_->size(); }
+    bool labelled() const { return !examples_->labels.empty(); }
+    std::vector<int> ids(int64_t i) const { return {examples_->ids(i).begin(), examples_->ids(i).end()}; }
+    // The examples in the rows [first, first + n), in the order in which they stand there.
+    std::vector<int64_t> dealt(int64_t first, int64_t n) const;
 
   private:
     struct Epoch {

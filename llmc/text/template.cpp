@@ -171,7 +171,10 @@ Template Template::parse(const std::string& lines, const std::string& name, cons
             throw Error(strf("--template %s: there is no line for %s, such as: %s <%s>{content}\\n", name.c_str(), role,
                              role, role));
     t.parts_.emplace("prompt", t.parts_["user"]), t.parts_.emplace("completion", t.parts_["assistant"]);
-    if (!t.parts_.count("text")) set("text", tokenizer.end_of_text() < 0 ? "{content}" : "{bos}{content}{eos}");
+    const bool ends = tokenizer.end_of_text() >= 0;
+    if (!t.parts_.count("text")) set("text", ends ? "{bos}{content}{eos}" : "{content}");
+    if (!t.parts_.count("first")) set("first", ends ? "{bos}{content}{eos}" : "{content}\\n");
+    if (!t.parts_.count("second")) set("second", ends ? "{content}{eos}" : "{content}");
     return t;
 }
 
@@ -211,12 +214,19 @@ Template Template::recorded(const std::string& jinja, const Tokenizer& tokenizer
     throw Error(strf("the model's chat_template (tokenizer_config.json) is another program's: %s", kRemedy));
 }
 
+// A line that is of no turn of a conversation.
+static bool is_of_examples(const std::string& name) {
+    for (const char* part : {"prompt", "completion", "text", "first", "second"})
+        if (name == part) return true;
+    return false;
+}
+
 const Template::Part& Template::part(const std::string& role) const {
     const auto found = parts_.find(role);
-    if (found != parts_.end() && role != "prompt" && role != "completion" && role != "text") return found->second;
+    if (found != parts_.end() && !is_of_examples(role)) return found->second;
     std::string known;
     for (const auto& [name, unused] : parts_)
-        if (name != "prompt" && name != "completion" && name != "text") known += (known.empty() ? "" : ", ") + name;
+        if (!is_of_examples(name)) known += (known.empty() ? "" : ", ") + name;
     throw Error(strf("the template has no role \"%s\"; it has: %s", role.c_str(), known.c_str()));
 }
 
@@ -228,7 +238,7 @@ Template Template::with_prompts(int n) const {
         std::string places;
         for (int i = 0; i < n; i++) places += place(i);
         t.begin_ = places + t.begin_;
-        t.parts_.at("text").before = places + t.parts_.at("text").before;
+        for (const char* part : {"text", "first"}) t.parts_.at(part).before = places + t.parts_.at(part).before;
         return t;
     }
     if (n > 0)
@@ -287,13 +297,24 @@ MarkedText Template::text(const std::string& text) const {
     return out;
 }
 
+MarkedText Template::labelled(const std::string& text, const std::string* pair) const {
+    MarkedText out;
+    const auto stand = [&](const Part& part, const std::string& content, char number) {
+        out.add(part.before, true, false), out.add(content, false, false), out.add(part.after, true, false);
+        std::fill_n(out.counts.end() - std::ssize(part.after) - std::ssize(content), content.size(), number);
+    };
+    stand(parts_.at(pair ? "first" : "text"), text, 1);
+    if (pair) stand(parts_.at("second"), *pair, 2);
+    return out;
+}
+
 std::string Template::jinja() const {
     std::string out = "{#" + lines_ + "#}";
     if (!begin_.empty()) out += "{{ " + quoted(begin_) + " }}";
     out += "{% for message in messages %}";
     const char* test = "if";
     for (const auto& [role, part] : parts_) {
-        if (role == "prompt" || role == "completion" || role == "text") continue;
+        if (is_of_examples(role)) continue;
         out += strf("{%% %s message['role'] == %s %%}{{ %s + message['content'] + %s }}", test, quoted(role).c_str(),
                     quoted(part.before).c_str(), quoted(part.after).c_str());
         test = "elif";

@@ -11,8 +11,9 @@
 // is a place for a trained prompt (model/prompts.h), {prompt:5} are places for five of them: each of its own, in the order of
 // the lines, so that a line that is used twice has the same ones. A template without such places has them in front. user
 // and assistant must be there. More: any other role; `begin`, which stands once before a conversation; and the parts of
-// other examples: `prompt` and `completion` (as user and assistant where they are left out), `text` ({bos}{content}{eos}).
-// No space stands before what the model writes: that space would be a part of its first token, which begins after it.
+// other examples: `prompt` and `completion` (as user and assistant where they are left out), `text` ({bos}{content}{eos}),
+// and of a pair of labelled texts `first` (as `text`) and `second` ({content}{eos}): the last token is the one that a head
+// reads. No space stands before what the model writes: that space would be a part of its first token, which begins after it.
 //
 // A model directory records it as `chat_template` in tokenizer_config.json: Jinja, as transformers wants it, with the
 // lines above in a comment, by which we know it again.
@@ -55,6 +56,8 @@ class Template {
     std::string end_of_turn() const;  // what it ends the turn with; "": nothing but a token at which models stop
     MarkedText completion(const std::string& prompt, const std::string& completion) const;
     MarkedText text(const std::string& text) const;
+    // What a head reads; pair: the second of two texts, or null. `counts` says which text a byte is of: 1, 2, 0: neither.
+    MarkedText labelled(const std::string& text, const std::string* pair) const;
 
     std::string jinja() const;  // without the places for prompts, of which transformers knows nothing
 

@@ -9,6 +9,8 @@ TEST(Packing, ARowIsTheSumOfItsDocuments) {
     check_packing<float, Gpu>(3e-6, 0);
     check_packing<float, Gpu>(3e-6, 3);
     check_packing<bf16, Gpu>(2e-2, 0);
+    check_packing<float, Gpu>(3e-6, 0, 3);
+    check_packing<bf16, Gpu>(2e-2, 0, 1);
 }
 
 TEST(Packing, LossesAndGradientsAreTheCpus) {
