@@ -24,7 +24,12 @@ void write_examples(const TokenizeOptions& options) {
     Staging staging(options.output);
     ReadingNotes notes;
     const auto write = [&](const std::vector<std::string>& inputs, const char* name) {
-        const Examples examples = read_examples(inputs, options.reading, chat, tokenizer, &notes);
+        int64_t labels = 0;
+        const Examples examples = read_examples(inputs, options.reading, chat, tokenizer, &notes, nullptr, &labels);
+        if (labels > 0)
+            fprintf(stderr,
+                    "note: the labels of %s examples are left out; finetune --head reads them from the JSON lines\n",
+                    human_count(labels).c_str());
         write_examples_file(staging.path() + "/" + name, examples, tokenizer.vocab_size());
         const int64_t counted =
             std::count_if(examples.weights.begin(), examples.weights.end(), [](float w) { return w > 0; });

@@ -229,7 +229,9 @@ TEST_F(Heads, BadInput) {
     EXPECT_NE(r.err.find("note: the labels of 20 examples are not used: the model has no head"), std::string::npos)
         << r.err;
     const std::string tokenize = program_path("TOKENIZE", "tokenize");
-    expect_good(run_shell(tokenize + " examples --vocab " + base() + "/step_00000020 -o ex train.jsonl", dir.path));
+    r = run_shell(tokenize + " examples --vocab " + base() + "/step_00000020 -o ex train.jsonl", dir.path);
+    expect_good(r);
+    EXPECT_NE(r.err.find("note: the labels of 96 examples are left out"), std::string::npos) << r.err;
     expect_one_error(learn("-i ex -x 1 -o bad --head classify"), 2, "has no labels");
     // a model's own head does not know a label of the data
     expect_good(learn(classes() + "-x 1 -o run"));
