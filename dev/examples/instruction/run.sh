@@ -42,7 +42,7 @@ head -n 3 data/vera/held_out.jsonl
 rm -rf runs/vera-*
 tune() {  # tune NAME OPTIONS...
     say ./train_gpt2 finetune -e runs/foldoc -i data/vera/train.jsonl -j data/vera/held_out.jsonl --epochs 3 -b 8 -d 1024 -v 100 \
-        -o "runs/vera-$1" "${@:2}" | grep -v tok/s
+        -o "runs/vera-$1" "${@:2}" | grep -vE 'tok/s|written in'
 }
 step "3. The whole model"
 tune full --template $here/template.txt -l 1e-3
