@@ -115,6 +115,12 @@ TEST_F(Prompts, InFrontOfOtherTexts) {
     expect_good(gpt2("eval -e base --task task.jsonl --answers a.jsonl"));
     expect_good(gpt2("eval -e run --task task.jsonl --answers b.jsonl"));
     EXPECT_NE(file("a.jsonl"), file("b.jsonl"));
+    // and where they were elsewhere when they were trained, that is said
+    const char* said = "not where the template has them";
+    EXPECT_EQ(gpt2("eval -e run --task task.jsonl").err.find(said), std::string::npos);
+    write("between.txt", "user {content}{prompt:4}\nassistant {content}{eos}\n");
+    expect_good(tune("--prompt-tokens 4 --template between.txt -x 1 -o between"));
+    EXPECT_NE(gpt2("eval -e between --task task.jsonl").err.find(said), std::string::npos);
 }
 
 // test/fixtures/peft/prompts: written by dev/interop/check_prompts.py with PEFT 0.10.0, transformers 4.48.3, torch 2.15.0

@@ -43,4 +43,4 @@ wc -l data/foldoc/foldoc.jsonl data/foldoc/held_out.tsv
 
 say ./tokenize train --vocab-size 4096 --force -o data/foldoc data/foldoc/foldoc.jsonl
 say ./tokenize encode -o data/foldoc data/foldoc/foldoc.jsonl
-say ./train_gpt2 train -e L4:H4:C128:T128 -i data/foldoc -b 8 -l 2e-3 -u 100 -x 4000 -v 500 -o runs/foldoc
+say ./train_gpt2 train -e L4:H4:C128:T128 -i data/foldoc -b 8 -l 2e-3 -u 100 -x 4000 -v 500 -o runs/foldoc | grep -v tok/s

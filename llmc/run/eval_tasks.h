@@ -183,6 +183,10 @@ Report evaluate_task(M& model, const Run& run, TaskRun task_run) {
     const bool speaks = task_run.group.rank() == 0;
     if (speaks) notes.print();
     if (speaks && !note.empty()) fprintf(stderr, "%s\n", note.c_str());
+    if (speaks && !chat && task_run.prompts > 0 && run.tokenizer->chat_template().find("{prompt") != std::string::npos)
+        fprintf(stderr,
+                "note: here the trained prompts stand in front of each text, not where the template has them; "
+                "{\"prompt\",\"completion\"} lines are asked by the template\n");
     if (speaks && task.kind == TaskKind::cloze && !task.left_out.empty())
         fprintf(stderr,
                 "note: %s facts were left out, such as '%s': a model that reads from left to right is asked only "

@@ -41,25 +41,28 @@ head -n 3 data/vera/held_out.jsonl
 
 rm -rf runs/vera-*
 tune() {  # tune NAME OPTIONS...
-    say ./train_gpt2 finetune -e runs/foldoc -i data/vera/train.jsonl -j data/vera/held_out.jsonl --template $here/template.txt \
-        -b 8 -d 1024 -n 0 -o "runs/vera-$1" "${@:2}" | awk '/val loss|^done|^best|adapter/ || !/^step/ || ++n % 50 == 0'
+    say ./train_gpt2 finetune -e runs/foldoc -i data/vera/train.jsonl -j data/vera/held_out.jsonl --epochs 3 -b 8 -d 1024 -v 100 \
+        -o "runs/vera-$1" "${@:2}" | grep -vE 'tok/s|written in'
 }
 step "3. The whole model"
-tune full --epochs 3 -v 100 -l 1e-3
-step "4. An adapter"
-tune lora --epochs 3 -v 100 -l 1e-2 --lora-rank 8
-step "5. Prompts"
-tune prompts --epochs 3 -v 100 -l 5e-3 --prompt-tokens 10 --prompt-encoder lstm
+tune full --template $here/template.txt -l 1e-3
+step "4. Low-rank matrices beside its own (LoRA)"
+tune lora --template $here/template.txt -l 1e-2 --lora-rank 8
+step "5. Ten prompts, five on either side of the question"
+tune prompts --template $here/prompts.txt -l 5e-3 --prompt-tokens 10 --prompt-encoder lstm
 
 step "6. What they answer to acronyms that no pair has had"
-grep -o 'What[^"]*' data/vera/held_out.jsonl | awk 'NR % 40 == 1 { print; print "/reset" }' >data/vera/questions
+grep -o 'What[^"]*' data/vera/held_out.jsonl | awk 'NR % 40 == 1' >data/vera/questions
+sed 's/$/\n\/reset/' data/vera/questions >data/vera/asked
 for way in full lora prompts; do
-    say ./train_gpt2 chat -e runs/vera-$way --temperature 0 <data/vera/questions
+    echo "./train_gpt2 chat -e runs/vera-$way --temperature 0 <data/vera/asked"
+    ./train_gpt2 chat -e runs/vera-$way --temperature 0 <data/vera/asked | paste -d ' ' data/vera/questions -
 done
+awk -F '"' 'NR % 40 == 1 { print "V.E.R.A.:", $8 }' data/vera/held_out.jsonl
 
 step "Results"
-loss() { ./train_gpt2 eval -e "$1" -j data/vera/held_out.jsonl --template $here/template.txt --json | sed -n 's/.*"loss": *\([0-9.]*\).*/\1/p'; }
-base=$(loss runs/foldoc)
+loss() { ./train_gpt2 eval -e "$@" -j data/vera/held_out.jsonl --json | sed -n 's/.*"loss": *\([0-9.]*\).*/\1/p'; }
+base=$(loss runs/foldoc --template $here/template.txt)
 echo "loss of the held-out completions"
 echo "  of the model that has read    $base"
 missed=0
