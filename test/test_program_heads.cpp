@@ -139,10 +139,10 @@ TEST_F(Heads, BothOrdersOfAPair) {
 
 TEST_F(Heads, ResumeBitForBit) {
     const std::string more = " --dropout 0.1 --epochs 3 -n 4 -nk 0 -v 0 ";
-    for (const std::string& kind :
-         {classes(), numbers() + "--lm-weight 0 --precision bf16 ", classes() + "--lora-rank 2 "}) {
+    for (const std::string& kind : {classes(), numbers() + "--lm-weight 0 --precision bf16 ",
+                                    classes() + "--lora-rank 2 ", classes() + "--prompt-tokens 3 "}) {
         SCOPED_TRACE(kind);
-        const bool adapter = kind.find("lora") != std::string::npos;
+        const bool adapter = kind.find("lora") != std::string::npos || kind.find("prompt") != std::string::npos;
         const char* name = adapter ? "adapter_model" : "model";
         expect_good(learn(kind + more + "-o run"));
         const std::string whole = weights("run", name), optimizer = weights("run", "optimizer");
@@ -177,6 +177,23 @@ TEST_F(Heads, OverAFrozenModelWithAnAdapter) {
     const CommandResult gguf = gpt2("export -e run --format gguf -o model.gguf");
     expect_good(gguf);
     EXPECT_NE(gguf.err.find("the language model alone is written"), std::string::npos) << gguf.err;
+}
+
+// Trained prompts in front of each text, and of each order of a pair, and a head.
+TEST_F(Heads, WithTrainedPrompts) {
+    for (const std::string pair : {"", "pairs"}) {
+        SCOPED_TRACE(pair);
+        const std::string run = "run" + pair;
+        if (!pair.empty())
+            write("train.jsonl", labelled(96, 0, kNumbers, true)),
+                write("val.jsonl", labelled(20, 100, kNumbers, true));
+        expect_good(learn("-i train.jsonl -j val.jsonl " +
+                          std::string(pair.empty() ? "--head classify" : "--head classify --both-orders") +
+                          " --prompt-tokens 3 --lm-weight 0 --epochs 8 -o " + run));
+        const Json j = parse_json(gpt2("eval -e " + run + " -j val.jsonl --json").out);
+        EXPECT_NEAR(j["loss"].get<double>(), std::stod(logged(run, "val_loss").back()), 1e-6);
+        EXPECT_LT(j["loss"].get<double>(), 0.9 * std::stod(logged(run, "val_loss").front()));
+    }
 }
 
 // What is longer than a row loses the end of its texts, and keeps the token that is read.
