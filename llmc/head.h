@@ -4,7 +4,8 @@
 //   loss of a step = 1/S sum over its S texts of [cross entropy or squared error + lambda * mean loss of the text's tokens]
 //
 // lambda / n is the weight of a text's tokens in the language model's loss, which is computed as ever. Similarity has no
-// order: of a pair, both orders stand as documents in one row, and their scores are added (score_loss).
+// order: of a pair, both orders stand as documents in one row, and their scores are added (score_loss). So stand two texts of
+// which one was preferred, for a reward model: its score of that one is to be the higher one.
 #pragma once
 #include "llmc/model/arguments.h"
 #include "llmc/model/parameters.h"
@@ -41,10 +42,11 @@ struct HeadScores {
 // Losses (N), which join the step's; dx (N,C) and dw = or += their gradients.
 template <typename X, class Stream>
 void head_and_loss(X* dx, acc_t<X>* losses, const HeadScores<X>& s, const Head<X>& head, const X* x,
-                   const MicroBatch<acc_t<X>>& tokens, StepState* state, int N, int C, bool add_dx, bool add_dw,
-                   Stream stream) {
+                   const MicroBatch<acc_t<X>>& tokens, StepState* state, int N, int C, bool preferred, bool add_dx,
+                   bool add_dw, Stream stream) {
     matmul_forward<X>(s.scores, nullptr, x, head.w, nullptr, N, C, head.Kp, false, stream);  // (N,C) -> (N,Kp)
-    score_loss<X>(s.dscores, losses, s.scores, tokens.labels, tokens.partners, state, N, head.K, head.Kp, stream);
+    score_loss<X>(s.dscores, losses, s.scores, tokens.labels, tokens.partners, state, N, head.K, head.Kp, preferred,
+                  stream);
     add_losses(state, losses, static_cast<const acc_t<X>*>(nullptr), N, stream);
     Matmul<X> args{.out = dx, .a = s.dscores, .b = head.w, .M = N, .N = C, .K = head.Kp};
     args.accumulate = add_dx;

@@ -57,6 +57,29 @@ TEST(HeadGradients, WithRecomputationAndAnLmHeadOfItsOwn) {
     }
 }
 
+// Two pairs of which the first text was preferred, and their losses.
+TEST(HeadGradients, OfPreferences) {
+    Batch batch = labelled_batch(8, 11, 1, 0.5f);
+    for (float& label : batch.labels) label = kNoLabel;
+    std::fill(batch.partners.begin(), batch.partners.end(), -1);
+    for (int row : {0, 1}) {
+        const int a = row * 8 + (row == 0 ? 2 : 3), b = row * 8 + (row == 0 ? 6 : 7);
+        batch.labels[a] = 1, batch.labels[b] = -1, batch.partners[a] = b % 8, batch.partners[b] = a % 8;
+    }
+    StepOptions o =
+        labelled();  // with the tokens' loss: without, the final layernorm's bias, in all scores alike, has no part
+    o.preferred = true;
+    check_model_gradients(with_head(kTiny, 1), o, batch, 24);
+    o.language = false, o.B = 3;
+    auto model = random_model<double>(with_head(kTiny, 1), o);
+    std::vector<float> s(batch.inputs.size() * 8);
+    model->scores(s.data(), batch);
+    const auto loss = [&](int a, int b) { return std::log(1 + std::exp(static_cast<double>(s[b * 8] - s[a * 8]))); };
+    StepState state = step_state(batch, 0, 0);
+    model->step(batch, &state);
+    EXPECT_NEAR(state.loss_sum, loss(2, 6) + loss(11, 15), 1e-6);
+}
+
 TEST(Head, PackedTextsAreAsAlone) {
     for (int scores : {1, 3}) check_packing<double, Cpu>(1e-9, scores - 1, scores);
 }

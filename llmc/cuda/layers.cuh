@@ -132,7 +132,7 @@ void fused_classifier(X* logits, float* losses, const int* targets, const float*
 // score_loss.cuh: losses (N) from a head's scores (N,Kp), and their gradient; rows without a label: 0 (plain/layers.h)
 template <typename X>
 void score_loss(X* dscores, float* losses, const X* scores, const float* labels, const int* partners,
-                const StepState* state, int N, int K, int Kp, cudaStream_t stream);
+                const StepState* state, int N, int K, int Kp, bool preferred, cudaStream_t stream);
 
 // global_norm.cuh: sum = sum of grad[i]^2, i < n  (W, G = float). adamw.cuh: AdamW for elements [begin, end) of the
 // arena, which start at p, master (may be null), m, v and grad; nothing where state->skip

@@ -14,8 +14,8 @@ struct Batch {
     std::vector<int> doc_start;  // first position of the document that position t belongs to: t sees nothing before it
 
     // (sequences, T), or empty: of a document that has a label, that label at its last token, else kNoLabel: the number
-    // of a class, or a value. And of a pair that stands there in both orders, at the last token of each the position in the
-    // row of the other's, else -1. A step takes them where StepOptions::labels says so.
+    // of a class, or a value. And of a pair that stands there in both orders, or of which one text was preferred (labels 1 and
+    // -1), at the last token of each the position in the row of the other's, else -1. A step takes them where StepOptions::labels says so.
     std::vector<float> labels = {};
     std::vector<int> partners = {};
 

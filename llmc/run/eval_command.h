@@ -54,8 +54,8 @@ Report evaluate_head(M& model, const Run& run, size_t adapter, int B, Group& gro
     DataLoader data(examples);
     const int64_t windows = validation_windows(data, run.options.eval_limit);
     const HeadAnswers answers = head_answers(model, *examples, data, run.head, windows, B, group, progress);
-    const auto text = [&](int64_t i) {
-        std::vector<int> ids = examples->ids(i);
+    const auto text = [&](int64_t i, bool second) {
+        std::vector<int> ids = examples->document(i, second);
         std::erase_if(ids, [](int id) { return id < 0; });  // prompts
         return run.tokenizer->decode(ids);
     };

@@ -10,29 +10,35 @@
 #include "llmc/text/dataloader.h"
 #include "llmc/text/packing.h"
 
-// Of each text of the rows that were read: its place in the data, its label, and its K scores.
+// Of each text of the rows that were read: its place in the data, its label, and its K scores. Of a pair of which the first
+// text was preferred, the scores of both, so that class 0 is right: the loss of preferences is that of these two classes.
 struct HeadAnswers {
+    ExampleLabel::Of of = ExampleLabel::Of::text;
+    size_t K = 0;
     std::vector<int64_t> texts;
     std::vector<float> labels;
     std::vector<double> scores;
 };
 
 // Loss of each text; the class with the highest score, of equal ones the first, or the number.
-std::vector<double> head_losses(const HeadAnswers& answers, int K);
-std::vector<double> head_predictions(const HeadAnswers& answers, int K);
-// loss and accuracy, precision, recall, F1; or loss, which is the mean squared error, and correlations.
+std::vector<double> head_losses(const HeadAnswers& answers);
+std::vector<double> head_predictions(const HeadAnswers& answers);
+// loss and accuracy, precision, recall, F1; or loss, which is the mean squared error, and correlations; of preferences loss,
+// accuracy and by how much the score of what was preferred is higher; without labels what the scores are.
 Report head_report(const HeadAnswers& answers, const HeadConfig& head);
 // Each text in the order of the data as a line of JSON.
 std::string head_answers_json(const HeadAnswers& answers, const HeadConfig& head,
-                              const std::function<std::string(int64_t)>& text);
+                              const std::function<std::string(int64_t, bool second)>& text);
 
 // Over the first `windows` rows of the data, B at a time, the batches dealt to the ranks in turn; all ranks call it, and all
 // have the whole of the answers. In the order of the data.
 template <class M, class Progress>
 HeadAnswers head_answers(M& model, const PackedExamples& data, DataLoader& loader, const HeadConfig& head,
                          int64_t windows, int B, Group& group, Progress progress) {
-    const size_t K = static_cast<size_t>(head.outputs), Kp = static_cast<size_t>(head.padded());
     HeadAnswers all;
+    all.of = data.labels_of();
+    const bool pairs = all.of == ExampleLabel::Of::pair;
+    const size_t Kp = static_cast<size_t>(head.padded()), K = all.K = pairs ? 2 : static_cast<size_t>(head.outputs);
     all.texts = data.dealt(0, windows);
     all.labels.resize(all.texts.size()), all.scores.resize(all.texts.size() * K);
     std::vector<int> owners(all.texts.size());
@@ -57,12 +63,18 @@ HeadAnswers head_answers(M& model, const PackedExamples& data, DataLoader& loade
                     const size_t t = static_cast<size_t>(batch.T), row = i / t * t;
                     const int partner = batch.partners[i];
                     if (partner >= 0 && row + static_cast<size_t>(partner) < i) continue;  // counted with the first
-                    for (size_t k = 0; k < K; k++) {
+                    all.labels[text] = pairs ? 0 : batch.labels[i];
+                    for (size_t k = 0; k < (pairs ? 0 : K); k++) {
                         double& s = all.scores[text * K + k] = static_cast<double>(scores[i * Kp + k]);
                         if (partner >= 0)
                             s += static_cast<double>(scores[(row + static_cast<size_t>(partner)) * Kp + k]);
                     }
-                    all.labels[text++] = batch.labels[i];
+                    if (pairs) {
+                        all.scores[text * 2] = static_cast<double>(scores[i * Kp]);
+                        all.scores[text * 2 + 1] =
+                            static_cast<double>(scores[(row + static_cast<size_t>(partner)) * Kp]);
+                    }
+                    text++;
                 }
             }
             if (!counts) continue;
@@ -77,7 +89,7 @@ HeadAnswers head_answers(M& model, const PackedExamples& data, DataLoader& loade
     std::vector<size_t> order(all.texts.size());
     for (size_t i = 0; i < order.size(); i++) order[i] = i;
     std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return all.texts[a] < all.texts[b]; });
-    HeadAnswers sorted;
+    HeadAnswers sorted{all.of, K, {}, {}, {}};
     for (size_t i : order) {
         sorted.texts.push_back(all.texts[i]), sorted.labels.push_back(static_cast<float>(labels[i]));
         sorted.scores.insert(sorted.scores.end(), all.scores.begin() + static_cast<std::ptrdiff_t>(i * K),

@@ -35,8 +35,9 @@ struct Options {
     std::string chat_template;  // --template
     bool packing = true, skip_bad = false;
     // heads (head.h)
-    std::string head = "none";  // none|classify|regress
-    double lm_weight = 0.5;     // of the language model's loss beside the head's
+    std::string objective = "lm";  // or reward: which of two answers was preferred
+    std::string head = "none";     // none|classify|regress
+    double lm_weight = 0.5;        // of the language model's loss beside the head's
     bool both_orders = false;
     // adapters (model/adapter.h); none: the whole model is trained
     int lora_rank = 0;

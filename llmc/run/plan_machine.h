@@ -319,7 +319,7 @@ void fused_classifier(X*, acc_t<X>*, const int*, const acc_t<X>*, const StepStat
     s.clock->memory(8.0 * N + 2 * plan_wide_bytes(true, N, Vp, sizeof(X)));
 }
 template <typename X>  // of a few columns
-void score_loss(X*, acc_t<X>*, const X*, const float*, const int*, const StepState*, int, int, int, PlanStream) {}
+void score_loss(X*, acc_t<X>*, const X*, const float*, const int*, const StepState*, int, int, int, bool, PlanStream) {}
 template <typename G>
 void global_norm_squared(double*, const G*, int64_t n, PlanStream s) {
     s.clock->updates(4.0 * static_cast<double>(n));

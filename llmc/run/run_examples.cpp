@@ -82,8 +82,10 @@ void read_examples(Run& run, Notes* notes) {
     const bool evaluates = o.command == Command::eval;
     // eval decides by the data whether labels are meant
     std::optional<Labels> labels;
+    std::optional<ExampleLabel::Of> wanted;
+    if (!evaluates) wanted = o.objective == "reward" ? ExampleLabel::Of::pair : ExampleLabel::Of::text;
     if (run.head.outputs > 0 || o.head != "none")
-        labels.emplace(run.head, run.T, static_cast<float>(o.lm_weight), evaluates);
+        labels.emplace(run.head, run.T, static_cast<float>(o.lm_weight), wanted);
     int64_t unused = 0;
     const auto read = [&](const std::vector<std::string>& paths, const char* file) {
         Examples all;

@@ -11,8 +11,14 @@ void set_head(Run& run, const HeadConfig& head) {
 }
 
 void choose_head(Run& run, Notes* notes) {
-    const Options& o = run.options;
+    Options& o = run.options;
     HeadConfig& models = run.config.head;
+    if (o.objective == "reward") {
+        if (o.was_given("head") && o.head != "regress")
+            throw UsageError("--objective reward has a head of one number of its own; leave out --head");
+        o.head = "regress";
+        if (!o.was_given("lm-weight") && run.resume_from.empty()) o.lm_weight = 0;
+    }
     if (o.head == "none" && !run.adapters.empty() && run.adapters[0].config.head.outputs > 0)
         throw UsageError(
             strf("--model %s is an adapter with a head; say with --head what it is to learn", o.model.c_str()));
@@ -24,7 +30,11 @@ void choose_head(Run& run, Notes* notes) {
     }
     if (!run.on_examples)
         throw UsageError(
-            strf("--head learns from JSON lines with \"text\" and \"label\"; %s is none", o.train_data[0].c_str()));
+            strf("%s; %s is none",
+                 o.objective == "reward"
+                     ? "--objective reward learns from JSON lines with \"prompt\", \"chosen\" and \"rejected\""
+                     : "--head learns from JSON lines with \"text\" and \"label\"",
+                 o.train_data[0].c_str()));
     HeadConfig asked, known = run.adapters.empty() ? models : run.adapters[0].config.head;
     asked.outputs = o.head == "regress" ? 1 : 0, asked.both_orders = o.both_orders;
     if (o.was_given("labels")) {

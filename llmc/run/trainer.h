@@ -326,7 +326,8 @@ class Trainer {
         const Report report = head_report(
             head_answers(model, *run.val_examples, *val_data, run.head, windows, B, group, silent), run.head);
         e.val_loss = report.measures[0].value;
-        if (!run.head.regression()) e.val_acc = report.value("acc");
+        if (!run.head.regression() || run.val_examples->labels_of() == ExampleLabel::Of::pair)
+            e.val_acc = report.value("acc");
     }
 
     // Whether the loss is the lowest so far, so that this model is to be kept.

@@ -49,28 +49,26 @@ static bool counts(std::span<const float> weights) {
                        [](float w) { return w != 0; });
 }
 
+bool cut_example(std::vector<int>& ids, std::vector<float>& weights, size_t room) {
+    if (ids.size() <= room) return false;
+    const auto first = std::find_if(weights.begin(), weights.end(), [](float w) { return w != 0; });
+    const auto words =
+        std::count_if(ids.begin(), ids.begin() + (first - weights.begin()), [](int id) { return id >= 0; });
+    size_t drop = std::min(ids.size() - room, static_cast<size_t>(std::max<std::ptrdiff_t>(words, 1) - 1)), to = 0;
+    for (size_t k = 0; k < ids.size() && to < room; k++)
+        if (drop > 0 && ids[k] >= 0) drop--;
+        else ids[to] = ids[k], weights[to++] = weights[k];
+    ids.resize(to), weights.resize(to);
+    return true;
+}
+
 Examples Examples::fit(int T) const {
     if (!labels.empty()) return *this;  // Labels has seen to it
     Examples out;
-    std::vector<int> kept_ids;
-    std::vector<float> kept_weights;
     for (int64_t i = 0; i < size(); i++) {
-        std::span<const int> id = ids(i);
-        std::span<const float> weight = weights_of(i);
-        const size_t room = static_cast<size_t>(T) + 1;
-        if (id.size() > room) {
-            const auto first = std::find_if(weight.begin(), weight.end(), [](float w) { return w != 0; });
-            const size_t before = static_cast<size_t>(first - weight.begin());
-            size_t words = 0, drop = id.size() - room;
-            for (size_t k = 0; k < before; k++) words += id[k] >= 0;
-            drop = std::min(drop, std::max<size_t>(words, 1) - 1);
-            kept_ids.clear(), kept_weights.clear();
-            for (size_t k = 0; k < id.size() && kept_ids.size() < room; k++)
-                if (drop > 0 && id[k] >= 0) drop--;
-                else kept_ids.push_back(id[k]), kept_weights.push_back(weight[k]);
-            id = kept_ids, weight = kept_weights;
-            out.cut++;
-        }
+        std::vector<int> id(ids(i).begin(), ids(i).end());
+        std::vector<float> weight(weights_of(i).begin(), weights_of(i).end());
+        out.cut += cut_example(id, weight, static_cast<size_t>(T) + 1);
         if (counts(weight)) out.add(id, weight);
         else out.left_out++;
     }
@@ -88,13 +86,17 @@ Examples Examples::hold_back(int64_t every, Examples* validation) const {
     return rest;
 }
 
-void add_example(const MarkedText& text, const Tokenizer& tokenizer, Examples& examples) {
-    std::vector<int> ids;
+void marked_tokens(const MarkedText& text, const Tokenizer& tokenizer, std::vector<int>& ids,
+                   std::vector<float>& weights) {
     std::vector<size_t> ends;
     encode_marked(text, tokenizer, ids, ends);
-    std::vector<float> weights;
     for (size_t i = 0, from = 0; i < ids.size(); from = ends[i++])
         weights.push_back(text.counts.substr(from, ends[i] - from).find('\1') != std::string::npos);
+}
+void add_example(const MarkedText& text, const Tokenizer& tokenizer, Examples& examples) {
+    std::vector<int> ids;
+    std::vector<float> weights;
+    marked_tokens(text, tokenizer, ids, weights);
     if (!counts(weights)) throw Error("nothing in it to learn: the text has no second token");
     examples.add(ids, weights);
 }
@@ -171,9 +173,17 @@ Examples read_examples(const std::vector<std::string>& inputs, const ReaderOptio
         for_each_object(chunk, reading, *notes, [&](std::string_view text, const std::string&) {
             const Json object = parse_line(text);
             if (!object.is_object()) throw Error("not a JSON object");
-            if (labels && labels->optional && examples.size() + examples.left_out == 0 && !object.contains("label"))
+            if (labels && !labels->begin(object.contains("chosen")  ? ExampleLabel::Of::pair
+                                         : object.contains("label") ? ExampleLabel::Of::text
+                                                                    : ExampleLabel::Of::nothing))
                 labels = nullptr;
-            if (labels) {
+            if (labels && labels->of() == ExampleLabel::Of::pair) {
+                const std::string prompt = filled(object, "prompt", "the prompt"),
+                                  chosen = filled(object, "chosen", "what was chosen"),
+                                  rejected = filled(object, "rejected", "what was rejected");
+                return labels->add_preference(prompt, chosen, rejected, chat, tokenizer, examples);
+            }
+            if (labels && labels->of() == ExampleLabel::Of::text) {
                 const std::string first = filled(object, "text", "the text"), label = label_of(object);
                 const bool pair = object.contains("text_pair");
                 const std::string second = pair ? filled(object, "text_pair", "the second text") : "";
@@ -187,6 +197,7 @@ Examples read_examples(const std::vector<std::string>& inputs, const ReaderOptio
                 for (const Form& f : kForms) known += (known.empty() ? "" : ", or ") + std::string(f.fields);
                 throw Error("no fields of an example: " + known);
             }
+            if (labels) return labels->add_unknown(form->read(object, chat), tokenizer, examples);
             add_example(form->read(object, chat), tokenizer, examples);
         });
     notes->add(reader.notes());

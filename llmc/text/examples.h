@@ -6,6 +6,7 @@
 //   {"prompt": ..., "completion": ...}             the completion and the end behind it count
 //   {"messages": [{"role": ..., "content": ...}]}  the assistant's turns and the ends behind them count
 //   {"text": ..., "label": ...}                    labelled texts, for a head (labels.h)
+//   {"prompt": ..., "chosen": ..., "rejected": ...}  of two answers the one that was preferred (labels.h)
 //
 // by a template (template.h); or from a file that ./tokenize examples has written of them, so that this is done once:
 //
@@ -23,10 +24,16 @@
 
 class Labels;
 
-// A class's number or a value. second: of a pair in both orders, which is one example, where the second document begins.
 struct ExampleLabel {
-    float value;
-    int second = 0;
+    enum class Of {
+        text,
+        pair,
+        nothing
+    };            // pair: the first of two texts was preferred; nothing: a text without a label
+    float value;  // a class's number or a value
+    int second =
+        0;  // of a pair, or of another one in both orders, which is one example, where the second document begins
+    Of of = Of::text;
 };
 
 struct Examples {
@@ -43,6 +50,7 @@ struct Examples {
     int64_t positions(int64_t i) const { return labels.empty() ? length(i) - 1 : length(i); }  // that it takes in a row
     void add(std::span<const int> ids, std::span<const float> weight);
     void add(std::span<const int> ids, std::span<const float> weight, ExampleLabel label);
+    ExampleLabel::Of labels_of() const { return labels.empty() ? ExampleLabel::Of::nothing : labels[0].of; }
     void add(const Examples& more) {
         for (int64_t i = 0; i < more.size(); i++) add_from(more, i);
         cut += more.cut, left_out += more.left_out;
@@ -67,7 +75,13 @@ struct Examples {
     }
 };
 
-// One example of text with marks: a token counts if any of its bytes does.
+// Cuts one example to `room` tokens as fit() does. Whether that was needed.
+bool cut_example(std::vector<int>& ids, std::vector<float>& weights, size_t room);
+
+// The tokens of a text with marks; a token counts, with weight 1, if any of its bytes does.
+void marked_tokens(const MarkedText& text, const Tokenizer& tokenizer, std::vector<int>& ids,
+                   std::vector<float>& weights);
+// One example of them.
 void add_example(const MarkedText& text, const Tokenizer& tokenizer, Examples& examples);
 
 // Error names file and line of what is no example, unless options.skip_bad: then it is noted. No example at all: Error.

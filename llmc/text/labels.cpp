@@ -73,6 +73,50 @@ void Labels::add(const std::string& text, const std::string* pair, const std::st
     examples.add(ids, weights, {value, static_cast<int>(second)});
 }
 
+bool Labels::begin(ExampleLabel::Of example) {
+    using Of = ExampleLabel::Of;
+    if (!of_) {
+        if (example == Of::pair && !head_.regression())
+            throw Error("which of two is better, a head of one number says; the model has none");
+        if (example == Of::nothing && !head_.regression()) return false;
+        of_ = example;
+    }
+    return true;
+}
+
+void Labels::add_preference(const std::string& prompt, const std::string& chosen, const std::string& rejected,
+                            const Template& chat, const Tokenizer& tokenizer, Examples& examples) {
+    if (chosen == rejected) throw Error("chosen and rejected are the same text");
+    const size_t room = static_cast<size_t>(T_ / 2);
+    std::vector<int> ids, other;
+    std::vector<float> weights, unused;
+    marked_tokens(chat.completion(prompt, chosen), tokenizer, ids, weights);
+    marked_tokens(chat.completion(prompt, rejected), tokenizer, other, unused);
+    const bool cut = cut_example(ids, weights, room), other_cut = cut_example(other, unused, room);
+    if (ids == other || ids.size() < 2 || other.size() < 2) {  // nothing tells them apart
+        examples.left_out++;
+        return;
+    }
+    examples.cut += cut || other_cut;
+    weights[0] = 0;
+    float targets = 0;
+    for (float w : weights) targets += w;
+    for (float& w : weights) w *= targets > 0 ? lm_weight_ / targets : 0;
+    const int second = static_cast<int>(ids.size());
+    ids.insert(ids.end(), other.begin(), other.end()), weights.resize(ids.size());
+    examples.add(ids, weights, {1, second, ExampleLabel::Of::pair});
+}
+
+void Labels::add_unknown(const MarkedText& text, const Tokenizer& tokenizer, Examples& examples) {
+    std::vector<int> ids;
+    std::vector<float> weights;
+    marked_tokens(text, tokenizer, ids, weights);
+    examples.cut += cut_example(ids, weights, static_cast<size_t>(T_));
+    if (ids.empty()) throw Error("the text has no token");
+    std::fill(weights.begin(), weights.end(), 0.0f);
+    examples.add(ids, weights, {0, 0, ExampleLabel::Of::nothing});
+}
+
 HeadConfig Labels::head(Examples& examples) {
     if (head_.outputs > 0) return head_;
     std::vector<std::string> names;

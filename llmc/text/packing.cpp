@@ -78,6 +78,13 @@ double PackedExamples::weight(int64_t first, int64_t n) const {
     return sum;
 }
 
+std::vector<int> PackedExamples::document(int64_t i, bool second) const {
+    const auto ids = examples_->ids(i);
+    const size_t at = labelled() ? static_cast<size_t>(examples_->labels[static_cast<size_t>(i)].second) : 0;
+    const auto part = at == 0 ? ids : second ? ids.subspan(at) : ids.first(at);
+    return {part.begin(), part.end()};
+}
+
 std::vector<int64_t> PackedExamples::dealt(int64_t first, int64_t n) const {
     std::vector<int64_t> all;
     for_each_row(first, n, [&](int64_t, int64_t i) { all.push_back(i); });
@@ -115,7 +122,8 @@ Batch PackedExamples::read(int64_t first, int n) const {
         batch.labels[row + static_cast<size_t>(one)] = label.value;
         if (label.second == 0) return;
         const int other = document(k, ids.subspan(end), weights.subspan(end), ids.size() - end);
-        batch.labels[row + static_cast<size_t>(other)] = label.value;
+        batch.labels[row + static_cast<size_t>(other)] =
+            label.of == ExampleLabel::Of::pair ? -label.value : label.value;
         batch.partners[row + static_cast<size_t>(one)] = other, batch.partners[row + static_cast<size_t>(other)] = one;
     });
     for (size_t k = 0; k < used.size(); k++)  // what is left over is a document of its own

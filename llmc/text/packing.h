@@ -6,8 +6,8 @@
 //   targets     a1 a2 a3  b1 b2 b3 b4  c1 c2 -1 -1           (so an example of n tokens takes n - 1 positions)
 //   doc_start    0  0  0   3  3  3  3   7  7  9  9           no example sees another, and positions begin anew with each
 //
-// Of labelled texts the last token is an input, too, with the label beside it; both orders of a pair stand there as two
-// documents, one behind the other.
+// Of labelled texts the last token is an input, too, with the label beside it; both orders of a pair, or two answers of which
+// one was preferred, stand there as two documents, one behind the other.
 //
 // Each epoch deals the examples in an order of its own, a function of (seed, epoch). Each goes into the fullest open row
 // that has room for it; kOpenRows are open at a time, and where none has room, the one that was opened first is closed.
@@ -30,7 +30,9 @@ class PackedExamples : public Rows {
     int64_t tokens() const override { return std::ssize(examples_->tokens); }
     int64_t examples() const { return examples_->size(); }
     bool labelled() const { return !examples_->labels.empty(); }
-    std::vector<int> ids(int64_t i) const { return {examples_->ids(i).begin(), examples_->ids(i).end()}; }
+    ExampleLabel::Of labels_of() const { return examples_->labels_of(); }
+    // Of the documents of an example the first or, if it has two, the second one.
+    std::vector<int> document(int64_t i, bool second = false) const;
     // The examples in the rows [first, first + n), in the order in which they stand there.
     std::vector<int64_t> dealt(int64_t first, int64_t n) const;
 
