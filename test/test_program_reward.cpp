@@ -133,3 +133,83 @@ TEST_P(RanksOfReward, HaveTheSameLosses) {
 }
 INSTANTIATE_TEST_SUITE_P(Programs, RanksOfReward, testing::ValuesIn(programs_under_test()),
                          [](const auto& test) { return std::string(test.param.name); });
+
+// ---- preferences without a reward model ----
+
+namespace {
+class Dpo : public Reward {
+  protected:
+    CommandResult prefer(const std::string& more) {
+        return gpt2("finetune -e base -i train.jsonl -j val.jsonl --objective dpo -b 2 -d 128 -l 1e-3 " + more);
+    }
+};
+}  // namespace
+
+TEST_F(Dpo, TheModelLearnsToPrefer) {
+    for (const std::string how : {"", "--lora-rank 4"}) {
+        SCOPED_TRACE(how);
+        const std::string run = how.empty() ? "run" : "adapter";
+        const CommandResult r = prefer(how + " --epochs 3 --beta 0.2 -o " + run);
+        expect_good(r);
+        EXPECT_NE(r.out.find("objective: DPO, beta 0.2"), std::string::npos) << r.out;
+        // It begins as its own reference: all margins are 0.
+        EXPECT_NEAR(std::stod(logged(run, "val_loss").front()), std::log(2.0), 1e-5);
+        EXPECT_NEAR(std::stod(logged(run, "val_margin").front()), 0, 1e-5);
+        EXPECT_GE(std::stod(logged(run, "val_acc").back()), 0.95);
+        EXPECT_GT(std::stod(logged(run, "val_margin").back()), 0.5);
+        EXPECT_LT(losses(run).back(), 0.6);
+        EXPECT_EQ(fs::file_size(dir / (run + "/reference.f32")), 16u + 8 * (96 + 20));
+    }
+    // the same as the other implementation of the sums: the reference is what eval says of the base
+    expect_good(gpt2("sample -e run --prompt 'who sees the cat?' --max-tokens 5"));
+}
+
+TEST_F(Dpo, ResumesBitForBitBesideTheSameReference) {
+    for (const std::string how : {"", "--lora-rank 2 "}) {
+        SCOPED_TRACE(how);
+        expect_good(prefer(how + "--dropout 0.1 --epochs 3 -n 4 -nk 0 -v 5 -o run"));
+        const char* name = how.empty() ? "/model.safetensors" : "/adapter_model.safetensors";
+        const std::string weights = read_text(newest("run") + name);
+        const std::vector<std::string> margins = logged("run", "val_margin");
+        fs::remove_all(newest("run"));
+        expect_good(gpt2("train -o run --resume"));
+        EXPECT_TRUE(read_text(newest("run") + name) == weights);
+        EXPECT_EQ(logged("run", "val_margin"), margins);
+        fs::remove_all(newest("run"));
+        write("run/reference.f32", "");
+        expect_one_error(gpt2("train -o run --resume"), 1, "is not the reference of these pairs");
+        fs::remove_all(dir / "run");
+    }
+}
+
+TEST_F(Dpo, BadInput) {
+    expect_one_error(prefer("--head classify -o bad"), 2, "leave out --head");
+    expect_one_error(learn("--beta 0.5 -o bad"), 2, "--beta goes with");
+    expect_one_error(gpt2("finetune -e base -i data/t/train_000000.bin --objective dpo -o bad"), 2, "\"rejected\"");
+    write("bad.jsonl", pairs(3, 0) + "{\"prompt\": \"a\", \"completion\": \"b\"}\n");
+    expect_one_error(gpt2("finetune -e base -i bad.jsonl --objective dpo -o bad"), 1,
+                     "bad.jsonl:4: no field \"chosen\"");
+}
+
+namespace {
+class RanksOfDpo : public MpiProgram {};
+}  // namespace
+TEST_P(RanksOfDpo, HaveTheSameLosses) {
+    expect_good(start(1, small() + "-e L2:H2:C16:T32 -t 32 -d 224 -x 2 -v 0 -b 7 -o base"));
+    std::ofstream(dir / "train.jsonl") << Reward::pairs(40, 0);
+    const std::string run =
+        "finetune -e base -i train.jsonl --objective dpo --precision fp32 -f 0 --dropout 0.1 -d 160 -v 3 -l 3e-3 -x " +
+        std::string(is_slow() ? "3 " : "9 ");
+    expect_good(start(1, run + "-b 5 -o one"));
+    if (is_slow()) {  // the other program
+        expect_good(gpt2(run + "-b 5 -o cpu"));
+        expect_same_losses("one", "cpu", 1e-4);
+    }
+    for (int stage : is_slow() ? std::vector<int>{2} : std::vector<int>{0, 3}) {
+        const std::string name = "stage" + std::to_string(stage);
+        expect_good(start(2, run + "-b 2 -z " + std::to_string(stage) + " -o " + name));
+        expect_same_losses(name, "one");
+    }
+}
+INSTANTIATE_TEST_SUITE_P(Programs, RanksOfDpo, testing::ValuesIn(programs_under_test()),
+                         [](const auto& test) { return std::string(test.param.name); });

@@ -134,6 +134,10 @@ template <typename X>
 void score_loss(X* dscores, float* losses, const X* scores, const float* labels, const int* partners,
                 const StepState* state, int N, int K, int Kp, bool preferred, cudaStream_t stream);
 
+// objectives.cuh: weights of tokens, and losses at the last token of each text, from their losses (plain/objectives.h)
+void preference_weights(float* weights, float* losses, const float* token_losses, const MicroBatch<float>& tokens,
+                        float beta, int N, int T, cudaStream_t stream);
+
 // global_norm.cuh: sum = sum of grad[i]^2, i < n  (W, G = float). adamw.cuh: AdamW for elements [begin, end) of the
 // arena, which start at p, master (may be null), m, v and grad; nothing where state->skip
 template <typename G>

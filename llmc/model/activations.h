@@ -123,4 +123,9 @@ struct BackwardScratch {
 struct MemoryPlan {
     size_t parameters, gradients, optimizer, activations, buffers;
     size_t total() const { return parameters + gradients + optimizer + activations + buffers; }
+    template <class ModelMemory>
+    void add(const ModelMemory& memory) {
+        parameters += memory.parameters.bytes(), gradients += memory.gradients.bytes();
+        optimizer += memory.optimizer.bytes();
+    }
 };

@@ -64,9 +64,9 @@ static std::vector<double> ranks_of(const std::vector<double>& x) {
 Report head_report(const HeadAnswers& answers, const HeadConfig& head) {
     Report report;
     const std::vector<double> said = head_predictions(answers), labels(answers.labels.begin(), answers.labels.end());
-    const bool pairs = answers.of == ExampleLabel::Of::pair;
+    const bool pairs = answers.of == LabelOf::pair;
     report.counts = {{pairs ? "pairs" : "texts", std::ssize(labels)}};
-    if (answers.of == ExampleLabel::Of::nothing) {
+    if (answers.of == LabelOf::nothing) {
         const auto [least, most] = std::minmax_element(said.begin(), said.end());
         report.measures = {{"score", "mean score", mean_of(said)}, {"least", "least", *least}, {"most", "most", *most}};
         return report;
@@ -103,14 +103,14 @@ std::string head_answers_json(const HeadAnswers& answers, const HeadConfig& head
     const std::vector<double> said = head_predictions(answers);
     for (size_t i = 0; i < said.size(); i++) {
         OrderedJson j;
-        if (answers.of == ExampleLabel::Of::pair) {
+        if (answers.of == LabelOf::pair) {
             j["chosen"] = text(answers.texts[i], false), j["rejected"] = text(answers.texts[i], true);
             j["score_of_chosen"] = answers.scores[2 * i], j["score_of_rejected"] = answers.scores[2 * i + 1];
             out += j.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
             continue;
         }
         j["text"] = text(answers.texts[i], false);
-        if (answers.of == ExampleLabel::Of::nothing) {
+        if (answers.of == LabelOf::nothing) {
             j["score"] = said[i];
         } else if (head.regression()) {
             j["label"] = answers.labels[i], j["prediction"] = said[i];

@@ -13,7 +13,7 @@
 // Of each text of the rows that were read: its place in the data, its label, and its K scores. Of a pair of which the first
 // text was preferred, the scores of both, so that class 0 is right: the loss of preferences is that of these two classes.
 struct HeadAnswers {
-    ExampleLabel::Of of = ExampleLabel::Of::text;
+    LabelOf of = LabelOf::text;
     size_t K = 0;
     std::vector<int64_t> texts;
     std::vector<float> labels;
@@ -32,13 +32,14 @@ std::string head_answers_json(const HeadAnswers& answers, const HeadConfig& head
 
 // Over the first `windows` rows of the data, B at a time, the batches dealt to the ranks in turn; all ranks call it, and all
 // have the whole of the answers. In the order of the data.
-template <class M, class Progress>
-HeadAnswers head_answers(M& model, const PackedExamples& data, DataLoader& loader, const HeadConfig& head,
-                         int64_t windows, int B, Group& group, Progress progress) {
+// score(batch, scores): (n,Kp) of its tokens, of which those with labels count.
+template <class Score, class Progress>
+HeadAnswers score_documents(Score score, const PackedExamples& data, DataLoader& loader, size_t K, size_t Kp,
+                            int64_t windows, int B, Group& group, Progress progress) {
     HeadAnswers all;
     all.of = data.labels_of();
-    const bool pairs = all.of == ExampleLabel::Of::pair;
-    const size_t Kp = static_cast<size_t>(head.padded()), K = all.K = pairs ? 2 : static_cast<size_t>(head.outputs);
+    const bool pairs = all.of == LabelOf::pair;
+    all.K = K;
     all.texts = data.dealt(0, windows);
     all.labels.resize(all.texts.size()), all.scores.resize(all.texts.size() * K);
     std::vector<int> owners(all.texts.size());
@@ -55,8 +56,7 @@ HeadAnswers head_answers(M& model, const PackedExamples& data, DataLoader& loade
             const size_t texts = data.dealt(from, n).size();
             if (mine) {
                 const Batch& batch = loader.load(from, n);
-                scores.resize(batch.inputs.size() * Kp);
-                model.scores(scores.data(), batch);
+                score(batch, scores);
                 size_t text = first;
                 for (size_t i = 0; counts && i < batch.labels.size(); i++) {
                     if (!has_label(batch.labels[i])) continue;
@@ -96,4 +96,16 @@ HeadAnswers head_answers(M& model, const PackedExamples& data, DataLoader& loade
                              all.scores.begin() + static_cast<std::ptrdiff_t>((i + 1) * K));
     }
     return sorted;
+}
+
+template <class M, class Progress>
+HeadAnswers head_answers(M& model, const PackedExamples& data, DataLoader& loader, const HeadConfig& head,
+                         int64_t windows, int B, Group& group, Progress progress) {
+    const size_t Kp = static_cast<size_t>(head.padded());
+    const auto score = [&](const Batch& batch, std::vector<float>& scores) {
+        scores.resize(batch.inputs.size() * Kp);
+        model.scores(scores.data(), batch);
+    };
+    const size_t K = data.labels_of() == LabelOf::pair ? 2 : static_cast<size_t>(head.outputs);
+    return score_documents(score, data, loader, K, Kp, windows, B, group, progress);
 }

@@ -24,11 +24,13 @@ std::vector<std::string> introduction(const Run& run, int B, const DataLoader& d
         lines.push_back(strf("adapter: %s, on %s; %s parameters are trained", what.c_str(),
                              run.adapters[0].base.c_str(), human_count(trained).c_str()));
     }
-    if (run.labelled()) {
+    if (o.objective == "dpo") {
+        lines.push_back(strf("objective: DPO, beta %g", o.beta));
+    } else if (run.labelled()) {
         const HeadConfig& head = run.head;
-        std::string what = run.train_examples->labels_of() == ExampleLabel::Of::pair ? "a reward"
-                           : head.regression()                                       ? "a number"
-                                               : strf("%d classes: ", head.outputs);
+        std::string what = run.train_examples->labels_of() == LabelOf::pair ? "a reward"
+                           : head.regression()                              ? "a number"
+                                                                            : strf("%d classes: ", head.outputs);
         for (size_t i = 0; i < std::min<size_t>(8, head.labels.size()); i++)
             what += (i ? ", " : "") + printable(head.labels[i]) + (i == 7 && head.labels.size() > 8 ? ", ..." : "");
         if (head.both_orders) what += ", from both orders of a pair";

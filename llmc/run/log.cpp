@@ -32,6 +32,7 @@ static constexpr LogField log_fields[] = {
     {"mfu", &LogEntry::mfu},
     {"val_loss", &LogEntry::val_loss},
     {"val_acc", &LogEntry::val_acc},
+    {"val_margin", &LogEntry::val_margin},
     {"hellaswag", &LogEntry::hellaswag},
     {"end", &LogEntry::end},
     {"best_step", &LogEntry::best_step},

@@ -11,7 +11,7 @@
 // One line of log.jsonl. Fields that were not set are left out; a value that is not finite is written as null.
 struct LogEntry {
     int64_t step = 0;  // updates done, as in a checkpoint's name: the first one gives step 1
-    std::optional<double> loss, grad_norm, lr, ms, tok_s, mfu, val_loss, val_acc,
+    std::optional<double> loss, grad_norm, lr, ms, tok_s, mfu, val_loss, val_acc, val_margin,
         hellaswag;              // the last two, mfu: 0 to 1
     std::optional<double> end;  // --time-limit: where the run was to end, as planned before this step (schedule.h)
     std::optional<double> best_step;  // of a validation: the step with the lowest loss so far, whose checkpoint is kept

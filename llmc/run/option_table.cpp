@@ -96,10 +96,13 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .commands = TRAINING | EVAL, .help = "leave out lines that are no example, and count them"},
     });
     add("Heads", {
-        {.name = "objective", .value = "NAME", .field = &o.objective, .choices = {"lm", "reward"},
+        {.name = "objective", .value = "NAME", .field = &o.objective, .choices = {"lm", "reward", "dpo"},
          .commands = FINETUNE, .recorded = true, .default_text = "lm, or what --head learns",
          .help = "reward: a head of one number learns which of two answers was preferred; --train-data holds "
-                 "{\"prompt\", \"chosen\", \"rejected\"}, and --lm-weight is 0 unless it is given"},
+                 "{\"prompt\", \"chosen\", \"rejected\"}, and --lm-weight is 0 unless it is given; dpo: the same pairs teach the "
+                 "model itself to prefer, beside the reference that it began as"},
+        {.name = "beta", .value = "X", .field = &o.beta, .limits = positive,
+         .commands = FINETUNE, .recorded = true, .help = "dpo: how dear it is to go away from the reference"},
         {.name = "head", .value = "KIND", .field = &o.head, .choices = {"none", "classify", "regress"},
          .commands = FINETUNE, .recorded = true, .default_text = "none: a language model is trained",
          .help = "learn labels: --train-data holds {\"text\", \"label\"}, with \"text_pair\" for two texts, and a row of "

@@ -35,7 +35,8 @@ struct Options {
     std::string chat_template;  // --template
     bool packing = true, skip_bad = false;
     // heads (head.h)
-    std::string objective = "lm";  // or reward: which of two answers was preferred
+    std::string objective = "lm";  // or reward, dpo: which of two answers was preferred
+    double beta = 0.1;             // of dpo
     std::string head = "none";     // none|classify|regress
     double lm_weight = 0.5;        // of the language model's loss beside the head's
     bool both_orders = false;

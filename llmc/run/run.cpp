@@ -16,8 +16,9 @@ StepOptions Run::step_options(int B) const {
     o.dropout = static_cast<float>(options.dropout), o.grad_clip = static_cast<float>(options.grad_clip);
     o.beta1 = static_cast<float>(options.beta1), o.beta2 = static_cast<float>(options.beta2);
     o.epsilon = static_cast<float>(options.epsilon), o.weight_decay = static_cast<float>(options.weight_decay);
-    o.examples = on_examples, o.labels = labelled(), o.language = !o.labels || options.lm_weight > 0;
-    o.preferred = labelled() && train_examples->labels_of() == ExampleLabel::Of::pair;
+    o.examples = on_examples, o.labels = labelled(), o.preferred = options.objective == "reward";
+    o.preference_beta = options.objective == "dpo" ? static_cast<float>(options.beta) : 0;
+    o.language = !o.labels || options.lm_weight > 0 || options.objective == "dpo";
     o.rank = rank, o.world = world, o.zero_stage = options.zero_stage;
     o.master_weights = options.master_weights, o.stochastic_rounding = options.stochastic_rounding;
     for (const AdapterInfo& adapter : adapters) o.adapters.push_back(adapter.config);

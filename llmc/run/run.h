@@ -19,7 +19,7 @@ struct Run {
     Options options;  // defaults filled in, recorded values of a resumed run obeyed
     std::vector<std::string> train_shards, val_shards;
     bool on_examples = false;  // the data is examples, and these take the place of shards:
-    std::shared_ptr<const PackedExamples> train_examples, val_examples;
+    std::shared_ptr<PackedExamples> train_examples, val_examples;
     std::shared_ptr<const PackedExamples> val_without_prompts;  // for what sees none, where others do
     std::string vocabulary;  // directory, or "" if its files are nowhere (GPT-2's ids are printed as numbers)
     std::optional<Tokenizer> tokenizer;

@@ -82,10 +82,11 @@ void read_examples(Run& run, Notes* notes) {
     const bool evaluates = o.command == Command::eval;
     // eval decides by the data whether labels are meant
     std::optional<Labels> labels;
-    std::optional<ExampleLabel::Of> wanted;
-    if (!evaluates) wanted = o.objective == "reward" ? ExampleLabel::Of::pair : ExampleLabel::Of::text;
-    if (run.head.outputs > 0 || o.head != "none")
-        labels.emplace(run.head, run.T, static_cast<float>(o.lm_weight), wanted);
+    std::optional<LabelOf> wanted;
+    if (!evaluates) wanted = o.objective == "lm" ? LabelOf::text : LabelOf::pair;
+    const bool dpo = o.objective == "dpo";
+    if (run.head.outputs > 0 || o.head != "none" || dpo)
+        labels.emplace(run.head, run.T, static_cast<float>(o.lm_weight), wanted, dpo);
     int64_t unused = 0;
     const auto read = [&](const std::vector<std::string>& paths, const char* file) {
         Examples all;
@@ -142,7 +143,7 @@ void read_examples(Run& run, Notes* notes) {
         return say_unused();
     }
     Examples train = read(o.train_data, "train.examples"), validation;
-    if (labels) set_head(run, labels->head(train));
+    if (labels && !dpo) set_head(run, labels->head(train));
     if (o.val_data.empty() && is_file(o.train_data[0] + "/val.examples")) o.val_data = {o.train_data[0]};
     if (!o.val_data.empty()) {
         validation = read(o.val_data, "val.examples");

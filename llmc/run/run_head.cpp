@@ -19,9 +19,16 @@ void choose_head(Run& run, Notes* notes) {
         o.head = "regress";
         if (!o.was_given("lm-weight") && run.resume_from.empty()) o.lm_weight = 0;
     }
+    if (o.objective == "dpo" && o.was_given("head") && o.head != "none")
+        throw UsageError("--objective dpo trains the language model; leave out --head");
+    if (o.was_given("beta") && o.objective != "dpo") throw UsageError("--beta goes with --objective dpo");
     if (o.head == "none" && !run.adapters.empty() && run.adapters[0].config.head.outputs > 0)
         throw UsageError(
             strf("--model %s is an adapter with a head; say with --head what it is to learn", o.model.c_str()));
+    if (o.objective != "lm" && !run.on_examples)
+        throw UsageError(
+            strf("--objective %s learns from JSON lines with \"prompt\", \"chosen\" and \"rejected\"; %s is none",
+                 o.objective.c_str(), o.train_data[0].c_str()));
     if (o.head == "none") {
         if (models.outputs > 0 && !o.was_given("head"))
             notes->push_back("note: the model's head is left out: without --head a language model is trained");
@@ -30,11 +37,7 @@ void choose_head(Run& run, Notes* notes) {
     }
     if (!run.on_examples)
         throw UsageError(
-            strf("%s; %s is none",
-                 o.objective == "reward"
-                     ? "--objective reward learns from JSON lines with \"prompt\", \"chosen\" and \"rejected\""
-                     : "--head learns from JSON lines with \"text\" and \"label\"",
-                 o.train_data[0].c_str()));
+            strf("--head learns from JSON lines with \"text\" and \"label\"; %s is none", o.train_data[0].c_str()));
     HeadConfig asked, known = run.adapters.empty() ? models : run.adapters[0].config.head;
     asked.outputs = o.head == "regress" ? 1 : 0, asked.both_orders = o.both_orders;
     if (o.was_given("labels")) {

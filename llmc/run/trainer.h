@@ -20,6 +20,7 @@
 #include "llmc/run/mean_loss.h"
 #include "llmc/run/model.h"
 #include "llmc/run/rank_batches.h"
+#include "llmc/run/reference.h"
 #include "llmc/run/run.h"
 #include "llmc/run/schedule.h"
 #include "llmc/run/stop_signal.h"
@@ -117,6 +118,9 @@ class Trainer {
             initial_weights();
             run.state.seed = o.seed;
         }
+        if (o.objective == "dpo")
+            add_reference(model, run, B, group,
+                          [&](int64_t done, int64_t all) { log.progress("the reference", done, all, 0); });
         if (o.time_limit > 0) start_clock();
         else
             run.state.clock = {},
@@ -324,10 +328,13 @@ class Trainer {
             return;
         }
         const Report report = head_report(
-            head_answers(model, *run.val_examples, *val_data, run.head, windows, B, group, silent), run.head);
+            o.objective == "dpo"
+                ? preference_answers(model, *run.val_examples, *val_data, o.beta, true, windows, B, group, silent)
+                : head_answers(model, *run.val_examples, *val_data, run.head, windows, B, group, silent),
+            run.head);
         e.val_loss = report.measures[0].value;
-        if (!run.head.regression() || run.val_examples->labels_of() == ExampleLabel::Of::pair)
-            e.val_acc = report.value("acc");
+        if (!run.head.regression() || run.val_examples->labels_of() == LabelOf::pair) e.val_acc = report.value("acc");
+        if (run.val_examples->labels_of() == LabelOf::pair) e.val_margin = report.value("margin");
     }
 
     // Whether the loss is the lowest so far, so that this model is to be kept.
@@ -338,6 +345,7 @@ class Trainer {
         std::string line =
             strf("step %lld%s | val loss %.6f", static_cast<long long>(step), of_end().c_str(), *e.val_loss);
         if (e.val_acc) line += strf(" | accuracy %.4f", *e.val_acc);
+        if (e.val_margin) line += strf(" | margin %.4f", *e.val_margin);
         if (!questions.questions.empty()) {
             const auto progress = [&](int64_t done, int64_t all) { log.progress("HellaSwag", done, all, 0); };
             const Answers answers = answer(model, questions, {*run.tokenizer, group, B, run.T, progress});

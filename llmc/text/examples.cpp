@@ -173,17 +173,17 @@ Examples read_examples(const std::vector<std::string>& inputs, const ReaderOptio
         for_each_object(chunk, reading, *notes, [&](std::string_view text, const std::string&) {
             const Json object = parse_line(text);
             if (!object.is_object()) throw Error("not a JSON object");
-            if (labels && !labels->begin(object.contains("chosen")  ? ExampleLabel::Of::pair
-                                         : object.contains("label") ? ExampleLabel::Of::text
-                                                                    : ExampleLabel::Of::nothing))
+            if (labels && !labels->begin(object.contains("chosen")  ? LabelOf::pair
+                                         : object.contains("label") ? LabelOf::text
+                                                                    : LabelOf::nothing))
                 labels = nullptr;
-            if (labels && labels->of() == ExampleLabel::Of::pair) {
+            if (labels && labels->of() == LabelOf::pair) {
                 const std::string prompt = filled(object, "prompt", "the prompt"),
                                   chosen = filled(object, "chosen", "what was chosen"),
                                   rejected = filled(object, "rejected", "what was rejected");
                 return labels->add_preference(prompt, chosen, rejected, chat, tokenizer, examples);
             }
-            if (labels && labels->of() == ExampleLabel::Of::text) {
+            if (labels && labels->of() == LabelOf::text) {
                 const std::string first = filled(object, "text", "the text"), label = label_of(object);
                 const bool pair = object.contains("text_pair");
                 const std::string second = pair ? filled(object, "text_pair", "the second text") : "";

@@ -24,16 +24,14 @@
 
 class Labels;
 
+// Of what labels are: of texts, of pairs of which the first text was preferred, or of nothing, where a text has none.
+enum class LabelOf { text, pair, nothing };
 struct ExampleLabel {
-    enum class Of {
-        text,
-        pair,
-        nothing
-    };            // pair: the first of two texts was preferred; nothing: a text without a label
-    float value;  // a class's number or a value
+    float value;  // a class's number or a value; of a pair 1 and -1, or a reference's log-probabilities
     int second =
         0;  // of a pair, or of another one in both orders, which is one example, where the second document begins
-    Of of = Of::text;
+    LabelOf of = LabelOf::text;
+    float other = 0;  // the second document's
 };
 
 struct Examples {
@@ -50,7 +48,7 @@ struct Examples {
     int64_t positions(int64_t i) const { return labels.empty() ? length(i) - 1 : length(i); }  // that it takes in a row
     void add(std::span<const int> ids, std::span<const float> weight);
     void add(std::span<const int> ids, std::span<const float> weight, ExampleLabel label);
-    ExampleLabel::Of labels_of() const { return labels.empty() ? ExampleLabel::Of::nothing : labels[0].of; }
+    LabelOf labels_of() const { return labels.empty() ? LabelOf::nothing : labels[0].of; }
     void add(const Examples& more) {
         for (int64_t i = 0; i < more.size(); i++) add_from(more, i);
         cut += more.cut, left_out += more.left_out;

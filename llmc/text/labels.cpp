@@ -70,15 +70,14 @@ void Labels::add(const std::string& text, const std::string* pair, const std::st
         targets += i != second && ids[i] >= 0;  // no document's first, and no prompt
     std::vector<float> weights(ids.size(), targets > 0 ? lm_weight_ / static_cast<float>(targets) : 0.0f);
     weights[second] = 0;
-    examples.add(ids, weights, {value, static_cast<int>(second)});
+    examples.add(ids, weights, {value, static_cast<int>(second), LabelOf::text, value});
 }
 
-bool Labels::begin(ExampleLabel::Of example) {
-    using Of = ExampleLabel::Of;
+bool Labels::begin(LabelOf example) {
     if (!of_) {
-        if (example == Of::pair && !head_.regression())
+        if (example == LabelOf::pair && !head_.regression())
             throw Error("which of two is better, a head of one number says; the model has none");
-        if (example == Of::nothing && !head_.regression()) return false;
+        if (example == LabelOf::nothing && !head_.regression()) return false;
         of_ = example;
     }
     return true;
@@ -89,22 +88,26 @@ void Labels::add_preference(const std::string& prompt, const std::string& chosen
     if (chosen == rejected) throw Error("chosen and rejected are the same text");
     const size_t room = static_cast<size_t>(T_ / 2);
     std::vector<int> ids, other;
-    std::vector<float> weights, unused;
+    std::vector<float> weights, other_weights;
     marked_tokens(chat.completion(prompt, chosen), tokenizer, ids, weights);
-    marked_tokens(chat.completion(prompt, rejected), tokenizer, other, unused);
-    const bool cut = cut_example(ids, weights, room), other_cut = cut_example(other, unused, room);
+    marked_tokens(chat.completion(prompt, rejected), tokenizer, other, other_weights);
+    const bool cut = cut_example(ids, weights, room), other_cut = cut_example(other, other_weights, room);
     if (ids == other || ids.size() < 2 || other.size() < 2) {  // nothing tells them apart
         examples.left_out++;
         return;
     }
     examples.cut += cut || other_cut;
-    weights[0] = 0;
-    float targets = 0;
-    for (float w : weights) targets += w;
-    for (float& w : weights) w *= targets > 0 ? lm_weight_ / targets : 0;
+    weights[0] = other_weights[0] = 0;
+    if (!references_) {
+        float targets = 0;
+        for (float w : weights) targets += w;
+        for (float& w : weights) w *= targets > 0 ? lm_weight_ / targets : 0;
+        std::fill(other_weights.begin(), other_weights.end(), 0.0f);
+    }
     const int second = static_cast<int>(ids.size());
-    ids.insert(ids.end(), other.begin(), other.end()), weights.resize(ids.size());
-    examples.add(ids, weights, {1, second, ExampleLabel::Of::pair});
+    ids.insert(ids.end(), other.begin(), other.end()),
+        weights.insert(weights.end(), other_weights.begin(), other_weights.end());
+    examples.add(ids, weights, {1, second, LabelOf::pair, -1});
 }
 
 void Labels::add_unknown(const MarkedText& text, const Tokenizer& tokenizer, Examples& examples) {
@@ -114,7 +117,7 @@ void Labels::add_unknown(const MarkedText& text, const Tokenizer& tokenizer, Exa
     examples.cut += cut_example(ids, weights, static_cast<size_t>(T_));
     if (ids.empty()) throw Error("the text has no token");
     std::fill(weights.begin(), weights.end(), 0.0f);
-    examples.add(ids, weights, {0, 0, ExampleLabel::Of::nothing});
+    examples.add(ids, weights, {0, 0, LabelOf::nothing});
 }
 
 HeadConfig Labels::head(Examples& examples) {
@@ -133,7 +136,7 @@ HeadConfig Labels::head(Examples& examples) {
         });
     std::vector<float> place(names.size());
     for (size_t i = 0; i < names.size(); i++) place[static_cast<size_t>(found_[names[i]])] = static_cast<float>(i);
-    for (ExampleLabel& label : examples.labels) label.value = place[static_cast<size_t>(label.value)];
+    for (ExampleLabel& label : examples.labels) label.value = label.other = place[static_cast<size_t>(label.value)];
     head_.outputs = static_cast<int>(names.size()), head_.labels = names;
     return head_;
 }

@@ -23,11 +23,12 @@ class Labels {
     // lm_weight: what the mean loss of a text's tokens counts beside its own.
     // wanted: what all examples must have; none: as the first one has, of which a head of one number says what it is worth
     // in any case.
-    Labels(HeadConfig head, int T, float lm_weight, std::optional<ExampleLabel::Of> wanted)
-        : head_(std::move(head)), T_(T), lm_weight_(lm_weight), of_(wanted) {}
+    // references: of pairs, all tokens of the answers count, by 1, and the labels come later.
+    Labels(HeadConfig head, int T, float lm_weight, std::optional<LabelOf> wanted, bool references = false)
+        : head_(std::move(head)), T_(T), lm_weight_(lm_weight), of_(wanted), references_(references) {}
     // An example that has such a label. False: it is one of a language model. Error: it cannot be of use here.
-    bool begin(ExampleLabel::Of example);
-    ExampleLabel::Of of() const { return *of_; }
+    bool begin(LabelOf example);
+    LabelOf of() const { return *of_; }
 
     // pair: null where there is none. Error: no label of this head.
     void add(const std::string& text, const std::string* pair, const std::string& label, const Template& chat,
@@ -45,6 +46,7 @@ class Labels {
     HeadConfig head_;
     int T_;
     float lm_weight_;
-    std::optional<ExampleLabel::Of> of_;
+    std::optional<LabelOf> of_;
+    bool references_;
     std::map<std::string, int> found_;  // classes, where they are the data's, in the order in which they came
 };

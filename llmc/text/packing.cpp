@@ -6,7 +6,12 @@
 
 PackedExamples::PackedExamples(std::shared_ptr<const Examples> examples, int T, bool packing, bool shuffle,
                                uint64_t seed)
-    : examples_(std::move(examples)), T_(T), packing_(packing), shuffle_(shuffle), seed_(seed) {
+    : examples_(std::move(examples)),
+      labels_(examples_->labels),
+      T_(T),
+      packing_(packing),
+      shuffle_(shuffle),
+      seed_(seed) {
     CHECK(examples_->size() > 0, "no examples");
     for (int64_t i = 0; i < examples_->size(); i++)
         CHECK(examples_->positions(i) <= T, "example %lld", static_cast<long long>(i));
@@ -80,7 +85,7 @@ double PackedExamples::weight(int64_t first, int64_t n) const {
 
 std::vector<int> PackedExamples::document(int64_t i, bool second) const {
     const auto ids = examples_->ids(i);
-    const size_t at = labelled() ? static_cast<size_t>(examples_->labels[static_cast<size_t>(i)].second) : 0;
+    const size_t at = labelled() ? static_cast<size_t>(labels_[static_cast<size_t>(i)].second) : 0;
     const auto part = at == 0 ? ids : second ? ids.subspan(at) : ids.first(at);
     return {part.begin(), part.end()};
 }
@@ -115,15 +120,14 @@ Batch PackedExamples::read(int64_t first, int n) const {
         const auto ids = examples_->ids(i);
         const auto weights = examples_->weights_of(i);
         if (!labelled()) return void(document(k, ids, weights, ids.size() - 1));
-        const ExampleLabel label = examples_->labels[static_cast<size_t>(i)];
+        const ExampleLabel label = labels_[static_cast<size_t>(i)];
         const size_t row = static_cast<size_t>(k) * T,
                      end = label.second > 0 ? static_cast<size_t>(label.second) : ids.size();
         const int one = document(k, ids.first(end), weights.first(end), end);
         batch.labels[row + static_cast<size_t>(one)] = label.value;
         if (label.second == 0) return;
         const int other = document(k, ids.subspan(end), weights.subspan(end), ids.size() - end);
-        batch.labels[row + static_cast<size_t>(other)] =
-            label.of == ExampleLabel::Of::pair ? -label.value : label.value;
+        batch.labels[row + static_cast<size_t>(other)] = label.other;
         batch.partners[row + static_cast<size_t>(one)] = other, batch.partners[row + static_cast<size_t>(other)] = one;
     });
     for (size_t k = 0; k < used.size(); k++)  // what is left over is a document of its own

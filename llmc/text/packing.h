@@ -29,8 +29,13 @@ class PackedExamples : public Rows {
     double weight(int64_t first, int64_t n) const override;
     int64_t tokens() const override { return std::ssize(examples_->tokens); }
     int64_t examples() const { return examples_->size(); }
-    bool labelled() const { return !examples_->labels.empty(); }
-    ExampleLabel::Of labels_of() const { return examples_->labels_of(); }
+    bool labelled() const { return !labels_.empty(); }
+    // Of example i, labels that were not known before. Before the first read().
+    void set_label(int64_t i, float value, float other) {
+        ExampleLabel& label = labels_[static_cast<size_t>(i)];
+        label.value = value, label.other = other;
+    }
+    LabelOf labels_of() const { return examples_->labels_of(); }
     // Of the documents of an example the first or, if it has two, the second one.
     std::vector<int> document(int64_t i, bool second = false) const;
     // The examples in the rows [first, first + n), in the order in which they stand there.
@@ -49,6 +54,7 @@ class PackedExamples : public Rows {
     void for_each_row(int64_t first, int64_t n, Visit visit) const;
 
     std::shared_ptr<const Examples> examples_;
+    std::vector<ExampleLabel> labels_;
     int T_;
     bool packing_, shuffle_;
     uint64_t seed_;

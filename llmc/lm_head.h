@@ -1,0 +1,30 @@
+// The LM head: logits of every word, the loss of each token, and their gradients.
+#pragma once
+#include <algorithm>
+#include "llmc/model/arguments.h"
+#include "llmc/model/step_state.h"
+
+template <typename X>
+struct LmHead {
+    int C, V, Vp;
+    X* w;           // (Vp,C)
+    grad_t<X>* dw;  // null: frozen
+    X* logits;      // (chunk,Vp)
+    int64_t chunk;  // rows at a time, so that the (N,Vp) logits never exist as a whole
+};
+
+// losses (N) from x (N,C). dx (N,C) null: nothing more; else dx and dw (+= where `add`) get the gradients of what the losses
+// are together, each times its weight; weights (N) or null: 1.
+template <typename X, class Stream>
+void lm_head_and_loss(X* dx, acc_t<X>* losses, const LmHead<X>& h, const X* x, const int* targets,
+                      const acc_t<X>* weights, const StepState* state, int64_t N, bool add, Stream stream) {
+    for (int64_t r = 0; r < N; r += h.chunk) {
+        const int n = static_cast<int>(std::min(h.chunk, N - r));
+        matmul_forward<X>(h.logits, nullptr, x + r * h.C, h.w, nullptr, n, h.C, h.Vp, false, stream);  // (n,Vp)
+        fused_classifier<X>(h.logits, losses + r, targets + r, weights ? weights + r : nullptr, state, n, h.V, h.Vp,
+                            dx != nullptr, stream);  // (n,Vp) -> (n), and the gradient in place of logits
+        if (dx)
+            matmul_backward<X>(dx + r * h.C, h.dw, nullptr, h.logits, x + r * h.C, h.w, nullptr, n, h.C, h.Vp,
+                               add || r > 0, stream);  // (n,Vp) -> (n,C), (Vp,C)
+    }
+}

@@ -1,0 +1,82 @@
+// Objectives as weights of tokens: gradients against finite differences, losses against the formula.
+#include "test/model_test.h"
+
+namespace {
+
+const ModelConfig kTiny = {2, 2, 8, 9, 11};
+
+// Three pairs in rows of 8: prompts do not count, nor what is left over at the end of a row.
+Batch pairs() {
+    Batch batch = random_batch(3, 8, 11, 5);
+    const size_t n = batch.inputs.size();
+    batch.weights.assign(n, 1), batch.doc_start.assign(n, 0);
+    batch.labels.assign(n, kNoLabel), batch.partners.assign(n, -1);
+    const int second[] = {3, 4, 5}, end[] = {7, 8, 8};
+    for (int row = 0; row < 3; row++) {
+        const int at = row * 8, a = second[row] - 1, b = end[row] - 1;
+        for (int t = 0; t < 8; t++)
+            batch.doc_start[at + t] = t < second[row] ? 0 : t < end[row] ? second[row] : end[row];
+        batch.weights[at] = batch.weights[at + second[row]] = 0;
+        for (int last : {a, b}) batch.targets[at + last] = -1, batch.weights[at + last] = 0;
+        for (int t = end[row]; t < 8; t++) batch.targets[at + t] = -1, batch.weights[at + t] = 0;
+        batch.labels[at + a] = -4.5f - 0.3f * static_cast<float>(row), batch.labels[at + b] = -5.0f;
+        batch.partners[at + a] = b, batch.partners[at + b] = a;
+    }
+    return batch;
+}
+StepOptions options(float beta, int B) {
+    StepOptions o;
+    o.B = B, o.T = 8, o.examples = o.labels = true, o.preference_beta = beta;
+    return o;
+}
+
+}  // namespace
+
+TEST(PreferenceGradients, OfATinyModel) {
+    for (float beta : {0.3f, 2.0f}) {
+        check_model_gradients(kTiny, options(beta, 2), pairs(), 200);
+        check_model_gradients<PlainCpu>(kTiny, options(beta, 2), pairs(), 24);
+    }
+    StepOptions o = options(0.7f, 2);
+    o.adapters = {AdapterConfig{.lora = {.rank = 2, .alpha = 6}}};
+    o.dropout = 0.1f;
+    check_model_gradients(kTiny, o, pairs(), 200);
+}
+
+// -log sigmoid(beta (gain of what was chosen - gain of what was rejected)), by the losses that evaluation gives.
+TEST(Preferences, LossIsThatOfTheFormula) {
+    const Batch batch = pairs();
+    auto model = random_model<double>(kTiny, options(0.4f, 3));
+    std::vector<float> losses(batch.inputs.size());
+    model->token_losses(losses.data(), batch);
+    double want = 0;
+    for (int row = 0; row < 3; row++) {
+        double gains[2];
+        for (int k = 0; k < 2; k++) {
+            const int second[] = {3, 4, 5}, end[] = {7, 8, 8};
+            const int from = k == 0 ? 0 : second[row], to = k == 0 ? second[row] : end[row];
+            gains[k] = -static_cast<double>(batch.labels[row * 8 + to - 1]);
+            for (int t = from; t < to; t++)
+                gains[k] -= static_cast<double>(losses[row * 8 + t] * batch.weights[row * 8 + t]);
+        }
+        want += std::log1p(std::exp(-0.4 * (gains[0] - gains[1])));
+    }
+    StepState state = step_state(batch, 0, 0);
+    model->step(batch, &state);
+    EXPECT_NEAR(state.loss_sum, want, 1e-5);
+}
+
+// PyTorch 2.15, torch.nn.functional.logsigmoid and autograd, of the formula in plain/objectives.h: beta 0.3, log p of the chosen
+// text's tokens -1.5, -0.25, of the rejected one's -0.5, -2, -0.75; log q -2 and -2.5.
+TEST(Preferences, WeightsArePyTorchs) {
+    int doc_start[] = {0, 0, 0, 3, 3, 3, 3}, partners[] = {-1, -1, 6, -1, -1, -1, 2};
+    double mask[] = {1, 1, 0, 1, 1, 1, 0}, token_losses[] = {1.5, 0.25, 0, 0.5, 2, 0.75, 0}, weights[7] = {},
+           losses[7] = {};
+    float labels[] = {kNoLabel, kNoLabel, -2, kNoLabel, kNoLabel, kNoLabel, -2.5f};
+    preference_weights<double>(weights, losses, token_losses,
+                               {nullptr, nullptr, mask, doc_start, nullptr, labels, partners}, 0.3f, 7, 7, Plain{});
+    EXPECT_NEAR(losses[2] + losses[6], 0.554355239, 1e-7);
+    for (int t : {0, 1}) EXPECT_NEAR(weights[t], 0.127667249, 1e-7);
+    for (int t : {3, 4, 5}) EXPECT_NEAR(weights[t], -0.127667249, 1e-7);
+    EXPECT_EQ(weights[2] + weights[6], 0);
+}
