@@ -1,6 +1,7 @@
 // The LM head: logits of every word, the loss of each token, and their gradients.
 #pragma once
 #include <algorithm>
+#include <functional>
 #include "llmc/model/arguments.h"
 #include "llmc/model/step_state.h"
 
@@ -28,3 +29,9 @@ void lm_head_and_loss(X* dx, acc_t<X>* losses, const LmHead<X>& h, const X* x, c
                                add || r > 0, stream);  // (n,Vp) -> (n,C), (Vp,C)
     }
 }
+
+// An objective's rule (llmc/objectives/): of the tokens' losses (N), which are -log p, it makes a weight for each (N), and losses
+// of its own (N); both come as zeros. The gradient is then that of the weighted losses. N = B*T.
+template <typename A>
+using Rule =
+    std::function<void(A* weights, A* losses, const A* token_losses, const MicroBatch<A>& tokens, int B, int T)>;

@@ -73,9 +73,12 @@ Doubles weights_of(GPT2<X, Machine>& model) {
 
 // Gradients that a step leaves of what it trains, against differences of the loss in double over the same micro-batches.
 template <class Machine = Cpu>
-void check_model_gradients(const ModelConfig& config, StepOptions options, Batch batch, size_t all_up_to) {
+void check_model_gradients(
+    const ModelConfig& config, StepOptions options, Batch batch, size_t all_up_to,
+    const std::function<void(GPT2<double, Machine>&)>& prepare = [](auto&) {}) {
     Threads one(1);  // thousands of tiny passes: starting threads would take most of the time
     auto model = random_model<double, Machine>(config, options);
+    prepare(*model);
     batch.targets[1] = batch.targets[batch.targets.size() - 2] = -1;
     StepState state = step_state(batch, 3, 0.0f);  // learning rate 0: the weights stay
     model->step(batch, &state);

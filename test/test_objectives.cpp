@@ -1,4 +1,5 @@
 // Objectives as weights of tokens: gradients against finite differences, losses against the formula.
+#include "llmc/objectives/preferences.h"
 #include "test/model_test.h"
 
 namespace {
@@ -24,9 +25,9 @@ Batch pairs() {
     }
     return batch;
 }
-StepOptions options(float beta, int B) {
+StepOptions options(int B) {
     StepOptions o;
-    o.B = B, o.T = 8, o.examples = o.labels = true, o.preference_beta = beta;
+    o.B = B, o.T = 8, o.examples = o.labels = o.rule = true;
     return o;
 }
 
@@ -34,19 +35,21 @@ StepOptions options(float beta, int B) {
 
 TEST(PreferenceGradients, OfATinyModel) {
     for (float beta : {0.3f, 2.0f}) {
-        check_model_gradients(kTiny, options(beta, 2), pairs(), 200);
-        check_model_gradients<PlainCpu>(kTiny, options(beta, 2), pairs(), 24);
+        const auto prefer = [=](auto& model) { learn_preferences(model, beta); };
+        check_model_gradients<Cpu>(kTiny, options(2), pairs(), 200, prefer);
+        check_model_gradients<PlainCpu>(kTiny, options(2), pairs(), 24, prefer);
     }
-    StepOptions o = options(0.7f, 2);
+    StepOptions o = options(2);
     o.adapters = {AdapterConfig{.lora = {.rank = 2, .alpha = 6}}};
     o.dropout = 0.1f;
-    check_model_gradients(kTiny, o, pairs(), 200);
+    check_model_gradients<Cpu>(kTiny, o, pairs(), 200, [](auto& model) { learn_preferences(model, 0.7f); });
 }
 
 // -log sigmoid(beta (gain of what was chosen - gain of what was rejected)), by the losses that evaluation gives.
 TEST(Preferences, LossIsThatOfTheFormula) {
     const Batch batch = pairs();
-    auto model = random_model<double>(kTiny, options(0.4f, 3));
+    auto model = random_model<double>(kTiny, options(3));
+    learn_preferences(*model, 0.4f);
     std::vector<float> losses(batch.inputs.size());
     model->token_losses(losses.data(), batch);
     double want = 0;

@@ -39,14 +39,14 @@ HOST_DEVICE inline void finish_gradients(StepState& s, double norm_squared, floa
 
 // What a model is built for. The trainer fills it from the command line; it does not change during a run.
 struct StepOptions {
-    int B = 1, T = 1;           // largest micro-batch: B sequences of T tokens
-    bool training = true;       // false: no gradients, no optimizer, one set of activations for all layers
-    bool examples = false;      // batches have weights and doc_start (batch.h)
-    bool labels = false;        // and labels and partners: the head is trained
-    float preference_beta = 0;  // above 0: DPO (plain/objectives.h); labels are of the reference, and there is no head
-    bool preferred = false;     // they are of pairs of which one text was preferred (score_loss)
-    bool language = true;       // training: the language model's loss counts
-    int recompute = 0;          // 0 none, 1 GELU, 2 GELU and layernorms, 3 the whole block
+    int B = 1, T = 1;        // largest micro-batch: B sequences of T tokens
+    bool training = true;    // false: no gradients, no optimizer, one set of activations for all layers
+    bool examples = false;   // batches have weights and doc_start (batch.h)
+    bool labels = false;     // and labels and partners: the head is trained
+    bool rule = false;       // training: an objective's rule gives the weights of tokens (GPT2::follow)
+    bool preferred = false;  // they are of pairs of which one text was preferred (score_loss)
+    bool language = true;    // training: the language model's loss counts
+    int recompute = 0;       // 0 none, 1 GELU, 2 GELU and layernorms, 3 the whole block
     float dropout = 0, grad_clip = 1;
     float beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0.1f;
     bool master_weights = true, stochastic_rounding = false;  // for bf16 only

@@ -43,6 +43,7 @@ concept Model = requires(M model, const ModelConfig& config, const StepOptions& 
     { model.adapter_tensors(size_t()) } -> std::same_as<ModelTensors>;
     model.init_adapter(size_t(), seed);
     model.use_adapter(size_t());
+    model.follow({});  // an objective (llmc/objectives/)
     // One training step of this rank's part of the batch. While the device works, next_batch() reads the next one;
     // before_update() ends what reads the weights beside the step.
     model.step(batch, state, next_batch, before_update);

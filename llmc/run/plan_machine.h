@@ -318,8 +318,6 @@ void fused_classifier(X*, acc_t<X>*, const int*, const acc_t<X>*, const StepStat
                       PlanStream s) {
     s.clock->memory(8.0 * N + 2 * plan_wide_bytes(true, N, Vp, sizeof(X)));
 }
-template <typename A>
-void preference_weights(A*, A*, const A*, const MicroBatch<A>&, float, int, int, PlanStream) {}
 template <typename X>  // of a few columns
 void score_loss(X*, acc_t<X>*, const X*, const float*, const int*, const StepState*, int, int, int, bool, PlanStream) {}
 template <typename G>

@@ -11,6 +11,7 @@
 #include "llmc/run/first_non_finite.h"
 #include "llmc/text/dataloader.h"
 #include "llmc/base/error.h"
+#include "llmc/objectives/preferences.h"
 #include "llmc/base/system.h"
 #include "llmc/ranks/group.h"
 #include "llmc/run/eval_head.h"
@@ -118,9 +119,11 @@ class Trainer {
             initial_weights();
             run.state.seed = o.seed;
         }
-        if (o.objective == "dpo")
+        if (o.objective == "dpo") {
             add_reference(model, run, B, group,
                           [&](int64_t done, int64_t all) { log.progress("the reference", done, all, 0); });
+            learn_preferences(model, static_cast<float>(o.beta));
+        }
         if (o.time_limit > 0) start_clock();
         else
             run.state.clock = {},
