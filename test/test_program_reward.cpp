@@ -109,31 +109,6 @@ TEST_F(Reward, BadInput) {
     EXPECT_NE(r.out.find("were left out; the first: bad.jsonl:31"), std::string::npos) << r.out;
 }
 
-// Both programs, one and two ranks: the same losses.
-namespace {
-class RanksOfReward : public MpiProgram {};
-}  // namespace
-TEST_P(RanksOfReward, HaveTheSameLosses) {
-    expect_good(start(1, small() + "-e L2:H2:C16:T32 -t 32 -d 224 -x 2 -v 0 -b 7 -o base"));
-    std::ofstream(dir / "train.jsonl") << Reward::pairs(40, 0);
-    const std::string run =
-        "finetune -e base -i train.jsonl --objective reward --precision fp32 -f 0 --dropout 0.1 -d 160 -v 3 "
-        "-l 3e-3 -x " +
-        std::string(is_slow() ? "3 " : "9 ");
-    expect_good(start(1, run + "-b 5 -o one"));
-    if (is_slow()) {  // the other program
-        expect_good(gpt2(run + "-b 5 -o cpu"));
-        expect_same_losses("one", "cpu", 1e-4);
-    }
-    for (int stage : is_slow() ? std::vector<int>{2} : std::vector<int>{0, 3}) {
-        const std::string name = "stage" + std::to_string(stage);
-        expect_good(start(2, run + "-b 2 -z " + std::to_string(stage) + " -o " + name));
-        expect_same_losses(name, "one");
-    }
-}
-INSTANTIATE_TEST_SUITE_P(Programs, RanksOfReward, testing::ValuesIn(programs_under_test()),
-                         [](const auto& test) { return std::string(test.param.name); });
-
 // ---- preferences without a reward model ----
 
 namespace {
@@ -191,25 +166,31 @@ TEST_F(Dpo, BadInput) {
                      "bad.jsonl:4: no field \"chosen\"");
 }
 
+// ---- both, by both programs ----
+
 namespace {
-class RanksOfDpo : public MpiProgram {};
+class RanksOfPreferences : public MpiProgram {};
 }  // namespace
-TEST_P(RanksOfDpo, HaveTheSameLosses) {
+TEST_P(RanksOfPreferences, HaveTheSameLosses) {
     expect_good(start(1, small() + "-e L2:H2:C16:T32 -t 32 -d 224 -x 2 -v 0 -b 7 -o base"));
     std::ofstream(dir / "train.jsonl") << Reward::pairs(40, 0);
-    const std::string run =
-        "finetune -e base -i train.jsonl --objective dpo --precision fp32 -f 0 --dropout 0.1 -d 160 -v 3 -l 3e-3 -x " +
-        std::string(is_slow() ? "3 " : "9 ");
-    expect_good(start(1, run + "-b 5 -o one"));
-    if (is_slow()) {  // the other program
-        expect_good(gpt2(run + "-b 5 -o cpu"));
-        expect_same_losses("one", "cpu", 1e-4);
-    }
-    for (int stage : is_slow() ? std::vector<int>{2} : std::vector<int>{0, 3}) {
-        const std::string name = "stage" + std::to_string(stage);
-        expect_good(start(2, run + "-b 2 -z " + std::to_string(stage) + " -o " + name));
-        expect_same_losses(name, "one");
+    for (const std::string objective : {"reward", "dpo"}) {
+        SCOPED_TRACE(objective);
+        const std::string
+            run = "finetune -e base -i train.jsonl --precision fp32 -f 0 --dropout 0.1 -d 160 -v 3 -l 3e-3 -x " +
+                  std::string(is_slow() ? "3" : "9") + " --objective " + objective + " ",
+            one = objective + "_one";
+        expect_good(start(1, run + "-b 5 -o " + one));
+        if (is_slow()) {  // the other program
+            expect_good(gpt2(run + "-b 5 -o cpu_" + objective));
+            expect_same_losses(one, "cpu_" + objective, 1e-4);
+        }
+        for (int stage : is_slow() ? std::vector<int>{2} : std::vector<int>{0, 3}) {
+            const std::string name = objective + std::to_string(stage);
+            expect_good(start(2, run + "-b 2 -z " + std::to_string(stage) + " -o " + name));
+            expect_same_losses(name, one);
+        }
     }
 }
-INSTANTIATE_TEST_SUITE_P(Programs, RanksOfDpo, testing::ValuesIn(programs_under_test()),
+INSTANTIATE_TEST_SUITE_P(Programs, RanksOfPreferences, testing::ValuesIn(programs_under_test()),
                          [](const auto& test) { return std::string(test.param.name); });
