@@ -37,7 +37,7 @@ TEST(PromptGradients, EveryWeightOfATinyModel) {
 
 // PyTorch 2.15: nn.LSTM(4, 2, num_layers=2, bidirectional=True), Linear(4, 4), ReLU, Linear(4, 4) on 3 rows, all weights
 // sin(i) of their number in the arena; dev/interop/check_prompts.py prints these figures.
-TEST(PromptEncoder, IsPyTorchs) {
+TEST(TrainedPrompts, EncoderIsPyTorchs) {
     const ModelConfig m = {1, 2, 4, 9, 11};
     GPT2<double, Cpu> model(m, options_with({3, true}));
     model.init_weights(1);
@@ -57,7 +57,7 @@ TEST(PromptEncoder, IsPyTorchs) {
     EXPECT_LT(relative_error(widen(got), want), 1e-6);
 }
 
-TEST(Prompts, BeginAsWordsAndAreTrainedAlone) {
+TEST(TrainedPrompts, BeginAsWordsAndAreTrainedAlone) {
     const ModelConfig m = {2, 2, 16, 9, 31};
     for (bool encoder : {false, true}) {
         SCOPED_TRACE(encoder);
@@ -96,7 +96,7 @@ TEST(Prompts, BeginAsWordsAndAreTrainedAlone) {
 }
 
 // A text in pieces, prompts among them, gives the same logits as all of it at once; so do finished prompts without their encoder.
-TEST(Prompts, InSamplingAndWithoutTheirEncoder) {
+TEST(TrainedPrompts, InSamplingAndWithoutTheirEncoder) {
     const ModelConfig m = {2, 2, 16, 12, 31};
     auto model = random_model<float>(m, options_with({4, true}, 1, 12));
     const Batch batch = batch_with_prompts(2, 12, 31, 4);
@@ -121,7 +121,7 @@ TEST(Prompts, InSamplingAndWithoutTheirEncoder) {
     }
 }
 
-TEST(Prompts, NothingButWeightsOfWhatIsFrozen) {
+TEST(TrainedPrompts, NothingButWeightsOfWhatIsFrozen) {
     const ModelConfig m = {2, 2, 64, 32, 500};
     const MemoryPlan plan = GPT2<bf16, Cpu>::memory_plan(m, options_with({8, false}, 1, 32));
     EXPECT_NEAR(static_cast<double>(plan.gradients), 4.0 * 8 * 64, 4096);
