@@ -57,7 +57,7 @@ def program(args, *arguments):
 
 
 def evaluate(args, model, shard, *more):
-    return float(program(args, "eval", "-e", model, "-j", shard, "--precision", "fp32", *more).split("loss ")[1].split(",")[0])
+    return float(program(args, "eval", "-e", model, "-j", shard, "--precision", "fp32", *more).split("loss ")[1].split()[0])
 
 
 def main():

@@ -176,7 +176,7 @@ std::string Report::table() const {
     for (const Measure& m : measures) width = std::max(width, m.name.size());
     out += "\n";
     for (const Measure& m : measures) {
-        out += "  " + padded(m.name, width) + strf("  %.*f", m.digits, m.value);
+        out += "  " + padded(m.name, width, true) + strf(" %.*f", m.digits, m.value);
         if (std::isfinite(m.error)) out += strf(" ± %.*f", m.digits, m.error);
         out += "\n";
     }
