@@ -49,8 +49,7 @@ Report evaluate_loss(M& model, const Run& run, size_t adapter, int B, Group& gro
 
 template <Model M, class Progress>
 Report evaluate_head(M& model, const Run& run, size_t adapter, int B, Group& group, Progress progress) {
-    const std::shared_ptr<const PackedExamples> examples =
-        run.val_without_prompts && run.prompts(adapter) == 0 ? run.val_without_prompts : run.val_examples;
+    const std::shared_ptr<const PackedExamples> examples = run.validation_examples(adapter);
     DataLoader data(examples);
     const int64_t windows = validation_windows(data, run.options.eval_limit);
     const HeadAnswers answers = head_answers(model, *examples, data, run.head, windows, B, group, progress);

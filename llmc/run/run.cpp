@@ -38,7 +38,7 @@ std::shared_ptr<const Rows> Run::training_rows() const {
     return std::make_shared<Windows>(train_shards, T, config.V, true, options.seed);
 }
 std::shared_ptr<const Rows> Run::validation_rows(size_t adapter) const {
-    if (on_examples) return val_without_prompts && prompts(adapter) == 0 ? val_without_prompts : val_examples;
+    if (on_examples) return validation_examples(adapter);
     if (val_shards.empty()) return nullptr;
     return std::make_shared<Windows>(val_shards, T, config.V, false, 0);
 }

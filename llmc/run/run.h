@@ -49,6 +49,9 @@ struct Run {
         return train_examples ? train_examples->labelled() : val_examples && val_examples->labelled();
     }
     bool keeps_best() const { return options.patience > 0 || on_examples; }
+    std::shared_ptr<const PackedExamples> validation_examples(size_t adapter) const {
+        return val_without_prompts && prompts(adapter) == 0 ? val_without_prompts : val_examples;
+    }
     std::shared_ptr<const Rows> training_rows() const;
     std::shared_ptr<const Rows> validation_rows(size_t adapter = 0) const;  // null: there is nothing to validate on
 };

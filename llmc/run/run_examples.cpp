@@ -63,8 +63,8 @@ static Template choose_template(const Run& run, Notes* notes) {
 
 // Trained prompts of what the examples are for: of several adapters with any, all must have as many.
 static int prompts_of(const Run& run) {
-    int prompts = run.options.command == Command::eval ? 0 : run.prompts(0);
-    if (run.options.command != Command::eval) return prompts;
+    if (run.options.command != Command::eval) return run.prompts(0);
+    int prompts = 0;
     for (const auto& [name, adapter] : run.choices)
         if (const int n = run.prompts(adapter); n > 0 && prompts > 0 && n != prompts)
             throw UsageError(
