@@ -39,15 +39,14 @@ struct HeadScores {
     }
 };
 
-// Losses (N), which join the step's; dx (N,C) and dw = or += their gradients.
+// scores (N,Kp) of x (N,C), and from dscores to dx (N,C) and dw, = or +=.
 template <typename X, class Stream>
-void head_and_loss(X* dx, acc_t<X>* losses, const HeadScores<X>& s, const Head<X>& head, const X* x,
-                   const MicroBatch<acc_t<X>>& tokens, StepState* state, int N, int C, bool preferred, bool add_dx,
-                   bool add_dw, Stream stream) {
+void head_forward(const HeadScores<X>& s, const Head<X>& head, const X* x, int N, int C, Stream stream) {
     matmul_forward<X>(s.scores, nullptr, x, head.w, nullptr, N, C, head.Kp, false, stream);  // (N,C) -> (N,Kp)
-    score_loss<X>(s.dscores, losses, s.scores, tokens.labels, tokens.partners, state, N, head.K, head.Kp, preferred,
-                  stream);
-    add_losses(state, losses, static_cast<const acc_t<X>*>(nullptr), N, stream);
+}
+template <typename X, class Stream>
+void head_backward(X* dx, const HeadScores<X>& s, const Head<X>& head, const X* x, int N, int C, bool add_dx,
+                   bool add_dw, Stream stream) {
     Matmul<X> args{.out = dx, .a = s.dscores, .b = head.w, .M = N, .N = C, .K = head.Kp};
     args.accumulate = add_dx;
     matmul(args, stream);  // (N,Kp) -> (N,C)

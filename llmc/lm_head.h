@@ -30,8 +30,7 @@ void lm_head_and_loss(X* dx, acc_t<X>* losses, const LmHead<X>& h, const X* x, c
     }
 }
 
-// An objective's rule (llmc/objectives/): of the tokens' losses (N), which are -log p, it makes a weight for each (N), and losses
-// of its own (N); both come as zeros. The gradient is then that of the weighted losses. N = B*T.
+// What is minimised (llmc/objectives/): made of GPT2's lm_losses(), lm_gradient(), head_scores() and the like, it leaves the
+// gradient of the last layernorm's output and of the heads, and adds to the step's sums. It is a part of what a GPU captures.
 template <typename A>
-using Rule =
-    std::function<void(A* weights, A* losses, const A* token_losses, const MicroBatch<A>& tokens, int B, int T)>;
+using Objective = std::function<void(const MicroBatch<A>& tokens, int B, int T)>;

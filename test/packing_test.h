@@ -61,7 +61,7 @@ StepResult step_of(GPT2<X, Machine>& model, const Batch& batch, float normaliser
     StepState state = step_state(batch, 0, 0.0f);
     state.loss_normaliser = normaliser, state.skip_loss_above = -1e30f;
     model.step(batch, &state);
-    StepResult result{state.loss_sum, {}};
+    StepResult result{state.sums[0], {}};
     if constexpr (std::is_base_of_v<Plain, typename Machine::Stream>) result.gradients = gradients_of(model);
     else result.gradients = widen(model.machine().download(model.gradients(), model.arena_elements()));
     return result;

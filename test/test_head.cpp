@@ -77,7 +77,7 @@ TEST(HeadGradients, OfPreferences) {
     const auto loss = [&](int a, int b) { return std::log(1 + std::exp(static_cast<double>(s[b * 8] - s[a * 8]))); };
     StepState state = step_state(batch, 0, 0);
     model->step(batch, &state);
-    EXPECT_NEAR(state.loss_sum, loss(2, 6) + loss(11, 15), 1e-6);
+    EXPECT_NEAR(state.sums[0], loss(2, 6) + loss(11, 15), 1e-6);
 }
 
 TEST(Head, PackedTextsAreAsAlone) {
@@ -112,7 +112,7 @@ TEST(Head, LossIsThatOfTheScores) {
         StepState state = step_state(batch, 0, 0);
         EXPECT_FLOAT_EQ(state.loss_normaliser, 0.25f);
         model->step(batch, &state);
-        EXPECT_NEAR(state.loss_sum, want, 1e-5);
+        EXPECT_NEAR(state.sums[0], want, 1e-5);
     }
 }
 

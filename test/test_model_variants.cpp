@@ -115,7 +115,7 @@ TEST(ModelVariants, FiniteDifferences) {
             StepState again = step_state(batch, 3, 0.0f);
             again.skip_loss_above = -1;
             model->step(batch, &again);
-            return again.loss_sum * static_cast<double>(again.loss_normaliser);
+            return again.sums[0] * static_cast<double>(again.loss_normaliser);
         };
         for (const Parameter& p : model->table()) {
             Doubles gradient(gradients.begin() + p.offset, gradients.begin() + p.offset + p.size());

@@ -27,7 +27,7 @@ Batch pairs() {
 }
 StepOptions options(int B) {
     StepOptions o;
-    o.B = B, o.T = 8, o.examples = o.labels = o.rule = true;
+    o.B = B, o.T = 8, o.examples = o.labels = o.objective = true;
     return o;
 }
 
@@ -66,7 +66,7 @@ TEST(Preferences, LossIsThatOfTheFormula) {
     }
     StepState state = step_state(batch, 0, 0);
     model->step(batch, &state);
-    EXPECT_NEAR(state.loss_sum, want, 1e-5);
+    EXPECT_NEAR(state.sums[0], want, 1e-5);
 }
 
 // PyTorch 2.15, torch.nn.functional.logsigmoid and autograd, of the formula in plain/objectives.h: beta 0.3, log p of the chosen

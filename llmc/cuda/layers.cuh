@@ -152,8 +152,8 @@ void adamw_update(X* p, float* master, float* m, float* v, const float* grad, co
 // read it: a captured graph has fixed addresses.
 void load_micro_batch(MicroBatch<float> to, StepTokens step, const StepState* state, int N, int T, cudaStream_t stream);
 void next_micro_batch(StepState* state, int B, cudaStream_t stream);
-// state->loss_sum += sum of losses (N), each times its weight, in a fixed order; weights (N) or null: 1
-void add_losses(StepState* state, const float* losses, const float* weights, int N, cudaStream_t stream);
+// *to += sum of losses (N), each times its weight, in a fixed order; weights (N) or null: 1
+void add_losses(double* to, const float* losses, const float* weights, int N, cudaStream_t stream);
 // sum (n) += x: gradients that other ranks have sent join those of earlier micro-steps.
 void add_to(float* sum, const float* x, int64_t n, cudaStream_t stream);
 // From the sum of losses and the squared norm to the step's loss, norm, clip scale and skip flag. grad_clip 0: none.

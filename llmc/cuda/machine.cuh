@@ -160,15 +160,17 @@ class Gpu {
                 if (batch.weights.empty()) continue;
                 tokens_->add(&to->weights, static_cast<int64_t>(n));
                 tokens_->add(&to->doc_start, static_cast<int64_t>(n));
+                if (!batch.signals.empty()) tokens_->add(&to->signals, static_cast<int64_t>(n));
                 if (batch.labels.empty()) continue;
                 tokens_->add(&to->labels, static_cast<int64_t>(n));
                 tokens_->add(&to->partners, static_cast<int64_t>(n));
             }
             tokens_->allocate("the tokens of a step", false);
             host_tokens_ = pinned<int>(4 * n), host_weights_ = pinned<float>(2 * n);
+            if (!batch.signals.empty()) host_signals_ = pinned<TokenSignals>(n);
             int* ints = host_tokens_.get();
             float* floats = host_weights_.get();
-            host_ = {ints, ints + n, floats, ints + 2 * n, floats + n, ints + 3 * n};
+            host_ = {ints, ints + n, floats, ints + 2 * n, floats + n, ints + 3 * n, host_signals_.get()};
             token_capacity_ = n;
         }
         CUDA_CHECK(cudaStreamSynchronize(copy_stream_.get()));  // the last copy from host_ is over
@@ -179,13 +181,15 @@ class Gpu {
         std::copy(batch.doc_start.begin(), batch.doc_start.end(), host_.doc_start);
         std::copy(batch.labels.begin(), batch.labels.end(), host_.labels);
         std::copy(batch.partners.begin(), batch.partners.end(), host_.partners);
+        std::copy(batch.signals.begin(), batch.signals.end(), host_.signals);
         copy_tokens(staged_, host_, batch, cudaMemcpyHostToDevice, copy_stream_.get());
         CUDA_CHECK(cudaEventRecord(staged_ready_.get(), copy_stream_.get()));
         staged_first_ = batch.first, staged_sequences_ = batch.sequences;
         return grows;
     }
     StepTokens step_tokens() const {
-        return {step_.inputs, step_.targets, step_.weights, step_.doc_start, step_.labels, step_.partners};
+        return {step_.inputs, step_.targets,  step_.weights, step_.doc_start,
+                step_.labels, step_.partners, step_.signals};
     }
     void put_state(StepState* to, const StepState& s) {
         *host_state_ = s;
@@ -261,6 +265,7 @@ class Gpu {
         int* doc_start = nullptr;
         float* labels = nullptr;
         int* partners = nullptr;
+        TokenSignals* signals = nullptr;
     };
     static void copy_tokens(const TokenArrays& to, const TokenArrays& from, const Batch& batch, cudaMemcpyKind kind,
                             cudaStream_t stream) {
@@ -271,6 +276,7 @@ class Gpu {
         copy(to.weights, from.weights, batch.weights.size());
         copy(to.doc_start, from.doc_start, batch.doc_start.size());
         copy(to.labels, from.labels, batch.labels.size()), copy(to.partners, from.partners, batch.partners.size());
+        copy(to.signals, from.signals, batch.signals.size());
     }
 
     OwnStream stream_, copy_stream_, network_;
@@ -284,6 +290,7 @@ class Gpu {
     TokenArrays step_, staged_, host_;
     std::unique_ptr<int, CudaFreeHost> host_tokens_;
     std::unique_ptr<float, CudaFreeHost> host_weights_;
+    std::unique_ptr<TokenSignals, CudaFreeHost> host_signals_;
     size_t token_capacity_ = 0;
     int64_t staged_first_ = -1;
     int staged_sequences_ = 0;

@@ -12,6 +12,7 @@ static __global__ void load_micro_batch_kernel(MicroBatch<float> to, StepTokens 
     if (!to.weights) return;
     int start = step.doc_start[from];
     to.weights[i] = step.weights[from], to.doc_start[i] = start, to.positions[i] = i % T - start;
+    if (to.signals) to.signals[i] = step.signals[from];
     if (!to.labels) return;
     int partner = step.partners[from];
     to.labels[i] = step.labels[from], to.partners[i] = partner < 0 ? -1 : i - i % T + partner;
@@ -30,18 +31,18 @@ void next_micro_batch(StepState* state, int B, cudaStream_t stream) {
 
 // One block: each thread sums its losses, then the block the threads' sums.
 static __global__ void __launch_bounds__(1024)
-    add_losses_kernel(StepState* state, const float* losses, const float* weights, int N) {
+    add_losses_kernel(double* to, const float* losses, const float* weights, int N) {
     __shared__ float sums[32];
     float sum = 0;
 #pragma unroll 8
     for (int i = static_cast<int>(threadIdx.x); i < N; i += static_cast<int>(blockDim.x))
         sum += weights ? losses[i] * weights[i] : losses[i];
     sum = block_sum(sum, sums);
-    if (threadIdx.x == 0) state->loss_sum += sum;
+    if (threadIdx.x == 0) *to += sum;
 }
 
-void add_losses(StepState* state, const float* losses, const float* weights, int N, cudaStream_t stream) {
-    launch(add_losses_kernel, 1, 1024, 0, stream, state, losses, weights, N);
+void add_losses(double* to, const float* losses, const float* weights, int N, cudaStream_t stream) {
+    launch(add_losses_kernel, 1, 1024, 0, stream, to, losses, weights, N);
 }
 
 static __global__ void finish_gradients_kernel(StepState* state, const double* norm_squared, float grad_clip) {

@@ -1,7 +1,8 @@
 // Arguments of layers that are too many for a list of parameters; the same for the CPU layers and the CUDA layers.
 #pragma once
 #include <cstdint>
-#include "llmc/model/head_config.h"
+#include "llmc/model/batch.h"
+#include "llmc/model/step_state.h"
 
 enum class Epilogue { none, gelu, gelu_backward };
 
@@ -33,9 +34,9 @@ struct AttentionShape {
 };
 
 // Shape of a packed qkv (B,T,3C) with q = qkv, k = qkv + C, v = qkv + 2C, out (B,T,C).
-inline AttentionShape packed_qkv_shape(int B, int T, int C, int NH) {
+inline AttentionShape packed_qkv_shape(int B, int T, int C, int NH, float divisor = 1) {
     int64_t row = 3ll * C;
-    return {B, T, T, NH, NH, C / NH, row, row, C, T * row, T * row, int64_t(T) * C};
+    return {B, T, T, NH, NH, C / NH, row, row, C, T * row, T * row, int64_t(T) * C, divisor};
 }
 
 // The tokens of a step where the machine has them, and those of a micro-batch where the layers read them; (rows, T) each.
@@ -46,6 +47,7 @@ struct StepTokens {
     const int* doc_start;
     const float* labels = nullptr;
     const int* partners = nullptr;
+    const TokenSignals* signals = nullptr;
 };
 template <typename A>
 struct MicroBatch {
@@ -54,6 +56,15 @@ struct MicroBatch {
     int *doc_start, *positions;  // positions begin anew with each document: t - doc_start
     float* labels = nullptr;     // and partners: null where there is no head to train; here partners are rows of N
     int* partners = nullptr;
+    TokenSignals* signals = nullptr;
+
+    template <class Arena>
+    void add_to(Arena& arena, int64_t rows, const StepOptions& o) {
+        arena.add(&inputs, rows), arena.add(&targets, rows);
+        if (o.examples) arena.add(&weights, rows), arena.add(&doc_start, rows), arena.add(&positions, rows);
+        if (o.labels) arena.add(&labels, rows), arena.add(&partners, rows);
+        if (o.signals) arena.add(&signals, rows);
+    }
 };
 
 // Where a layer runs, its last argument: as plain loops (llmc/plain/), or as the CPU's layers (llmc/cpu/). The work is done

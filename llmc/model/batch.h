@@ -4,6 +4,15 @@
 #include <vector>
 #include "llmc/model/head_config.h"
 
+// Of a token that a policy has written, what is known since then (llmc/objectives/rewards.h).
+struct TokenSignals {
+    float log_p = 0;      // by the policy as it was when it wrote it
+    float log_q = 0;      // by the reference
+    float advantage = 0;  // by how much it was better than what was expected
+    float value = 0;      // what was expected, by the value head as it was
+    float target = 0;     // what that head should have said
+};
+
 struct Batch {
     int64_t first = 0;  // number of the first sample
     int sequences = 0, T = 0;
@@ -18,6 +27,8 @@ struct Batch {
     // -1), at the last token of each the position in the row of the other's, else -1. A step takes them where StepOptions::labels says so.
     std::vector<float> labels = {};
     std::vector<int> partners = {};
+    // (sequences, T), or empty: where a policy learns of rewards. A step takes them where StepOptions::signals says so.
+    std::vector<TokenSignals> signals = {};
 
     // Where each token stands in its document, (sequences, T); empty where doc_start is.
     std::vector<int> positions() const {

@@ -117,10 +117,10 @@ class Exchange {
 
     // The sum of losses is over all ranks. At stage 0 every rank has the whole gradient and so its norm; else the
     // norm's square is summed over the parts.
-    void sum_loss_and_norm(double* loss_sum, double* norm_squared) {
+    void sum_losses_and_norm(double* sums, int n, double* norm_squared) {
         if (memory_.world == 1) return;
         machine_.follow_computation();
-        comm_->all_reduce(loss_sum, 1, machine_.network());
+        comm_->all_reduce(sums, static_cast<size_t>(n), machine_.network());
         if (memory_.stage > 0) comm_->all_reduce(norm_squared, 1, machine_.network());
         machine_.join();
     }

@@ -27,6 +27,15 @@ struct ParameterSet {
         return first_word == 0 ? 0 : p.has_row_per_word() ? first_word * p.cols : p.padded_size();
     }
 
+    // What is trained, a segment for each tensor.
+    std::vector<AdamWSegment> segments(float weight_decay) const {
+        std::vector<AdamWSegment> all;
+        for (const Parameter& p : memory.table)
+            all.push_back({p.index + resting(p), p.trainable ? std::max<int64_t>(0, p.size() - resting(p)) : 0,
+                           p.weight_decay ? weight_decay : 0.0f});
+        return all;
+    }
+
     // Weights as the table says (initial_weights.h). Clears the optimizer.
     void initialise(int blocks, uint64_t seed) {
         std::vector<float> values;
@@ -56,7 +65,7 @@ struct ParameterSet {
                 shards.for_own(p.offset, resting(p),
                                [&](int64_t, int64_t local, int64_t n) { machine.clear(memory.own_grads + local, n); });
         global_norm_squared(norm_squared, memory.own_grads, shards.local_size(), stream);
-        exchange.sum_loss_and_norm(&state->loss_sum, norm_squared);
+        exchange.sum_losses_and_norm(state->sums, kStepSums, norm_squared);
         finish_gradients(state, norm_squared, o.grad_clip, stream);
         AdamWOptions options{o.beta1, o.beta2, o.epsilon, o.stochastic_rounding};
         auto adamw = [&](int64_t arena, int64_t local, int64_t index, int64_t n) {

@@ -149,6 +149,10 @@ struct ModelPointers {
     X* head = nullptr;   // (Vp,C): wte, where it has no row of its own
     X* score = nullptr;  // (Kp,C), where there is a head of a few outputs
     std::vector<BlockPointers<X>> h;
+    LinearPointers<X> norm1(int l) const {  // the layernorm in front of block l; l == L: the final one
+        if (l == static_cast<int>(h.size())) return {lnfw, lnfb};
+        return {h[static_cast<size_t>(l)].ln1w, h[static_cast<size_t>(l)].ln1b};
+    }
 
     ModelPointers() = default;
     ModelPointers(const std::vector<Parameter>& table, X* arena)

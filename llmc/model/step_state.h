@@ -7,6 +7,8 @@
 #include "llmc/base/host_device.h"
 #include "llmc/model/adapter_config.h"
 
+constexpr int kStepSums = 4;
+
 struct StepState {
     uint64_t seed = 0;               // key of all random numbers
     uint32_t step = 0;               // 0-based index of this step
@@ -20,7 +22,9 @@ struct StepState {
         1e30f;  // outlier thresholds, from the history of earlier steps: the update is skipped above
     float skip_norm_above = 1e30f;
     // Written by the step itself:
-    double loss_sum = 0;   // of all tokens so far, of this rank and then of all
+    double sums[kStepSums] =
+        {};                // of all tokens so far, of this rank and then of all: of losses; then what else an objective
+                           // counts (llmc/objectives/)
     float loss = 0;        // mean loss of the whole step
     float grad_norm = 0;   // before clipping
     float clip_scale = 1;  // gradients are multiplied by this in the update: min(1, grad_clip / grad_norm)
@@ -30,7 +34,7 @@ struct StepState {
 // Once the losses of all ranks are added and the gradient's squared norm is known: the mean loss, the norm, the scale that
 // clips the gradient, and whether the update is skipped. grad_clip 0: nothing is clipped.
 HOST_DEVICE inline void finish_gradients(StepState& s, double norm_squared, float grad_clip) {
-    s.loss = static_cast<float>(s.loss_sum * s.loss_normaliser);
+    s.loss = static_cast<float>(s.sums[0] * s.loss_normaliser);
     s.grad_norm = static_cast<float>(sqrt(norm_squared));
     s.clip_scale = grad_clip > 0 && s.grad_norm > grad_clip ? grad_clip / s.grad_norm : 1.0f;
     // Written so that a NaN skips, too.
@@ -43,7 +47,8 @@ struct StepOptions {
     bool training = true;    // false: no gradients, no optimizer, one set of activations for all layers
     bool examples = false;   // batches have weights and doc_start (batch.h)
     bool labels = false;     // and labels and partners: the head is trained
-    bool rule = false;       // training: an objective's rule gives the weights of tokens (GPT2::follow)
+    bool signals = false;    // and signals
+    bool objective = false;  // training: what is minimised is followed (GPT2::follow)
     bool preferred = false;  // they are of pairs of which one text was preferred (score_loss)
     bool language = true;    // training: the language model's loss counts
     int recompute = 0;       // 0 none, 1 GELU, 2 GELU and layernorms, 3 the whole block

@@ -3,13 +3,15 @@
 //   loss = -log sigmoid(beta ((log p(chosen) - log q(chosen)) - (log p(rejected) - log q(rejected))))
 //
 // p: the model; q: the reference, which it began as. The formula of the tokens' weights: preference_weights,
-// llmc/plain/objectives.h. A batch has pairs (batch.h: labels are log q), StepOptions say `labels` and `rule`.
+// llmc/plain/objectives.h. A batch has pairs (batch.h: labels are log q), StepOptions say `labels` and `objective`.
 #pragma once
 
 template <class M>
 void learn_preferences(M& model, float beta) {
-    model.follow(
-        [&model, beta](auto* weights, auto* losses, const auto* token_losses, const auto& tokens, int B, int T) {
-            preference_weights(weights, losses, token_losses, tokens, beta, B * T, T, model.stream());
-        });
+    model.follow([&model, beta](const auto& tokens, int B, int T) {
+        const auto [weights, losses] = model.token_numbers();
+        preference_weights(weights, losses, model.lm_losses(tokens, B * T), tokens, beta, B * T, T, model.stream());
+        model.add_to_sum(0, losses, nullptr, B * T);
+        model.lm_gradient(tokens, weights, B * T);
+    });
 }

@@ -13,6 +13,7 @@ void load_micro_batch(MicroBatch<A> to, StepTokens step, const StepState* state,
     if (!to.weights) return;
     std::copy_n(step.weights + from, N, to.weights), std::copy_n(step.doc_start + from, N, to.doc_start);
     for (int n = 0; n < N; n++) to.positions[n] = n % T - to.doc_start[n];
+    if (to.signals) std::copy_n(step.signals + from, N, to.signals);
     if (!to.labels) return;
     std::copy_n(step.labels + from, N, to.labels);
     for (int n = 0; n < N; n++) {
@@ -22,13 +23,13 @@ void load_micro_batch(MicroBatch<A> to, StepTokens step, const StepState* state,
 }
 inline void next_micro_batch(StepState* state, int B, Plain) { state->first_sample += static_cast<uint32_t>(B); }
 
-// state->loss_sum += sum of losses (N), each times its weight; weights (N) or null: 1
+// *to += sum of losses (N), each times its weight; weights (N) or null: 1
 template <typename A>
-void add_losses(StepState* state, const A* losses, const A* weights, int N, Plain) {
+void add_losses(double* to, const A* losses, const A* weights, int N, Plain) {
     double sum = 0;
     for (int i = 0; i < N; i++)
         sum += static_cast<double>(losses[i]) * static_cast<double>(weights ? weights[i] : A(1));
-    state->loss_sum += sum;
+    *to += sum;
 }
 // From the sum of losses and the squared norm to the step's loss, norm, clip scale and skip flag.
 inline void finish_gradients(StepState* state, const double* norm_squared, float grad_clip, Plain) {

@@ -196,7 +196,7 @@ template <typename A>
 void load_micro_batch(MicroBatch<A>, StepTokens, const StepState*, int, int, PlanStream) {}
 inline void next_micro_batch(StepState*, int, PlanStream) {}
 template <typename A>
-void add_losses(StepState*, const A*, const A*, int, PlanStream) {}
+void add_losses(double*, const A*, const A*, int, PlanStream) {}
 inline void finish_gradients(StepState*, const double*, float, PlanStream) {}
 template <typename G>
 void add_to(G*, const G*, int64_t, PlanStream) {}

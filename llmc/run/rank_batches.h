@@ -33,6 +33,7 @@ class RankBatches {
             padded_.weights.resize(padded_.inputs.size(), 0), padded_.doc_start.resize(padded_.inputs.size(), 0);
         if (!padded_.labels.empty())
             padded_.labels.resize(padded_.inputs.size(), kNoLabel), padded_.partners.resize(padded_.inputs.size(), -1);
+        if (!padded_.signals.empty()) padded_.signals.resize(padded_.inputs.size());
         return &padded_;
     }
 

@@ -17,7 +17,7 @@ StepOptions Run::step_options(int B) const {
     o.beta1 = static_cast<float>(options.beta1), o.beta2 = static_cast<float>(options.beta2);
     o.epsilon = static_cast<float>(options.epsilon), o.weight_decay = static_cast<float>(options.weight_decay);
     o.examples = on_examples, o.labels = labelled(), o.preferred = options.objective == "reward";
-    o.rule = options.objective == "dpo";
+    o.objective = options.objective == "dpo";
     o.language = !o.labels || options.lm_weight > 0 || options.objective == "dpo";
     o.rank = rank, o.world = world, o.zero_stage = options.zero_stage;
     o.master_weights = options.master_weights, o.stochastic_rounding = options.stochastic_rounding;

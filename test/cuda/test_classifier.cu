@@ -91,11 +91,11 @@ TEST(CudaLosses, AddUpInAFixedOrder) {
         double first = NAN;
         for_each_schedule([&] {
             StepState state;
-            state.loss_sum = 0.5;
+            state.sums[0] = 0.5;
             DeviceVector<StepState> s({state});
             DeviceVector<float> x(losses);
-            add_losses(s.get(), x.get(), nullptr, N, current_stream());
-            double got = s.host()[0].loss_sum;
+            add_losses(s.get()->sums, x.get(), nullptr, N, current_stream());
+            double got = s.host()[0].sums[0];
             EXPECT_NEAR(got / want, 1, 5e-7) << "N=" << N;
             if (std::isnan(first)) first = got;
             EXPECT_EQ(got, first);

@@ -25,7 +25,7 @@ TEST(CudaGlobalNorm, EqualsCpuAndIsDeterministic) {
 
 StepState finished(float loss, double norm_squared, float grad_clip, float skip_loss_above, float skip_norm_above) {
     StepState state;
-    state.loss_sum = loss, state.loss_normaliser = 0.25f;
+    state.sums[0] = loss, state.loss_normaliser = 0.25f;
     state.skip_loss_above = skip_loss_above, state.skip_norm_above = skip_norm_above;
     DeviceVector<StepState> s({state});
     DeviceVector<double> n(std::vector<double>{norm_squared});
