@@ -55,3 +55,20 @@ template Json try_json(std::string_view);
 template OrderedJson try_json(std::string_view);
 template Json parse_json_object(std::string_view, const std::string&);
 template OrderedJson parse_json_object(std::string_view, const std::string&);
+
+std::string json_text(const Json& object, const char* field) {
+    if (!object.contains(field)) throw Error(strf("no field \"%s\"", field));
+    if (!object[field].is_string()) throw Error(strf("field \"%s\" is not a string", field));
+    return object[field].get<std::string>();
+}
+
+Json json_object(std::string_view line) {
+    Json object;
+    try {
+        object = parse_json(line, "column ");
+    } catch (const Error& e) {
+        throw Error(strf("not valid JSON: %s", e.what()));
+    }
+    if (!object.is_object()) throw Error("not a JSON object");
+    return object;
+}

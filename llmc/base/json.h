@@ -53,5 +53,10 @@ Number json_whole_at(const J& object, const char* key) {
     return value;
 }
 
+// A line that should be an object. Error: it is none.
+Json json_object(std::string_view line);
+// A field that is a string. Error: it is missing, or something else.
+std::string json_text(const Json& object, const char* field);
+
 // On one line. Bytes that are no UTF-8 (a file's name may have any) become U+FFFD.
 inline std::string json_line(const Json& j) { return j.dump(-1, ' ', false, Json::error_handler_t::replace); }

@@ -137,6 +137,11 @@ void score_loss(X* dscores, float* losses, const X* scores, const float* labels,
 // objectives.cuh: weights of tokens, and losses at the last token of each text, from their losses (plain/objectives.h)
 void preference_weights(float* weights, float* losses, const float* token_losses, const MicroBatch<float>& tokens,
                         float beta, int N, int T, cudaStream_t stream);
+void policy_weights(PolicyNumbers<float> to, const float* token_losses, const MicroBatch<float>& tokens,
+                    RewardOptions o, int N, cudaStream_t stream);
+template <typename X>
+void value_loss(X* dscores, float* losses, const X* scores, const MicroBatch<float>& tokens, RewardOptions o,
+                const StepState* state, int N, int Kp, cudaStream_t stream);
 
 // global_norm.cuh: sum = sum of grad[i]^2, i < n  (W, G = float). adamw.cuh: AdamW for elements [begin, end) of the
 // arena, which start at p, master (may be null), m, v and grad; nothing where state->skip

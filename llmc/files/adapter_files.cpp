@@ -178,6 +178,7 @@ void load_adapter(const std::string& dir, const ModelTensors& tensors) {
         for (const TensorInfo& t : file.tensors()) there[t.name] = &t;
         for (const auto& [name, p] : wanted) {
             const auto found = there.find(name);
+            if (found == there.end() && p->name == kValueHead) continue;  // it begins with this run
             if (found == there.end()) throw Error(strf("%s: tensor %s is missing", path.c_str(), name.c_str()));
             if (found->second->shape != file_tensor(*p, name, "").shape)
                 throw Error(strf("%s: tensor %s does not fit the model: it is an adapter of another one", path.c_str(),
@@ -185,6 +186,7 @@ void load_adapter(const std::string& dir, const ModelTensors& tensors) {
             read_parameter(file, name, *p, tensors, weight_buffers(tensors));
             there.erase(found);
         }
+        std::erase_if(there, [](const auto& t) { return t.first.ends_with(kValueHead); });  // nobody wants it
         if (!there.empty())
             throw Error(strf("%s: tensor %s has no place in the model: it is an adapter of another one", path.c_str(),
                              there.begin()->first.c_str()));
@@ -230,7 +232,7 @@ void merge_adapter(const AdapterInfo& adapter, const ModelConfig& config, const 
 }
 
 static OrderedJson adapter_json(const AdapterInfo& adapter, const ModelConfig& config) {
-    const bool head = adapter.config.head.outputs > 0;
+    const bool head = adapter.config.head.of_model();
     OrderedJson j = {{"peft_type", adapter.config.prompts.tokens > 0 ? "PROMPT_TUNING" : "LORA"},
                      {"task_type", head ? "SEQ_CLS" : "CAUSAL_LM"},
                      {"base_model_name_or_path", adapter.base},
@@ -266,7 +268,7 @@ std::vector<WrittenFile> write_adapter_directory(const std::string& dir, const A
     write_text("adapter_config.json", adapter_json(adapter, config).dump(2) + "\n");
 
     const char* dtype = tensors.bf16 ? "BF16" : "F32";
-    if (adapter.config.head.outputs > 0) {  // for the names of its classes
+    if (adapter.config.head.of_model()) {  // for the names of its classes
         ModelConfig with_head = config;
         with_head.head = adapter.config.head;
         write_text("config.json", config_json(with_head, dtype, -1, {}));

@@ -243,7 +243,9 @@ TrainerState read_trainer_state(const std::string& checkpoint) {
 
 void load_training_state(const std::string& checkpoint, const ModelConfig& config, const ModelTensors& tensors) {
     const bool adapter = is_adapter_directory(checkpoint);
-    if (const ModelConfig saved = adapter ? config : read_model_config(checkpoint); saved != config)
+    ModelConfig saved = adapter ? config : read_model_config(checkpoint);
+    if (config.head.value) saved.head = config.head;  // which only a training knows
+    if (saved != config)
         throw Error(strf("%s is of a model %s, not %s", checkpoint.c_str(), model_size_text(saved).c_str(),
                          model_size_text(config).c_str()));
     std::vector<std::unique_ptr<SafetensorsFile>> files;

@@ -86,7 +86,7 @@ static OrderedJson head_json(const HeadConfig& head) {
 }
 
 std::string config_json(const ModelConfig& m, const std::string& dtype, int begin, const std::vector<int>& ends) {
-    const bool head = m.head.outputs > 0;
+    const bool head = m.head.of_model();
     OrderedJson j = {{"architectures", {head ? kHeadClass : "GPT2LMHeadModel"}}, {"model_type", "gpt2"}};
     for (const ConfigField& f : kConfigFields) {
         const std::string text = f.json_text(m);

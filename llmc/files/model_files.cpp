@@ -82,6 +82,7 @@ struct Weights {
                 const auto part = [&](const char* of_model) { return name.starts_with(of_model); };
                 if (t.name == outer + "lm_head.weight" || name == "lm_head.weight") add("lm_head.weight", *file, t);
                 else if (t.name == outer + "score.weight" || name == "score.weight") add("score.weight", *file, t);
+                else if (name == kValueHead) add(kValueHead, *file, t);
                 else if (part("h.") || part("wte.") || part("wpe.") || part("ln_f.")) add(own + name, *file, t);
                 else others.push_back(t.name);
             }
@@ -210,14 +211,17 @@ void load_weights(const ModelSource& source, const ModelTensors& tensors) {
     const std::string first = weights.files[0]->path();
     for (const Parameter& p : tensors.table) {
         const auto it = found.find(p.name);
-        if (p.name == "score.weight" && source.config.head.outputs == 0) continue;  // a head that begins with this run
+        // a head that begins with this run
+        if ((p.name == "score.weight" && source.config.head.outputs == 0) ||
+            (p.name == kValueHead && it == found.end()))
+            continue;
         if (it == found.end()) throw Error(strf("%s: tensor %s is missing", first.c_str(), p.name.c_str()));
         auto [file, t] = it->second;
         read_parameter(*file, t->name, p, tensors, weight_buffers(tensors));
         found.erase(it);
     }
-    found.erase("lm_head.weight");  // wte again
-    found.erase("score.weight");    // nobody wants it
+    found.erase("lm_head.weight");                         // wte again
+    found.erase("score.weight"), found.erase(kValueHead);  // nobody wants it
     if (!found.empty())
         throw Error(strf("%s: tensor %s is none of a GPT-2 model with the sizes of config.json",
                          found.begin()->second.file->path().c_str(), found.begin()->second.tensor->name.c_str()));

@@ -25,7 +25,7 @@ struct AdapterPointers {
     template <typename At>
     AdapterPointers(const ModelConfig& m, const std::vector<Parameter>& table, At at) : lora(static_cast<size_t>(m.L)) {
         for (const Parameter& p : table)
-            if (p.name == "score.weight") score = at(p);
+            if (p.name == "score.weight" || p.name == kValueHead) score = at(p);
             else
                 CHECK(bind_lora(lora, p, at(p)) || bind_prompts(prompts, p, at(p)), "%s has no pointer",
                       p.name.c_str());

@@ -61,8 +61,10 @@ class TableBuilder {
 };
 
 // A head's row, which is the last of a model's or of an adapter's.
+inline constexpr char kValueHead[] = "value_head.weight";
 inline void add_score(TableBuilder& builder, const ModelConfig& m, const HeadConfig& head) {
-    builder.add("score.weight", -1, head.outputs, m.C, head.padded(), Init::normal, true, false);
+    builder.add(head.value ? kValueHead : "score.weight", -1, head.outputs, m.C, head.padded(),
+                head.value ? Init::zeros : Init::normal, true, false);
 }
 inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 1) {
     TableBuilder builder(world);
@@ -161,10 +163,13 @@ struct ModelPointers {
     template <typename At>
     ModelPointers(const std::vector<Parameter>& table, At at) {
         using Block = BlockPointers<X>;
-        const Named<ModelPointers> outside[] = {
-            {"transformer.wte.weight", &ModelPointers::wte},   {"transformer.wpe.weight", &ModelPointers::wpe},
-            {"transformer.ln_f.weight", &ModelPointers::lnfw}, {"transformer.ln_f.bias", &ModelPointers::lnfb},
-            {"lm_head.weight", &ModelPointers::head},          {"score.weight", &ModelPointers::score}};
+        const Named<ModelPointers> outside[] = {{"transformer.wte.weight", &ModelPointers::wte},
+                                                {"transformer.wpe.weight", &ModelPointers::wpe},
+                                                {"transformer.ln_f.weight", &ModelPointers::lnfw},
+                                                {"transformer.ln_f.bias", &ModelPointers::lnfb},
+                                                {"lm_head.weight", &ModelPointers::head},
+                                                {"score.weight", &ModelPointers::score},
+                                                {kValueHead, &ModelPointers::score}};
         const Named<Block> in_block[] = {{"ln_1.weight", &Block::ln1w},
                                          {"ln_1.bias", &Block::ln1b},
                                          {"attn.c_attn.weight", &Block::qkvw},
@@ -186,9 +191,9 @@ struct ModelPointers {
         const auto has = [&](const char* name) {
             return std::any_of(table.end() - 2, table.end(), [=](const Parameter& p) { return p.name == name; });
         };
-        const bool own_head = has("lm_head.weight"), scores = has("score.weight");
+        const bool own_head = has("lm_head.weight"), scores = has("score.weight") || has(kValueHead);
         if (!own_head) head = wte;
-        size_t pointers = std::size(outside) - !own_head - !scores + h.size() * std::size(in_block);
+        size_t pointers = std::size(outside) - 1 - !own_head - !scores + h.size() * std::size(in_block);
         CHECK(table.size() == pointers, "%zu tensors for %zu pointers", table.size(), pointers);
     }
 

@@ -9,9 +9,10 @@
 template <class M>
 void learn_preferences(M& model, float beta) {
     model.follow([&model, beta](const auto& tokens, int B, int T) {
-        const auto [weights, losses] = model.token_numbers();
-        preference_weights(weights, losses, model.lm_losses(tokens, B * T), tokens, beta, B * T, T, model.stream());
-        model.add_to_sum(0, losses, nullptr, B * T);
-        model.lm_gradient(tokens, weights, B * T);
+        const auto to = model.token_numbers();
+        preference_weights(to.weights, to.losses, model.lm_losses(tokens, B * T), tokens, beta, B * T, T,
+                           model.stream());
+        model.add_to_sum(0, to.losses, nullptr, B * T);
+        model.lm_gradient(tokens, to.weights, B * T);
     });
 }

@@ -24,7 +24,16 @@ std::vector<std::string> introduction(const Run& run, int B, const DataLoader& d
         lines.push_back(strf("adapter: %s, on %s; %s parameters are trained", what.c_str(),
                              run.adapters[0].base.c_str(), human_count(trained).c_str()));
     }
-    if (o.objective == "dpo") {
+    if (run.policy) {
+        lines.push_back(
+            strf("objective: %s, %d answers a step, %d to a prompt, %d epoch(s) of %d update(s), KL %g to %s",
+                 o.objective == "ppo" ? "PPO" : "GRPO", o.rollouts, o.group_size, o.rollout_epochs, o.minibatches, o.kl,
+                 o.reference.c_str()));
+        lines.push_back(
+            strf("prompts: %s, %s tokens, and %s to validate on; answers of at most %d tokens",
+                 human_count(run.policy->prompts->size()).c_str(), human_count(run.policy->prompts->tokens()).c_str(),
+                 human_count(run.policy->val_prompts ? run.policy->val_prompts->size() : 0).c_str(), o.max_tokens));
+    } else if (o.objective == "dpo") {
         lines.push_back(strf("objective: DPO, beta %g", o.beta));
     } else if (run.labelled()) {
         const HeadConfig& head = run.head;
@@ -40,15 +49,19 @@ std::vector<std::string> introduction(const Run& run, int B, const DataLoader& d
                                  : "without the language model's loss"));
     }
     const std::string tokens = human_count(data.rows().tokens()), rows = human_count(data.samples_per_epoch());
-    if (run.on_examples)
+    if (!run.policy && run.on_examples)
         lines.push_back(strf("data: %s examples, %s tokens, in %s rows of %d an epoch, and %s to validate on",
                              human_count(run.train_examples->examples()).c_str(), tokens.c_str(), rows.c_str(), run.T,
                              human_count(run.val_examples ? run.val_examples->examples() : 0).c_str()));
-    else
+    else if (!run.policy)
         lines.push_back(strf("data: %s training tokens in %zu shard(s), %s windows of %d an epoch", tokens.c_str(),
                              run.train_shards.size(), rows.c_str(), run.T));
-    lines.push_back(strf("batch: %s tokens a step = %s sequences of %d, micro-batches of %d",
-                         human_count(o.total_batch_size).c_str(), human_count(run.sequences).c_str(), run.T, B));
+    if (run.policy)
+        lines.push_back(strf("batch: %s rows of at most %d tokens an update, micro-batches of %d",
+                             human_count(run.rows_of_update()).c_str(), run.T, B));
+    else
+        lines.push_back(strf("batch: %s tokens a step = %s sequences of %d, micro-batches of %d",
+                             human_count(o.total_batch_size).c_str(), human_count(run.sequences).c_str(), run.T, B));
     if (group.world() > 1)
         lines.push_back(strf("ranks: %d (by %s), ZeRO stage %d; the memory is that of each", group.world(),
                              group.ranks().source.c_str(), o.zero_stage));

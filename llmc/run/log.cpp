@@ -34,19 +34,34 @@ static constexpr LogField log_fields[] = {
     {"val_acc", &LogEntry::val_acc},
     {"val_margin", &LogEntry::val_margin},
     {"hellaswag", &LogEntry::hellaswag},
+    {"reward", &LogEntry::reward},
+    {"val_reward", &LogEntry::val_reward},
+    {"kl", &LogEntry::kl},
+    {"entropy", &LogEntry::entropy},
+    {"length", &LogEntry::length},
+    {"ended", &LogEntry::ended},
+    {"clipped", &LogEntry::clipped},
+    {"change", &LogEntry::change},
+    {"value_loss", &LogEntry::value_loss},
+    {"updates", &LogEntry::updates},
+    {"sample_tok_s", &LogEntry::sample_tok_s},
+    {"learn_tok_s", &LogEntry::learn_tok_s},
     {"end", &LogEntry::end},
     {"best_step", &LogEntry::best_step},
 };
 
 static std::string to_json(const LogEntry& entry) {
     std::string out = strf("{\"step\":%lld", static_cast<long long>(entry.step));
-    for (const LogField& field : log_fields) {
-        if (!(entry.*field.value)) continue;
-        const double x = *(entry.*field.value);
+    const auto number = [](double x) {
         char digits[32] = "null";  // JSON has no NaN
-        char* end = std::isfinite(x) ? std::to_chars(digits, digits + sizeof digits, x).ptr : digits + 4;
-        out += std::string(",\"") + field.name + "\":" + std::string(digits, end);
-    }
+        return std::string(digits,
+                           std::isfinite(x) ? std::to_chars(digits, digits + sizeof digits, x).ptr : digits + 4);
+    };
+    for (const LogField& field : log_fields)
+        if (entry.*field.value) out += std::string(",\"") + field.name + "\":" + number(*(entry.*field.value));
+    for (const auto& [name, x] : entry.rewards)
+        out += (&name == &entry.rewards[0].first ? ",\"rewards\":{" : ",") + Json(name).dump() + ":" + number(x);
+    if (!entry.rewards.empty()) out += "}";
     return out + (entry.skipped ? ",\"skipped\":true}" : "}");
 }
 
@@ -66,6 +81,9 @@ static bool from_json(const std::string& line, LogEntry* entry) {
         else if (value.is_null()) entry->*field.value = std::numeric_limits<double>::quiet_NaN();
         else return false;
     }
+    if (json.contains("rewards") && json["rewards"].is_object())
+        for (const auto& [name, value] : json["rewards"].items())
+            if (value.is_number()) entry->rewards.push_back({name, value.get<double>()});
     entry->skipped = json.contains("skipped") && json["skipped"] == true;
     return true;
 }
@@ -184,6 +202,9 @@ void RunLog::append(const std::string& text, int64_t step) {
 void RunLog::print_step(const LogEntry& entry, int64_t max_steps) {
     std::string line = strf("step %lld", static_cast<long long>(entry.step));
     if (max_steps > 0) line += strf("/%lld", static_cast<long long>(max_steps));
+    if (entry.reward) line += strf(" | reward %.4f", *entry.reward);
+    if (entry.kl) line += strf(" | kl %.4f", *entry.kl);
+    if (entry.length) line += strf(" | %.1f tokens", *entry.length);
     if (entry.loss) line += strf(" | loss %.6f", *entry.loss);
     if (entry.grad_norm) line += strf(" | norm %.4f", *entry.grad_norm);
     if (entry.lr) line += strf(" | lr %.2e", *entry.lr);

@@ -12,7 +12,12 @@
 struct LogEntry {
     int64_t step = 0;  // updates done, as in a checkpoint's name: the first one gives step 1
     std::optional<double> loss, grad_norm, lr, ms, tok_s, mfu, val_loss, val_acc, val_margin,
-        hellaswag;              // the last two, mfu: 0 to 1
+        hellaswag;  // the last two, mfu: 0 to 1
+    // Of a policy (policy.h): mean reward of an answer; KL to the reference, nats an answer; entropy, nats a token; tokens of an
+    // answer; shares of answers that ended by themselves, and of tokens that were clipped; KL to what wrote them, nats a token
+    std::optional<double> reward, val_reward, kl, entropy, length, ended, clipped, change, value_loss, updates,
+        sample_tok_s, learn_tok_s;
+    std::vector<std::pair<std::string, double>> rewards;  // of each source
     std::optional<double> end;  // --time-limit: where the run was to end, as planned before this step (schedule.h)
     std::optional<double> best_step;  // of a validation: the step with the lowest loss so far, whose checkpoint is kept
     bool skipped = false;

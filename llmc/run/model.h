@@ -50,5 +50,6 @@ concept Model = requires(M model, const ModelConfig& config, const StepOptions& 
     // Losses of a batch's tokens; logits (V) after the tokens of a text that grows.
     model.token_losses(losses, batch);
     model.scores(losses, batch);  // a head's
+    model.forward_only(batch, losses, /*scores*/ losses);
     { Decoder<typename M::Model>(model, n, n).decode(tokens, n, /*reset*/ true) } -> std::convertible_to<const float*>;
 };

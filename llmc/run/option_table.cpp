@@ -96,11 +96,12 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .commands = TRAINING | EVAL, .help = "leave out lines that are no example, and count them"},
     });
     add("Heads", {
-        {.name = "objective", .value = "NAME", .field = &o.objective, .choices = {"lm", "reward", "dpo"},
+        {.name = "objective", .value = "NAME", .field = &o.objective, .choices = {"lm", "reward", "dpo", "ppo", "grpo"},
          .commands = FINETUNE, .recorded = true, .default_text = "lm, or what --head learns",
          .help = "reward: a head of one number learns which of two answers was preferred; --train-data holds "
                  "{\"prompt\", \"chosen\", \"rejected\"}, and --lm-weight is 0 unless it is given; dpo: the same pairs teach the "
-                 "model itself to prefer, beside the reference that it began as"},
+                 "model itself to prefer, beside the reference that it began as; ppo, grpo: it writes answers to the "
+                 "{\"prompt\"} of --train-data and learns from their --reward"},
         {.name = "beta", .value = "X", .field = &o.beta, .limits = positive,
          .commands = FINETUNE, .recorded = true, .help = "dpo: how dear it is to go away from the reference"},
         {.name = "head", .value = "KIND", .field = &o.head, .choices = {"none", "classify", "regress"},
@@ -116,6 +117,49 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "lm-weight", .value = "X", .field = &o.lm_weight, .limits = zero_up,
          .commands = FINETUNE, .recorded = true,
          .help = "what the mean loss of a text's tokens counts beside its label's; 0: nothing"},
+    });
+    add("Rewards (--objective ppo or grpo)", {
+        {.name = "reward", .value = "SOURCE[:WEIGHT]", .field = &o.rewards,
+         .commands = FINETUNE, .recorded = true, .default_text = "none",
+         .help = "where an answer's reward comes from, several times for a sum: the directory of a model of --objective reward, "
+                 "length:N (1 up to N words, then N / words), match:REGEX (1 where it is found), answer (1 where it is the line's "
+                 "\"answer\")"},
+        {.name = "reward-command", .value = "CMD", .field = &o.reward_commands,
+         .commands = FINETUNE, .recorded = true, .default_text = "none",
+         .help = "a program that rewards: it reads a prompt's JSON object with the answer as \"completion\", a line each, and "
+                 "answers each with a line, a number"},
+        {.name = "reward-timeout", .value = "SECONDS", .field = &o.reward_timeout, .limits = positive,
+         .commands = FINETUNE, .help = "within which such a program must give its next number"},
+        {.name = "rollouts", .value = "N", .field = &o.rollouts, .limits = one_up,
+         .commands = FINETUNE, .recorded = true, .help = "answers that are written for a step, all ranks together"},
+        {.name = "group-size", .value = "G", .field = &o.group_size, .limits = one_up,
+         .commands = FINETUNE, .recorded = true, .default_text = "grpo 8, ppo 1",
+         .help = "answers to each prompt; grpo compares these"},
+        {.name = "max-tokens", .value = "N", .field = &o.max_tokens, .limits = one_up,
+         .commands = FINETUNE, .recorded = true, .default_text = "64", .help = "tokens of an answer at most"},
+        {.name = "rollout-epochs", .value = "N", .field = &o.rollout_epochs, .limits = one_up,
+         .commands = FINETUNE, .recorded = true, .default_text = "ppo 4, grpo 1",
+         .help = "how often a step goes through its answers"},
+        {.name = "minibatches", .value = "N", .field = &o.minibatches, .limits = one_up,
+         .commands = FINETUNE, .recorded = true, .help = "updates each time: the answers are divided into so many parts"},
+        {.name = "kl", .value = "X", .field = &o.kl, .limits = zero_up,
+         .commands = FINETUNE, .recorded = true, .default_text = "ppo 0.05, grpo 0.04",
+         .help = "what going away from the reference costs: of ppo a part of each token's reward, of grpo of the loss"},
+        {.name = "reference", .value = "MODEL", .field = &o.reference,
+         .commands = FINETUNE, .recorded = true, .default_text = "--model as it began", .help = "what --kl holds the policy to"},
+        {.name = "clip", .value = "X", .field = &o.clip, .limits = positive,
+         .commands = FINETUNE, .recorded = true,
+         .help = "a token's probability has no more to gain beyond so large a part of what it was"},
+        {.name = "gae-lambda", .value = "X", .field = &o.gae_lambda, .limits = zero_to_one,
+         .commands = FINETUNE, .recorded = true, .help = "ppo: lambda of the generalised advantages"},
+        {.name = "value-weight", .value = "X", .field = &o.value_weight, .limits = zero_up,
+         .commands = FINETUNE, .recorded = true, .help = "ppo: the value head's loss beside the policy's"},
+        {.name = "target-kl", .value = "X", .field = &o.target_kl, .limits = zero_up,
+         .commands = FINETUNE, .recorded = true, .default_text = "0: none",
+         .help = "the rest of a step's updates is left out once the policy is so far, in nats a token, from what wrote its answers"},
+        {.name = "max-kl", .value = "X", .field = &o.max_kl, .limits = zero_up,
+         .commands = FINETUNE, .recorded = true, .default_text = "0: none",
+         .help = "the run ends once the policy is so far, in nats an answer, from the reference"},
     });
     add("Adapters", {
         {.name = "lora-rank", .value = "R", .field = &o.lora_rank, .limits = zero_up,

@@ -75,7 +75,9 @@ std::string arithmetic_options_json(const Options& options) {
         std::visit(
             [&](auto* field) {
                 // (json writes doubles with as many digits as bring the same bits back)
-                if constexpr (!std::is_same_v<decltype(field), std::vector<std::string>*>) json[row.name] = *field;
+                if constexpr (std::is_same_v<decltype(field), std::vector<std::string>*>) {
+                    if (!field->empty()) json[row.name] = *field;
+                } else json[row.name] = *field;
             },
             row.field);
     }
@@ -93,6 +95,13 @@ void obey_recorded_options(const std::string& json, Options* options, std::vecto
         const OptionRow& row = table[i];
         if (!row.recorded || !recorded.contains(row.name)) continue;
         const Json& value = recorded[row.name];
+        if (row.takes_list()) {
+            if (options->was_given(row.name)) continue;
+            for (const Json& part : value)
+                if (part.is_string())
+                    std::get<std::vector<std::string>*>(row.field)->push_back(part.get<std::string>());
+            continue;
+        }
         const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
         if (text.empty()) continue;  // never set, in the run that recorded it
         const bool given = options->was_given(row.name);

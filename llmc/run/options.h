@@ -37,8 +37,15 @@ struct Options {
     // heads (head.h)
     std::string objective = "lm";  // or reward, dpo: which of two answers was preferred
     double beta = 0.1;             // of dpo
-    std::string head = "none";     // none|classify|regress
-    double lm_weight = 0.5;        // of the language model's loss beside the head's
+    // rewards (run/policy.h); 0: by the objective
+    std::vector<std::string> rewards, reward_commands;
+    double reward_timeout = 60;  // seconds
+    int rollouts = 64, group_size = 0, rollout_epochs = 0, minibatches = 1;
+    double kl = 0.05, target_kl = 0, max_kl = 0;
+    double clip = 0.2, gae_lambda = 0.95, value_weight = 0.1;
+    std::string reference;      // "": what --model names
+    std::string head = "none";  // none|classify|regress
+    double lm_weight = 0.5;     // of the language model's loss beside the head's
     bool both_orders = false;
     // adapters (model/adapter.h); none: the whole model is trained
     int lora_rank = 0;

@@ -109,7 +109,10 @@ static std::string stroke(const char* colour, double width, bool dashed = false)
 static std::vector<Panel> panels_of(const std::vector<PlottedRun>& runs) {
     const bool one = runs.size() == 1;
     Panel loss{"loss (nats per token)", 394}, rate{"learning rate", 96, false, true},
-        norm{"gradient norm", 120, true, false}, score{"score", 120};
+        norm{"gradient norm", 120, true, false}, score{"score", 120}, reward{"reward", 200},
+        kl{"KL (nats per answer)", 120, false, true}, entropy{"entropy (nats per token)", 120, false, true},
+        length{"tokens of an answer", 120, false, true}, clipped{"clipped share", 96, false, true},
+        pace{"tokens/s", 120, false, true};
     for (size_t i = 0; i < runs.size(); i++) {
         const auto points = [&](Field field, bool logarithmic = false) {
             return finite_points(runs[i].entries, field, logarithmic);
@@ -133,9 +136,25 @@ static std::vector<Panel> panels_of(const std::vector<PlottedRun>& runs) {
         score.lines.push_back(
             {points(&LogEntry::hellaswag), stroke(colour, 1.8), colour, one ? "HellaSwag" : "", true});
         score.lines.push_back({points(&LogEntry::val_acc), stroke(colour, 1.8), colour, one ? "accuracy" : "", true});
+        const Points rewards = points(&LogEntry::reward);
+        if (one && !rewards.empty()) reward.lines.push_back({rewards, stroke("#a9c9e8", 1), colour, ""});
+        const Points gained = smooth(rewards);
+        if (!rewards.empty())
+            reward.lines.push_back(
+                {gained, stroke(colour, 2.2), colour,
+                 (one ? "of an answer, smoothed" : escape_xml(runs[i].name)) + strf(": %.4f", gained.back().second)});
+        reward.lines.push_back({points(&LogEntry::val_reward), stroke(kColours[one ? 1 : i], 1.8, !one),
+                                kColours[one ? 1 : i], one ? "validation" : "", true});
+        kl.lines.push_back({points(&LogEntry::kl), stroke(colour, 1.8), colour, ""});
+        entropy.lines.push_back({points(&LogEntry::entropy), stroke(colour, 1.8), colour, ""});
+        length.lines.push_back({points(&LogEntry::length), stroke(colour, 1.8), colour, ""});
+        clipped.lines.push_back({points(&LogEntry::clipped), stroke(colour, 1.8), colour, ""});
+        pace.lines.push_back({points(&LogEntry::sample_tok_s), stroke(colour, 1.8), colour, one ? "sampling" : ""});
+        if (one)
+            pace.lines.push_back({points(&LogEntry::learn_tok_s), stroke(kColours[1], 1.8), kColours[1], "learning"});
     }
     std::vector<Panel> all = {loss};
-    for (const Panel& panel : {rate, norm, score})
+    for (const Panel& panel : {reward, kl, entropy, length, clipped, pace, rate, norm, score})
         if (std::any_of(panel.lines.begin(), panel.lines.end(), [](const Line& l) { return !l.points.empty(); }))
             all.push_back(panel);
     return all;

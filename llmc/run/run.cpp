@@ -17,7 +17,7 @@ StepOptions Run::step_options(int B) const {
     o.beta1 = static_cast<float>(options.beta1), o.beta2 = static_cast<float>(options.beta2);
     o.epsilon = static_cast<float>(options.epsilon), o.weight_decay = static_cast<float>(options.weight_decay);
     o.examples = on_examples, o.labels = labelled(), o.preferred = options.objective == "reward";
-    o.objective = options.objective == "dpo";
+    o.objective = options.objective == "dpo" || policy, o.signals = policy != nullptr;
     o.language = !o.labels || options.lm_weight > 0 || options.objective == "dpo";
     o.rank = rank, o.world = world, o.zero_stage = options.zero_stage;
     o.master_weights = options.master_weights, o.stochastic_rounding = options.stochastic_rounding;
@@ -34,10 +34,12 @@ StepOptions Run::inference_options(int B) const {
 }
 
 std::shared_ptr<const Rows> Run::training_rows() const {
+    if (policy) return policy->prompts;
     if (on_examples) return train_examples;
     return std::make_shared<Windows>(train_shards, T, config.V, true, options.seed);
 }
 std::shared_ptr<const Rows> Run::validation_rows(size_t adapter) const {
+    if (policy) return policy->val_prompts;
     if (on_examples) return validation_examples(adapter);
     if (val_shards.empty()) return nullptr;
     return std::make_shared<Windows>(val_shards, T, config.V, false, 0);
@@ -188,14 +190,16 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
         throw UsageError("--prompt-tokens: prompts stand in examples; name JSON lines with --train-data (-i)");
     choose_precision_and_length(run, program);
     choose_head(run, notes);
-    if (run.on_examples) read_examples(run, notes);
-    else drop_short_validation(run, notes);
-    choose_total_batch(run, program.default_total_batch);
+    choose_policy(run, notes);
+    if (!run.policy && run.on_examples) read_examples(run, notes);
+    else if (!run.policy) drop_short_validation(run, notes);
+    if (!run.policy) choose_total_batch(run, program.default_total_batch);
     if (run.on_examples && !run.options.was_given("val-every") && run.options.val_every > 0)  // after each epoch
-        run.options.val_every = (run.train_examples->epoch_begin(1) + run.sequences - 1) / run.sequences;
-    if (run.options.patience > 0 && run.val_shards.empty() && !run.val_examples)
+        run.options.val_every = (run.training_rows()->epoch_begin(1) + run.sequences - 1) / run.sequences;
+    if (run.options.patience > 0 && !run.validation_rows())
         throw UsageError("--patience needs data to validate on; name some with --val-data (-j)");
-    if (run.on_examples) record_examples(run, notes);
+    if (run.policy) record_prompts(run, notes);
+    else if (run.on_examples) record_examples(run, notes);
     else record_data(run, notes);
     if (run.options.new_rows_first > 0 && run.new_words.first == 0)
         throw UsageError("--new-rows-first: there are no new words; name a vocabulary that has some with --vocab");
@@ -250,7 +254,7 @@ int choose_micro_batch(const Run& run, const std::function<size_t(int)>& bytes, 
         if (double need = static_cast<double>(bytes(B)); need > available) refuse(B, need);
         return B;
     }
-    int64_t sequences = (run.sequences + run.world - 1) / run.world;
+    int64_t sequences = (run.rows_of_update() + run.world - 1) / run.world;
     for (int64_t parts = 1;; parts++) {
         int B = static_cast<int>((sequences + parts - 1) / parts);
         double need = static_cast<double>(bytes(B));

@@ -12,14 +12,29 @@
 #include "llmc/files/model_files.h"
 #include "llmc/model/step_state.h"
 #include "llmc/run/options.h"
+#include "llmc/text/answer_prompts.h"
 #include "llmc/text/packing.h"
 #include "llmc/text/tokenizer.h"
+
+// A model that a policy has beside itself: the reference, or one that rewards.
+struct FrozenModel {
+    ModelSource source;
+    ModelConfig config;         // with its head
+    bool shared = false;        // it is the trained model's own base, which is frozen,
+    size_t adapter = SIZE_MAX;  // with this one of run.adapters, or without any
+};
+struct PolicyPlan {
+    std::shared_ptr<const AnswerPrompts> prompts, val_prompts;
+    std::optional<FrozenModel> reference;             // none: --kl 0
+    std::vector<std::optional<FrozenModel>> rewards;  // of each source (rewards.h), if it is a model
+};
 
 struct Run {
     Options options;  // defaults filled in, recorded values of a resumed run obeyed
     std::vector<std::string> train_shards, val_shards;
     bool on_examples = false;  // the data is examples, and these take the place of shards:
     std::shared_ptr<PackedExamples> train_examples, val_examples;
+    std::shared_ptr<PolicyPlan> policy;                         // or these are prompts to write answers to
     std::shared_ptr<const PackedExamples> val_without_prompts;  // for what sees none, where others do
     std::string vocabulary;  // directory, or "" if its files are nowhere (GPT-2's ids are printed as numbers)
     std::optional<Tokenizer> tokenizer;
@@ -33,7 +48,8 @@ struct Run {
     NewWords new_words;    // --vocab: those that the source's vocabulary lacks
     bool bf16 = false;
     int T = 0;
-    int64_t sequences = 0;  // of a whole step, over all ranks: total batch / T
+    int64_t sequences = 0;  // of a whole step, over all ranks: total batch / T; of a policy prompts
+    int64_t rows_of_update() const { return policy ? options.rollouts / options.minibatches : sequences; }
     int rank = 0, world = 1;
     int prompts(size_t adapter) const {
         return adapter < adapters.size() ? adapters[adapter].config.prompts.tokens : 0;

@@ -50,7 +50,7 @@ void choose_examples_vocabulary(Run& run, Notes* notes) {
             run.tokenizer->set_chat_template(jinja);
 }
 
-static Template choose_template(const Run& run, Notes* notes) {
+Template choose_template(const Run& run, Notes* notes) {
     const Options& o = run.options;
     std::string note;
     Template chosen = Template::choose(o.chat_template, *run.tokenizer, &note);

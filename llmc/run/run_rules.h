@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 #include "llmc/run/run.h"
+#include "llmc/text/template.h"
 
 using Notes = std::vector<std::string>;  // lines for the person to read
 
@@ -27,6 +28,12 @@ void read_examples(Run& run, Notes* notes);               // train_examples, val
 void choose_head(Run& run, Notes* notes);                 // --head: what of `head` is known before the data is
 void set_head(Run& run, const HeadConfig& head);          // and all of it: it is the trained adapter's, or the model's
 void record_examples(Run& run, Notes* notes);             // as record_data
+
+// Rewards: run_policy.cpp, where run.on_policy().
+void choose_policy(Run& run, Notes* notes);   // policy, run.T, and of options those that the objective decides
+void record_prompts(Run& run, Notes* notes);  // as record_data
+// The template of examples: --template, or the model's.
+Template choose_template(const Run& run, Notes* notes);
 
 // Output and resume: run_output.cpp.
 void choose_output(Run& run, Notes* notes);     // output, resume_from and its state

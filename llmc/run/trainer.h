@@ -20,6 +20,7 @@
 #include "llmc/run/introduction.h"
 #include "llmc/run/mean_loss.h"
 #include "llmc/run/model.h"
+#include "llmc/run/policy.h"
 #include "llmc/run/rank_batches.h"
 #include "llmc/run/reference.h"
 #include "llmc/run/run.h"
@@ -86,7 +87,11 @@ class Trainer {
   private:
     int micro_batch() {
         int b = choose_micro_batch(
-            run, [&](int candidate) { return M::memory_plan(run.config, run.step_options(candidate)).total(); },
+            run,
+            [&](int candidate) {
+                return M::memory_plan(run.config, run.step_options(candidate)).total() +
+                       (run.policy ? Policy<M>::bytes(run, candidate) : 0);
+            },
             M::Device::available_memory());
         b = static_cast<int>(-group.most(-b));  // the least that any rank has room for
         o.micro_batch_size = b;                 // recorded: a resume takes the same, whatever is free then
@@ -124,6 +129,7 @@ class Trainer {
                           [&](int64_t done, int64_t all) { log.progress("the reference", done, all, 0); });
             learn_preferences(model, static_cast<float>(o.beta));
         }
+        if (run.policy) policy = std::make_unique<Policy<M>>(model, run, group, B);
         if (o.time_limit > 0) start_clock();
         else
             run.state.clock = {},
@@ -137,7 +143,7 @@ class Trainer {
     }
     // Of windows, those that fill a step; every example is seen, and the last step may go on with the next epoch's.
     int64_t steps_of_epochs() const {
-        const int64_t epochs = o.epochs > 0 ? o.epochs : run.on_examples ? kExampleEpochs : 1;
+        const int64_t epochs = o.epochs > 0 ? o.epochs : run.on_examples && !run.policy ? kExampleEpochs : 1;
         const int64_t rows = train_data.rows().epoch_begin(epochs) + (run.on_examples ? run.sequences - 1 : 0);
         return std::max<int64_t>(1, rows / run.sequences);
     }
@@ -181,15 +187,18 @@ class Trainer {
         if (run.source.kind != ModelSource::Kind::size) load_run(run, model);
     }
 
+    void set_corrections(StepState* s) const {
+        const double t = static_cast<double>(run.state.optimizer_updates + 1);
+        s->beta1_correction = static_cast<float>(1 - std::pow(o.beta1, t)),
+        s->beta2_correction = static_cast<float>(1 - std::pow(o.beta2, t));
+    }
     StepState step_state(int64_t step, int64_t first_row) {
         StepState s;
-        double t = static_cast<double>(run.state.optimizer_updates + 1);
         Schedule schedule{o.lr_schedule, o.learning_rate, o.final_lr_fraction, o.warmup_steps, end};
         s.seed = o.seed, s.step = static_cast<uint32_t>(step);
         s.learning_rate =
             static_cast<float>(limit.seconds > 0 ? schedule.at(step, run.state.clock.position) : schedule.at(step));
-        s.beta1_correction = static_cast<float>(1 - std::pow(o.beta1, t)),
-        s.beta2_correction = static_cast<float>(1 - std::pow(o.beta2, t));
+        set_corrections(&s);
         s.rank_first_sample = static_cast<uint32_t>(batches.first());
         s.loss_normaliser = static_cast<float>(1.0 / train_data.rows().weight(first_row, run.sequences));
         s.skip_loss_above = loss_outliers.threshold(o.skip_loss_z),
@@ -214,7 +223,7 @@ class Trainer {
     bool train_step(int64_t step) {
         double begin = seconds_now();
         int64_t n = run.sequences, at = o.overfit_one_batch ? 0 : run.state.next_sample;
-        if (!batch || batch_at != at) batch = load_batch(at);
+        if (!policy && (!batch || batch_at != at)) batch = load_batch(at);
         if (limit.seconds > 0) run.state.clock.position = TimeLimit::advance(run.state.clock.position, step, end);
         choose_trained_words(step);
         StepState s = step_state(step, at);
@@ -223,23 +232,37 @@ class Trainer {
             if (o.overfit_one_batch || step + 1 >= end) return nullptr;
             return batch = load_batch(at + n);
         };
-        model.step(*batch, &s, next_batch, [&] { writer.finish_copy(); });
+        LogEntry e;
+        if (policy) {
+            policy->round(step, at, &s, &e, [&](const Batch& rows, StepState* state) {
+                set_corrections(state);
+                model.step(rows, state, {}, [&] { writer.finish_copy(); });
+                run.state.optimizer_updates += !state->skip;
+            });
+        } else {
+            model.step(*batch, &s, next_batch, [&] { writer.finish_copy(); });
+            run.state.optimizer_updates += !s.skip;
+        }
         const bool finite = std::isfinite(s.loss) && std::isfinite(s.grad_norm);
         not_finite_in_a_row = finite ? 0 : not_finite_in_a_row + 1;
         if (!finite && o.on_nan == "rollback" && roll_back(step, at + n)) return false;
         if (!finite && (o.on_nan != "skip" || not_finite_in_a_row > 9)) not_finite(step, s);
         run.state.step = step + 1;
         run.state.next_sample = at + n;
-        run.state.optimizer_updates += !s.skip;
         if (finite) loss_outliers.add(static_cast<double>(s.loss)), norm_outliers.add(static_cast<double>(s.grad_norm));
         double seconds = seconds_now() - begin;
         pace.step_took(seconds);
 
-        LogEntry e;
         e.step = step + 1;
         e.loss = s.loss, e.grad_norm = s.grad_norm, e.lr = s.learning_rate, e.ms = 1e3 * seconds;
-        e.tok_s = static_cast<double>(run.sequences * run.T) / seconds;
-        if (double peak = M::Device::peak_flops(run.bf16); peak > 0) e.mfu = *e.tok_s * token_flops / peak;
+        if (!policy) e.tok_s = static_cast<double>(run.sequences * run.T) / seconds;
+        if (o.max_kl > 0 && e.kl && *e.kl > o.max_kl) {
+            log.print(strf(
+                "step %lld: the policy is %.3f nats an answer from its reference, more than --max-kl %g: the run ends",
+                static_cast<long long>(step + 1), *e.kl, o.max_kl));
+            end = step + 1;
+        }
+        if (double peak = M::Device::peak_flops(run.bf16); peak > 0 && !policy) e.mfu = *e.tok_s * token_flops / peak;
         e.skipped = s.skip;
         if (limit.seconds > 0) e.end = end < TimeLimit::kNotKnown ? static_cast<double>(end) : NAN;
         log.write(e);
@@ -250,8 +273,8 @@ class Trainer {
             if (std::string health = M::Device::health(); !health.empty()) log.print("GPU: " + health);
         double left = pace.seconds(step + 1, end);
         if (limit.seconds > 0) left = std::min(left, std::max(0.0, limit.seconds - elapsed()));
-        log.progress(strf("step %lld%s, loss %.3f", static_cast<long long>(step + 1), of_end().c_str(),
-                          static_cast<double>(s.loss)),
+        log.progress(strf("step %lld%s, %s %.3f", static_cast<long long>(step + 1), of_end().c_str(),
+                          policy ? "reward" : "loss", policy ? *e.reward : *e.loss),
                      step + 1, of_end().empty() ? 0 : end, left);
         return true;
     }
@@ -324,6 +347,7 @@ class Trainer {
 
     // Of a head: of its labels alone, and how many it gives.
     void measure_validation(LogEntry& e) {
+        if (policy) return policy->validate(16 * o.val_batches, &e);
         const int64_t windows = validation_windows(*val_data, o.val_batches);
         const auto silent = [](int64_t, int64_t) {};
         if (!run.labelled()) {
@@ -345,8 +369,9 @@ class Trainer {
         LogEntry e;
         e.step = step;
         measure_validation(e);
-        std::string line =
-            strf("step %lld%s | val loss %.6f", static_cast<long long>(step), of_end().c_str(), *e.val_loss);
+        std::string line = strf("step %lld%s", static_cast<long long>(step), of_end().c_str());
+        if (e.val_reward) line += strf(" | val reward %.4f", *e.val_reward);
+        else line += strf(" | val loss %.6f", *e.val_loss);
         if (e.val_acc) line += strf(" | accuracy %.4f", *e.val_acc);
         if (e.val_margin) line += strf(" | margin %.4f", *e.val_margin);
         if (!questions.questions.empty()) {
@@ -358,8 +383,9 @@ class Trainer {
             line += strf(" | HellaSwag %.4f", *e.hellaswag);
         }
         auto& best = run.state.best;
-        const bool better = run.keeps_best() && *e.val_loss < best.loss;
-        if (better) best.loss = *e.val_loss, best.step = step, best.waited = 0;
+        const double loss = e.val_reward ? -*e.val_reward : *e.val_loss;
+        const bool better = run.keeps_best() && loss < best.loss;
+        if (better) best.loss = loss, best.step = step, best.waited = 0;
         else if (run.keeps_best()) best.waited++;
         if (best.step >= 0) e.best_step = static_cast<double>(best.step);
         log.write(e);
@@ -370,7 +396,8 @@ class Trainer {
         const auto& best = run.state.best;
         if (best.step < 0) return;
         const std::string path = run.output + "/" + step_name(best.step);
-        log.print(strf("best: step %lld, val loss %.6f: %s", static_cast<long long>(best.step), best.loss,
+        log.print(strf("best: step %lld, val %s %.6f: %s", static_cast<long long>(best.step),
+                       policy ? "reward" : "loss", policy ? -best.loss : best.loss,
                        best.step == 0 ? "the model as it was before" : path.c_str()));
     }
 
@@ -435,6 +462,7 @@ class Trainer {
     int64_t batch_at = -1;
     int64_t first_word = 0;  // of those that are trained
     std::unique_ptr<DataLoader> val_data;
+    std::unique_ptr<Policy<M>> policy;  // that learns from rewards
     Task questions;
     RunLog log;  // after all that may fail: a run that never began leaves no log
     OutlierDetector loss_outliers, norm_outliers;

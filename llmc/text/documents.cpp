@@ -81,6 +81,17 @@ void for_each_object(const Chunk& chunk, const ReaderOptions& options, ReadingNo
     }
 }
 
+void for_each_object(const std::vector<std::string>& inputs, const ReaderOptions& options, ReadingNotes& notes,
+                     const std::function<void(std::string_view)>& object) {
+    ReaderOptions reading = options;
+    reading.jsonl = true;
+    Reader reader(inputs, reading);
+    Chunk chunk;
+    while (reader.next(chunk))
+        for_each_object(chunk, reading, notes, [&](std::string_view text, const std::string&) { object(text); });
+    notes.add(reader.notes());
+}
+
 void for_each_document(const Chunk& chunk, const ReaderOptions& options, ReadingNotes& notes,
                        const std::function<void()>& begin, const std::function<void(std::string_view)>& text) {
     if (chunk.kind == Chunk::text_of_files) return for_each_text(chunk, notes, begin, text);

@@ -105,18 +105,6 @@ void add_example(const MarkedText& text, const Tokenizer& tokenizer, Examples& e
 
 namespace {
 
-Json parse_line(std::string_view text) {
-    try {
-        return parse_json(text, "column ");
-    } catch (const Error& e) {
-        throw Error(strf("not valid JSON: %s", e.what()));
-    }
-}
-std::string text_of(const Json& object, const char* field) {
-    if (!object.contains(field)) throw Error(strf("no field \"%s\"", field));
-    if (!object[field].is_string()) throw Error(strf("field \"%s\" is not a string", field));
-    return object[field].get<std::string>();
-}
 // As a class is named: a string, or a number as it is written.
 std::string label_of(const Json& object) {
     if (!object.contains("label")) throw Error("no field \"label\"");
@@ -126,7 +114,7 @@ std::string label_of(const Json& object) {
     throw Error("the label is neither a string nor a number");
 }
 std::string filled(const Json& object, const char* field, const char* what) {
-    std::string text = text_of(object, field);
+    std::string text = json_text(object, field);
     if (text.empty()) throw Error(strf("%s is empty", what));
     return text;
 }
@@ -137,7 +125,7 @@ MarkedText from_messages(const Json& object, const Template& chat) {
     bool answers = false;
     for (const Json& message : object["messages"]) {
         if (!message.is_object()) throw Error("a message is not an object");
-        turns.push_back({text_of(message, "role"), text_of(message, "content")});
+        turns.push_back({json_text(message, "role"), json_text(message, "content")});
         if (turns.back().role != "assistant") continue;
         if (turns.back().content.empty()) throw Error("a turn of the assistant is empty");
         answers = true;
@@ -147,7 +135,7 @@ MarkedText from_messages(const Json& object, const Template& chat) {
     return text;
 }
 MarkedText from_pair(const Json& object, const Template& chat) {
-    return chat.completion(text_of(object, "prompt"), filled(object, "completion", "the completion"));
+    return chat.completion(json_text(object, "prompt"), filled(object, "completion", "the completion"));
 }
 MarkedText from_text(const Json& object, const Template& chat) { return chat.text(filled(object, "text", "the text")); }
 
@@ -165,42 +153,35 @@ constexpr Form kForms[] = {{"messages", "\"messages\"", from_messages},
 Examples read_examples(const std::vector<std::string>& inputs, const ReaderOptions& options, const Template& chat,
                        const Tokenizer& tokenizer, ReadingNotes* notes, Labels* labels, int64_t* unused_labels) {
     Examples examples;
-    ReaderOptions reading = options;
-    reading.jsonl = true;
-    Reader reader(inputs, reading);
-    Chunk chunk;
-    while (reader.next(chunk))
-        for_each_object(chunk, reading, *notes, [&](std::string_view text, const std::string&) {
-            const Json object = parse_line(text);
-            if (!object.is_object()) throw Error("not a JSON object");
-            if (labels && !labels->begin(object.contains("chosen")  ? LabelOf::pair
-                                         : object.contains("label") ? LabelOf::text
-                                                                    : LabelOf::nothing))
-                labels = nullptr;
-            if (labels && labels->of() == LabelOf::pair) {
-                const std::string prompt = filled(object, "prompt", "the prompt"),
-                                  chosen = filled(object, "chosen", "what was chosen"),
-                                  rejected = filled(object, "rejected", "what was rejected");
-                return labels->add_preference(prompt, chosen, rejected, chat, tokenizer, examples);
-            }
-            if (labels && labels->of() == LabelOf::text) {
-                const std::string first = filled(object, "text", "the text"), label = label_of(object);
-                const bool pair = object.contains("text_pair");
-                const std::string second = pair ? filled(object, "text_pair", "the second text") : "";
-                return labels->add(first, pair ? &second : nullptr, label, chat, tokenizer, examples);
-            }
-            if (unused_labels) *unused_labels += object.contains("label");
-            const Form* form = std::find_if(std::begin(kForms), std::end(kForms),
-                                            [&](const Form& f) { return object.contains(f.field); });
-            if (form == std::end(kForms)) {
-                std::string known;
-                for (const Form& f : kForms) known += (known.empty() ? "" : ", or ") + std::string(f.fields);
-                throw Error("no fields of an example: " + known);
-            }
-            if (labels) return labels->add_unknown(form->read(object, chat), tokenizer, examples);
-            add_example(form->read(object, chat), tokenizer, examples);
-        });
-    notes->add(reader.notes());
+    for_each_object(inputs, options, *notes, [&](std::string_view text) {
+        const Json object = json_object(text);
+        if (labels && !labels->begin(object.contains("chosen")  ? LabelOf::pair
+                                     : object.contains("label") ? LabelOf::text
+                                                                : LabelOf::nothing))
+            labels = nullptr;
+        if (labels && labels->of() == LabelOf::pair) {
+            const std::string prompt = filled(object, "prompt", "the prompt"),
+                              chosen = filled(object, "chosen", "what was chosen"),
+                              rejected = filled(object, "rejected", "what was rejected");
+            return labels->add_preference(prompt, chosen, rejected, chat, tokenizer, examples);
+        }
+        if (labels && labels->of() == LabelOf::text) {
+            const std::string first = filled(object, "text", "the text"), label = label_of(object);
+            const bool pair = object.contains("text_pair");
+            const std::string second = pair ? filled(object, "text_pair", "the second text") : "";
+            return labels->add(first, pair ? &second : nullptr, label, chat, tokenizer, examples);
+        }
+        if (unused_labels) *unused_labels += object.contains("label");
+        const Form* form =
+            std::find_if(std::begin(kForms), std::end(kForms), [&](const Form& f) { return object.contains(f.field); });
+        if (form == std::end(kForms)) {
+            std::string known;
+            for (const Form& f : kForms) known += (known.empty() ? "" : ", or ") + std::string(f.fields);
+            throw Error("no fields of an example: " + known);
+        }
+        if (labels) return labels->add_unknown(form->read(object, chat), tokenizer, examples);
+        add_example(form->read(object, chat), tokenizer, examples);
+    });
     if (examples.size() == 0 && examples.left_out == 0)
         throw Error(strf("%s: no example in it%s", inputs.empty() ? "" : inputs[0].c_str(),
                          notes->bad.count > 0 ? (" that is whole; the first: " + notes->bad.first).c_str() : ""));

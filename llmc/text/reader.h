@@ -108,6 +108,10 @@ class Reader {
 void for_each_object(const Chunk& chunk, const ReaderOptions& options, ReadingNotes& notes,
                      const std::function<void(std::string_view, const std::string&)>& object);
 
+// Calls object(text) for each JSON value of the inputs, errors as above.
+void for_each_object(const std::vector<std::string>& inputs, const ReaderOptions& options, ReadingNotes& notes,
+                     const std::function<void(std::string_view)>& object);
+
 // Calls begin() at the start of each document of the chunk and text(part) for what it holds. Error names file and line
 // of JSON that has no text, unless options.skip_bad; else it is noted. Threads may call it at once, each for a chunk of
 // its own.

@@ -84,13 +84,8 @@ static std::string without_brackets(std::string_view raw) {
 
 // ---- fields ------------------------------------------------------------------------------------------------------------
 
-static std::string text_of(const Json& object, const char* field) {
-    if (!object.contains(field)) throw Error(strf("no field \"%s\"", field));
-    if (!object[field].is_string()) throw Error(strf("field \"%s\" is not a string", field));
-    return object[field].get<std::string>();
-}
 static std::string filled_text(const Json& object, const char* field) {
-    std::string text = text_of(object, field);
+    std::string text = json_text(object, field);
     if (text.empty()) throw Error(strf("field \"%s\" is empty", field));
     return text;
 }
@@ -131,8 +126,8 @@ static int right_of(const Json& object, const char* field, size_t choices,
 
 static Question hellaswag(const Json& j) {
     Question q;
-    q.context = without_brackets(text_of(j, "activity_label") + ": " + text_of(j, "ctx_a") + " " +
-                                 capitalised(text_of(j, "ctx_b")));
+    q.context = without_brackets(json_text(j, "activity_label") + ": " + json_text(j, "ctx_a") + " " +
+                                 capitalised(json_text(j, "ctx_b")));
     for (const std::string& ending : texts_of(j, "endings")) {
         q.choices.push_back(without_brackets(ending));
         if (q.choices.back().empty()) throw Error("an ending is nothing but brackets");
@@ -156,7 +151,7 @@ static Question arc(const Json& j) {
         if (!question.contains("choices") || !question["choices"].is_array()) throw Error("no array \"choices\"");
         for (const Json& choice : question["choices"]) {
             if (!choice.is_object()) throw Error("a choice is no object");
-            q.choices.push_back(filled_text(choice, "text")), labels.push_back(text_of(choice, "label"));
+            q.choices.push_back(filled_text(choice, "text")), labels.push_back(json_text(choice, "label"));
         }
     } else {
         q.context = filled_text(j, "question");
@@ -182,7 +177,7 @@ static Question mmlu(const Json& j) {
     q.context += "\nAnswer:";
     q.right = right_of(j, "answer", 4);
     if (j.contains("subject")) {
-        std::string subject = text_of(j, "subject");
+        std::string subject = json_text(j, "subject");
         std::replace(subject.begin(), subject.end(), '_', ' ');
         q.description = "The following are multiple choice questions (with answers) about " + subject + ".\n\n";
     }
@@ -207,7 +202,7 @@ static Question blimp(const Json& j) {
 static Question choices(const Json& j) {
     Question q;
     const char* field = j.contains("context") ? "context" : j.contains("prompt") ? "prompt" : "question";
-    q.context = text_of(j, field), q.choices = texts_of(j, "choices");
+    q.context = json_text(j, field), q.choices = texts_of(j, "choices");
     q.right = right_of(j, "answer", q.choices.size());
     return q;
 }
@@ -237,7 +232,7 @@ static Question classify(const Json& j) {
 
 static Question match(const Json& j) {
     Question q;
-    q.context = text_of(j, "prompt"), q.choices = {filled_text(j, "completion")};
+    q.context = json_text(j, "prompt"), q.choices = {filled_text(j, "completion")};
     return q;
 }
 

@@ -278,8 +278,8 @@ MarkedText Template::generation_prompt(const std::vector<Turn>& turns) const {
     return out;
 }
 
-std::string Template::end_of_turn() const {
-    const std::string& after = part("assistant").after;
+std::string Template::end_behind(const Part& part) {
+    const std::string& after = part.after;
     return without_places(after.substr(0, end_of(after)));
 }
 

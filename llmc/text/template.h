@@ -53,7 +53,9 @@ class Template {
     MarkedText conversation(const std::vector<Turn>& turns) const;
     // What a model goes on from to write the assistant's next turn.
     MarkedText generation_prompt(const std::vector<Turn>& turns) const;
-    std::string end_of_turn() const;  // what it ends the turn with; "": nothing but a token at which models stop
+    // What it ends the turn with, or a completion; "": nothing but a token at which models stop.
+    std::string end_of_turn() const { return end_behind(part("assistant")); }
+    std::string end_of_completion() const { return end_behind(parts_.at("completion")); }
     MarkedText completion(const std::string& prompt, const std::string& completion) const;
     MarkedText text(const std::string& text) const;
     // What a head reads; pair: the second of two texts, or null. `counts` says which text a byte is of: 1, 2, 0: neither.
@@ -71,6 +73,7 @@ class Template {
     };
     static Template parse(const std::string& lines, const std::string& name, const Tokenizer& tokenizer);
     const Part& part(const std::string& role) const;
+    static std::string end_behind(const Part& part);
     void add(MarkedText& to, const Part& part, const std::string& content, bool counted) const;
 
     std::string lines_;  // as they were given
