@@ -1,9 +1,11 @@
-// Distillation: the layer against PyTorch, differences and the plain loops.
+// Distillation: the layer against PyTorch, differences and the plain loops; a student and a teacher as whole models.
 #include <array>
 #include "llmc/base/files.h"
 #include "llmc/base/json.h"
 #include "llmc/plain/distill_loss.h"
+#include "llmc/objectives/distillation.h"
 #include "test/layer_test.h"
+#include "test/model_test.h"
 
 namespace {
 
@@ -117,4 +119,81 @@ TEST(Distillation, PaddingDoesNotCount) {
     distill_loss<float>(again.data(), losses.data(), teacher.data(), targets.data(), nullptr, &state, 2, 0.5f, N, V, Vp,
                         false, CpuStream{});
     EXPECT_TRUE(std::isnan(losses[0]));
+}
+
+// ---- a student and a teacher of another size ----
+
+namespace {
+
+const ModelConfig kStudent = {2, 2, 8, 9, 11}, kTeacher = {3, 3, 12, 10, 11};
+
+StepOptions options(int B, bool training = true) {
+    StepOptions o;
+    o.B = B, o.T = 8, o.training = training, o.examples = true;
+    return o;
+}
+// Two documents a row, of which some tokens do not count.
+Batch documents(int rows) {
+    Batch batch = random_batch(rows, 8, 11, 5);
+    for (int i = 0; i < rows * 8; i++)
+        batch.doc_start.push_back(i % 8 < 3 ? 0 : 3), batch.weights.push_back(i % 8 == 3 ? 0.0f : 0.5f);
+    return batch;
+}
+template <typename X, class Machine>
+std::shared_ptr<GPT2<X, Machine>> teacher(const ModelConfig& config, StepOptions o) {
+    std::shared_ptr<GPT2<X, Machine>> model = random_model<X, Machine>(config, o, 0.4);
+    return model;
+}
+
+}  // namespace
+
+TEST(DistillationGradients, OfATinyModel) {
+    const auto learn = [](float t, float mix) {
+        return [=]<class M>(M& model) {
+            learn_from_teacher(model, teacher<double, typename M::Device>(kTeacher, options(2, false)), t, mix);
+            model.activations().chunk = 6;
+        };
+    };
+    check_model_gradients<Cpu>(kStudent, options(2), documents(3), 24, learn(2, 0.3f));
+    check_model_gradients<PlainCpu>({1, 2, 8, 9, 11}, options(2), documents(1), 0, learn(1, 0));
+    StepOptions o = options(2);
+    o.adapters = {AdapterConfig{.lora = {.rank = 2, .alpha = 6}}};
+    o.dropout = 0.1f, o.recompute = 3;
+    check_model_gradients<Cpu>({1, 2, 8, 9, 11}, o, documents(2), 32, learn(3, 0.2f));
+}
+
+// The loss of a step by the formula, from the logits that each of the two gives alone.
+TEST(Distillation, LossIsThatOfTheFormula) {
+    const float t = 2, mix = 0.25f;
+    for (bool adapted : {false, true}) {
+        StepOptions o = options(2, false);
+        if (adapted) o.adapters = {AdapterConfig{.lora = {.rank = 2, .alpha = 6}}};
+        const Batch batch = documents(3);
+        auto model = random_model<double>(kStudent, options(2));
+        auto beside = teacher<double, Cpu>(kTeacher, o);
+        double want = 0;
+        for (int row = 0; row < 3; row++) {
+            Batch one = batch;
+            one.sequences = 1;
+            const auto part = [&](auto& all) { all.assign(all.begin() + row * 8, all.begin() + row * 8 + 8); };
+            part(one.inputs), part(one.targets), part(one.weights), part(one.doc_start);
+            std::vector<float> losses(8);
+            Doubles logits[2];
+            int which = 0;
+            for (auto* m : {model.get(), beside.get()}) {
+                m->token_losses(losses.data(), one);  // leaves the logits: they are one chunk
+                logits[which++] = widen(m->activations().logits, 8 * m->config().Vp());
+            }
+            Doubles of_tokens(8);
+            StepState state;
+            distill_loss<double>(logits[0].data(), of_tokens.data(), logits[1].data(), one.targets.data(), nullptr,
+                                 &state, t, mix, 8, 11, kStudent.Vp(), false, Plain{});
+            for (int i = 0; i < 8; i++) want += of_tokens[i] * one.weights[i];
+        }
+        learn_from_teacher(*model, beside, t, mix);
+        model->activations().chunk = 5;  // rows at a time: the last micro-batch has 8
+        StepState state = step_state(batch, 0, 0);
+        model->step(batch, &state);
+        EXPECT_NEAR(state.sums[0], want, 1e-9);
+    }
 }
