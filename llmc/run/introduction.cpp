@@ -26,6 +26,9 @@ std::vector<std::string> introduction(const Run& run, int B, const DataLoader& d
     }
     if (o.objective == "dpo") {
         lines.push_back(strf("objective: DPO, beta %g", o.beta));
+    } else if (run.teacher) {
+        lines.push_back(strf("objective: distillation, temperature %g, the text's own words count %g",
+                             o.teacher_temperature, o.hard_weight));
     } else if (run.labelled()) {
         const HeadConfig& head = run.head;
         std::string what = run.train_examples->labels_of() == LabelOf::pair ? "a reward"

@@ -35,10 +35,12 @@ struct Options {
     std::string chat_template;  // --template
     bool packing = true, skip_bad = false;
     // heads (head.h)
-    std::string objective = "lm";  // or reward, dpo: which of two answers was preferred
+    std::string objective = "lm";  // or reward, dpo: which of two answers was preferred; or distill
     double beta = 0.1;             // of dpo
-    std::string head = "none";     // none|classify|regress
-    double lm_weight = 0.5;        // of the language model's loss beside the head's
+    std::string teacher;           // of distill
+    double teacher_temperature = 2, hard_weight = 0.1;
+    std::string head = "none";  // none|classify|regress
+    double lm_weight = 0.5;     // of the language model's loss beside the head's
     bool both_orders = false;
     // adapters (model/adapter.h); none: the whole model is trained
     int lora_rank = 0;

@@ -17,7 +17,7 @@ StepOptions Run::step_options(int B) const {
     o.beta1 = static_cast<float>(options.beta1), o.beta2 = static_cast<float>(options.beta2);
     o.epsilon = static_cast<float>(options.epsilon), o.weight_decay = static_cast<float>(options.weight_decay);
     o.examples = on_examples, o.labels = labelled(), o.preferred = options.objective == "reward";
-    o.objective = options.objective == "dpo";
+    o.objective = options.objective == "dpo" || teacher;
     o.language = !o.labels || options.lm_weight > 0 || options.objective == "dpo";
     o.rank = rank, o.world = world, o.zero_stage = options.zero_stage;
     o.master_weights = options.master_weights, o.stochastic_rounding = options.stochastic_rounding;
@@ -30,6 +30,14 @@ StepOptions Run::inference_options(int B) const {
     o.training = false;
     o.B = B, o.T = T, o.examples = on_examples, o.labels = labelled();
     for (const AdapterInfo& adapter : adapters) o.adapters.push_back(adapter.config);
+    return o;
+}
+
+StepOptions Run::teacher_options(int B) const {
+    StepOptions o;
+    o.training = false;
+    o.B = B, o.T = T, o.examples = on_examples;
+    if (teacher->adapter) o.adapters = {teacher->adapter->config};
     return o;
 }
 
@@ -188,6 +196,7 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
         throw UsageError("--prompt-tokens: prompts stand in examples; name JSON lines with --train-data (-i)");
     choose_precision_and_length(run, program);
     choose_head(run, notes);
+    choose_teacher(run, notes);
     if (run.on_examples) read_examples(run, notes);
     else drop_short_validation(run, notes);
     choose_total_batch(run, program.default_total_batch);

@@ -24,7 +24,8 @@ struct Run {
     std::string vocabulary;  // directory, or "" if its files are nowhere (GPT-2's ids are printed as numbers)
     std::optional<Tokenizer> tokenizer;
     ModelSource source;
-    std::vector<AdapterInfo> adapters;  // over the model; training: the one that is trained, path "": new
+    std::optional<ModelSource> teacher;  // --teacher
+    std::vector<AdapterInfo> adapters;   // over the model; training: the one that is trained, path "": new
     // What sample, chat and eval compute with: an adapter's name and number, or "none" and SIZE_MAX
     std::vector<std::pair<std::string, size_t>> choices;
     ModelConfig config;
@@ -45,6 +46,7 @@ struct Run {
 
     StepOptions step_options(int B) const;  // for training
     StepOptions inference_options(int B) const;
+    StepOptions teacher_options(int B) const;  // for inference
     bool labelled() const {
         return train_examples ? train_examples->labelled() : val_examples && val_examples->labelled();
     }

@@ -28,6 +28,9 @@ void choose_head(Run& run, Notes* notes);                 // --head: what of `he
 void set_head(Run& run, const HeadConfig& head);          // and all of it: it is the trained adapter's, or the model's
 void record_examples(Run& run, Notes* notes);             // as record_data
 
+// Distillation: run_teacher.cpp.
+void choose_teacher(Run& run, Notes* notes);  // --teacher, which must fit the model
+
 // Output and resume: run_output.cpp.
 void choose_output(Run& run, Notes* notes);     // output, resume_from and its state
 void obey_resumed_run(Run& run, Notes* notes);  // config of resume_from, recorded options

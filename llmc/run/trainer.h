@@ -11,6 +11,7 @@
 #include "llmc/run/first_non_finite.h"
 #include "llmc/text/dataloader.h"
 #include "llmc/base/error.h"
+#include "llmc/objectives/distillation.h"
 #include "llmc/objectives/preferences.h"
 #include "llmc/base/system.h"
 #include "llmc/ranks/group.h"
@@ -25,6 +26,7 @@
 #include "llmc/run/run.h"
 #include "llmc/run/schedule.h"
 #include "llmc/run/stop_signal.h"
+#include "llmc/run/teacher.h"
 #include "llmc/text/generate.h"
 
 template <Model M>
@@ -86,7 +88,11 @@ class Trainer {
   private:
     int micro_batch() {
         int b = choose_micro_batch(
-            run, [&](int candidate) { return M::memory_plan(run.config, run.step_options(candidate)).total(); },
+            run,
+            [&](int candidate) {
+                return M::memory_plan(run.config, run.step_options(candidate)).total() +
+                       teacher_bytes<M>(run, candidate);
+            },
             M::Device::available_memory());
         b = static_cast<int>(-group.most(-b));  // the least that any rank has room for
         o.micro_batch_size = b;                 // recorded: a resume takes the same, whatever is free then
@@ -124,6 +130,7 @@ class Trainer {
                           [&](int64_t done, int64_t all) { log.progress("the reference", done, all, 0); });
             learn_preferences(model, static_cast<float>(o.beta));
         }
+        if (run.teacher) follow_teacher();
         if (o.time_limit > 0) start_clock();
         else
             run.state.clock = {},
@@ -134,6 +141,17 @@ class Trainer {
             until = strf(" to %lld", static_cast<long long>(end)) + (until.empty() ? "" : ", or" + until);
         log.print(strf("training: step %lld%s, output in %s", static_cast<long long>(run.state.step), until.c_str(),
                        run.output.c_str()));
+    }
+    void follow_teacher() {
+        std::shared_ptr<M> teacher = load_teacher<M>(run, B);
+        std::string line = strf("teacher: %s (%s), beside the model %s", o.teacher.c_str(),
+                                model_size_text(run.teacher->config).c_str(),
+                                human_bytes(static_cast<double>(teacher_bytes<M>(run, B))).c_str());
+        if (val_data && o.val_every > 0 && run.resume_from.empty())
+            line += strf(" | val loss %.6f", validation_loss(*teacher));
+        log.print(line);
+        learn_from_teacher(model, teacher, static_cast<float>(o.teacher_temperature),
+                           static_cast<float>(o.hard_weight));
     }
     // Of windows, those that fill a step; every example is seen, and the last step may go on with the next epoch's.
     int64_t steps_of_epochs() const {
@@ -322,12 +340,17 @@ class Trainer {
                  first_non_finite(model).c_str(), advice.c_str()));
     }
 
+    double validation_loss(M& of) {
+        return mean_loss(of, *val_data, validation_windows(*val_data, o.val_batches), B, run.T, group, {},
+                         [](int64_t, int64_t) {})
+            .loss;
+    }
     // Of a head: of its labels alone, and how many it gives.
     void measure_validation(LogEntry& e) {
         const int64_t windows = validation_windows(*val_data, o.val_batches);
         const auto silent = [](int64_t, int64_t) {};
         if (!run.labelled()) {
-            e.val_loss = mean_loss(model, *val_data, windows, B, run.T, group, {}, silent).loss;
+            e.val_loss = validation_loss(model);
             return;
         }
         const Report report = head_report(
