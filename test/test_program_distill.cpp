@@ -22,7 +22,7 @@ class Distill : public Program {
   protected:
     void SetUp() override {
         Program::SetUp();
-        expect_good(gpt2(std::string(kShards) + "-e L2:H2:C48:T32 -b 4 -d 256 -x 100 -l 1e-2 -v 0 -o big"));
+        expect_good(gpt2(std::string(kShards) + "-e L2:H2:C48:T32 -b 4 -d 256 -x 10 -l 1e-2 -v 0 -o big"));
         expect_good(gpt2(std::string(kShards) + "-e L1:H2:C32:T32 -b 4 -d 256 -x 1 -v 0 -o base"));
     }
     void write(const std::string& name, const std::string& text) { std::ofstream(dir / name) << text; }
@@ -36,12 +36,13 @@ class Distill : public Program {
 }  // namespace
 
 TEST_F(Distill, TheStudentComesToWhatTheTeacherKnows) {
-    const CommandResult r = learn(std::string(kShards) + "--teacher big -x 120 -v 40 -o run");
+    expect_good(gpt2(std::string("finetune -e big ") + kShards + "-b 4 -d 256 -x 90 -l 1e-2 -v 0 -o able"));
+    const CommandResult r = learn(std::string(kShards) + "--teacher able -x 120 -v 40 -o run");
     expect_good(r);
     EXPECT_NE(r.out.find("objective: distillation, temperature 2, the text's own words count 0.1"), std::string::npos)
         << r.out;
-    const double teachers = number_after(r.out, "MB | val loss ") > 0 ? 0 : number_after(r.out, "kB | val loss ");
-    EXPECT_NEAR(teachers, number_after(gpt2("eval -e big -j data/t/val_000000.bin --limit 2").out, "loss "), 1e-5);
+    const double teachers = number_after(r.out, "kB | val loss ");
+    EXPECT_NEAR(teachers, number_after(gpt2("eval -e able -j data/t/val_000000.bin --limit 2").out, "loss "), 1e-5);
     EXPECT_GT(std::stod(logged("run", "val_loss").front()), teachers + 3);
     EXPECT_LT(last("run", "val_loss"), teachers + 0.3);
     EXPECT_LT(losses("run").back(), 0.2 * losses("run").front());
@@ -78,7 +79,7 @@ TEST_F(Distill, AnAdapterLearnsFromATeacherThatWasFinetuned) {
     expect_good(gpt2("finetune " + options + "-x 30 -o tuned"));
     expect_good(
         gpt2("finetune " + options + "--lora-rank 4 --objective distill --teacher tuned --hard-weight 0 -x 40 -o run"));
-    EXPECT_LT(losses("run").back(), 0.6 * losses("run").front());
+    EXPECT_LT(losses("run").back(), 0.75 * losses("run").front());
 }
 
 TEST_F(Distill, ResumesBitForBitBesideTheSameTeacher) {
@@ -90,6 +91,8 @@ TEST_F(Distill, ResumesBitForBitBesideTheSameTeacher) {
         const std::string weights = read_text(newest("run") + name);
         const std::vector<std::string> all = logged("run", "loss"), validation = logged("run", "val_loss");
         fs::remove_all(newest("run"));
+        // The teacher learns on meanwhile: its run has a newer checkpoint.
+        expect_good(gpt2("train -o big --resume -v 0 -x " + std::string(how.empty() ? "14" : "18")));
         expect_good(gpt2("train -o run --resume -v 3 -m 2"));
         EXPECT_TRUE(read_text(newest("run") + name) == weights);
         EXPECT_EQ(logged("run", "loss"), all);
