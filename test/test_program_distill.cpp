@@ -156,6 +156,18 @@ TEST_F(Distill, BadInput) {
     EXPECT_FALSE(fs::exists(dir / "bad"));
 }
 
+TEST_F(Distill, TheTeachersMemoryCounts) {
+    std::string config = read_text(newest("big") + "/config.json");
+    const auto set = [&](const std::string& key, const std::string& value) {
+        const size_t at = config.find("\"" + key + "\":") + key.size() + 3;
+        config.replace(at, config.find_first_of(",}\n", at) - at, " " + value);
+    };
+    set("n_embd", "12288"), set("n_layer", "96"), set("n_head", "96");
+    expect_good(gpt2("export -e big -o giant"));
+    write("giant/config.json", config);
+    expect_one_error(learn(std::string(kShards) + "--teacher giant -o run"), 1, "not enough memory");
+}
+
 // ---- both programs, and ranks ----
 
 namespace {
