@@ -82,6 +82,12 @@ template <typename X>
 void fused_classifier(X* logits, acc_t<X>* losses, const int* targets, const acc_t<X>* weights, const StepState* state,
                       int N, int V, int Vp, bool write_dlogits, CpuStream = {});
 
+// distill_loss.cpp: the same beside a teacher's logits (N,Vp) (plain/distill_loss.h)
+template <typename X>
+void distill_loss(X* logits, acc_t<X>* losses, const X* teacher, const int* targets, const acc_t<X>* weights,
+                  const StepState* state, float temperature, float mix, int N, int V, int Vp, bool write_dlogits,
+                  CpuStream = {});
+
 // adamw.cpp: sum = sum of grad[i]^2, i < n. Then AdamW for elements [begin, end) of the arena, which start at p, master
 // (may be null), m, v and grad; nothing where state->skip
 template <typename G>

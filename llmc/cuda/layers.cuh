@@ -129,6 +129,12 @@ template <typename X>
 void fused_classifier(X* logits, float* losses, const int* targets, const float* weights, const StepState* state, int N,
                       int V, int Vp, bool write_dlogits, cudaStream_t stream);
 
+// distill_loss.cuh: the same beside a teacher's logits (N,Vp) (plain/distill_loss.h)
+template <typename X>
+void distill_loss(X* logits, float* losses, const X* teacher, const int* targets, const float* weights,
+                  const StepState* state, float temperature, float mix, int N, int V, int Vp, bool write_dlogits,
+                  cudaStream_t stream);
+
 // score_loss.cuh: losses (N) from a head's scores (N,Kp), and their gradient; rows without a label: 0 (plain/layers.h)
 template <typename X>
 void score_loss(X* dscores, float* losses, const X* scores, const float* labels, const int* partners,

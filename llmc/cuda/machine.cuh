@@ -101,7 +101,9 @@ class Gpu {
         communicated_ = make_event();
         host_state_ = pinned<StepState>(1);
     }
-    cudaStream_t stream() const { return stream_.get(); }
+    cudaStream_t stream() const { return shared_ ? shared_ : stream_.get(); }
+    // From now on instead of in a stream of its own: that of a model whose captured work this one's is a part of.
+    void work_in(cudaStream_t stream) { shared_ = stream; }
     const cudaStream_t& network() const { return network_handle_; }
     // Working memory for one layer at a time: the most that any of them wants.
     void reserve_workspace(DeviceArena& arena, const ModelConfig& m, const StepOptions& o,
@@ -280,7 +282,7 @@ class Gpu {
     }
 
     OwnStream stream_, copy_stream_, network_;
-    cudaStream_t network_handle_ = nullptr;
+    cudaStream_t network_handle_ = nullptr, shared_ = nullptr;
     Event staged_ready_, staged_taken_, computed_, communicated_;
     std::unique_ptr<StepState, CudaFreeHost> host_state_;
     char* workspace_ = nullptr;  // in the model's arena

@@ -2,6 +2,10 @@
 #pragma once
 #include <cmath>
 #include <string>
+#include <vector>
+#include "llmc/base/error.h"
+#include "llmc/files/run_directory.h"
+#include "llmc/model/step_state.h"
 
 template <class Model>
 std::string first_non_finite(Model& model) {
@@ -36,4 +40,24 @@ std::string first_non_finite(Model& model) {
         if (const auto* grads = model.gradients(); grads && bad(grads + p->offset, p->size()))
             return "gradient of " + p->name;
     return "none any more";
+}
+
+// Why the step after `step` was not made, and what to do. aside: where the log went of a run that left no checkpoint, or "".
+inline std::string not_finite_message(const std::string& output, int64_t step, const StepState& s,
+                                      const std::string& tensor, const std::string& aside) {
+    std::vector<std::string> saved = list_checkpoints(output);
+    std::string advice = "No checkpoint was written yet: start again";
+    if (!aside.empty()) advice += " (the log is kept as " + aside + ")";
+    if (!saved.empty()) {
+        advice = "Go on from " + saved.back() + " with --resume";
+        // A checkpoint of the very weights that gave this would give it again.
+        if (saved.back().ends_with(strf("step_%08lld", static_cast<long long>(step))))
+            advice = "Remove " + saved.back() + ", whose weights give this, " +
+                     (saved.size() > 1 ? "go on from the checkpoint before it with --resume" : "start again");
+    }
+    return strf(
+        "step %lld: loss %g, gradient norm %g; the first tensor that is not finite: %s. %s, and try a lower "
+        "--learning-rate, a longer --warmup-steps or --on-nan rollback",
+        static_cast<long long>(step + 1), static_cast<double>(s.loss), static_cast<double>(s.grad_norm), tensor.c_str(),
+        advice.c_str());
 }

@@ -35,6 +35,9 @@ std::vector<std::string> introduction(const Run& run, int B, const DataLoader& d
                  human_count(run.policy->val_prompts ? run.policy->val_prompts->size() : 0).c_str(), o.max_tokens));
     } else if (o.objective == "dpo") {
         lines.push_back(strf("objective: DPO, beta %g", o.beta));
+    } else if (run.teacher) {
+        lines.push_back(strf("objective: distillation, temperature %g, the text's own words count %g",
+                             o.teacher_temperature, o.hard_weight));
     } else if (run.labelled()) {
         const HeadConfig& head = run.head;
         std::string what = run.train_examples->labels_of() == LabelOf::pair ? "a reward"

@@ -96,14 +96,23 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .commands = TRAINING | EVAL, .help = "leave out lines that are no example, and count them"},
     });
     add("Heads", {
-        {.name = "objective", .value = "NAME", .field = &o.objective, .choices = {"lm", "reward", "dpo", "ppo", "grpo"},
+        {.name = "objective", .value = "NAME", .field = &o.objective, .choices = {"lm", "reward", "dpo", "ppo", "grpo", "distill"},
          .commands = FINETUNE, .recorded = true, .default_text = "lm, or what --head learns",
          .help = "reward: a head of one number learns which of two answers was preferred; --train-data holds "
                  "{\"prompt\", \"chosen\", \"rejected\"}, and --lm-weight is 0 unless it is given; dpo: the same pairs teach the "
                  "model itself to prefer, beside the reference that it began as; ppo, grpo: it writes answers to the "
-                 "{\"prompt\"} of --train-data and learns from their --reward"},
+                 "{\"prompt\"} of --train-data and learns from their --reward; distill: it learns what --teacher holds possible"},
         {.name = "beta", .value = "X", .field = &o.beta, .limits = positive,
          .commands = FINETUNE, .recorded = true, .help = "dpo: how dear it is to go away from the reference"},
+        {.name = "teacher", .value = "MODEL", .field = &o.teacher,
+         .commands = FINETUNE, .recorded = true, .default_text = "none, distill needs one",
+         .help = "distill: the model to learn from, as --model; of any size, in the same vocabulary"},
+        {.name = "teacher-temperature", .value = "T", .field = &o.teacher_temperature, .limits = positive,
+         .commands = FINETUNE, .recorded = true,
+         .help = "distill: above 1, what the teacher holds possible beside the likeliest words counts more"},
+        {.name = "hard-weight", .value = "A", .field = &o.hard_weight, .limits = zero_to_one,
+         .commands = FINETUNE, .recorded = true,
+         .help = "distill: what the loss of the text's own words counts; the rest, 1 - A, is the teacher's"},
         {.name = "head", .value = "KIND", .field = &o.head, .choices = {"none", "classify", "regress"},
          .commands = FINETUNE, .recorded = true, .default_text = "none: a language model is trained",
          .help = "learn labels: --train-data holds {\"text\", \"label\"}, with \"text_pair\" for two texts, and a row of "

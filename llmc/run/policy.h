@@ -17,6 +17,7 @@
 #include "llmc/objectives/rewards.h"
 #include "llmc/ranks/group.h"
 #include "llmc/run/answers.h"
+#include "llmc/run/frozen.h"
 #include "llmc/run/log.h"
 #include "llmc/run/model.h"
 #include "llmc/run/rank_batches.h"
@@ -32,17 +33,15 @@ class Policy {
 
     Policy(M& model, const Run& run, Group& group, int B)
         : model_(model), run_(run), o_(run.options), group_(group), B_(B), rewards_(o_) {
-        const auto open = [&](const FrozenModel& frozen) {
-            Judge judge{&model, frozen.adapter, nullptr};
-            if (frozen.shared) return judge;
-            judge.own = std::make_unique<M>(frozen.config, frozen_options(run, frozen, B));
-            judge.model = judge.own.get();
-            load_weights(frozen.source, judge.own->tensors());
-            if (frozen.source.adapter) load_adapter(frozen.source.adapter->path, judge.own->adapter_tensors(0));
+        const auto open = [&](const std::optional<FrozenModel>& frozen) {
+            if (!frozen) return Judge{};
+            Judge judge{&model, frozen->adapter, frozen->shared ? nullptr : load_frozen<M>(*frozen, run, B)};
+            if (judge.own) judge.model = judge.own.get();
+            if (judge.own && frozen->source.adapter) judge.adapter = 0;
             return judge;
         };
-        if (run.policy->reference) reference_ = open(*run.policy->reference);
-        for (const auto& reward : run.policy->rewards) judges_.push_back(reward ? open(*reward) : Judge{});
+        reference_ = open(run.policy->reference);
+        for (const auto& reward : run.policy->rewards) judges_.push_back(open(reward));
         decoder_ = std::make_unique<Decoder<typename M::Model>>(model, texts_at_once(run), run.T);
         RewardOptions options;
         options.clip = static_cast<float>(o_.clip), options.value_weight = static_cast<float>(o_.value_weight);
@@ -53,12 +52,8 @@ class Policy {
     static size_t bytes(const Run& run, int B) {
         size_t sum =
             Decoder<typename M::Model>::bytes(run.config, texts_at_once(run), run.T, run.step_options(B).adapters);
-        const auto add = [&](const std::optional<FrozenModel>& frozen) {
-            if (frozen && !frozen->shared)
-                sum += M::memory_plan(frozen->config, frozen_options(run, *frozen, B)).total();
-        };
-        add(run.policy->reference);
-        for (const auto& reward : run.policy->rewards) add(reward);
+        sum += frozen_bytes<M>(run.policy->reference, run, B);
+        for (const auto& reward : run.policy->rewards) sum += frozen_bytes<M>(reward, run, B);
         return sum;
     }
 
@@ -127,15 +122,9 @@ class Policy {
     struct Judge {
         M* model = nullptr;
         size_t adapter = M::kNoAdapter;
-        std::unique_ptr<M> own;
+        std::shared_ptr<M> own;
     };
     bool values() const { return o_.objective == "ppo"; }
-    static StepOptions frozen_options(const Run& run, const FrozenModel& frozen, int B) {
-        StepOptions o;
-        o.training = false, o.B = B, o.T = run.T, o.examples = o.signals = true;
-        if (frozen.source.adapter) o.adapters = {frozen.source.adapter->config};
-        return o;
-    }
     static int texts_at_once(const Run& run) {
         return std::min(64, (run.options.rollouts + run.world - 1) / run.world);
     }

@@ -17,7 +17,7 @@ StepOptions Run::step_options(int B) const {
     o.beta1 = static_cast<float>(options.beta1), o.beta2 = static_cast<float>(options.beta2);
     o.epsilon = static_cast<float>(options.epsilon), o.weight_decay = static_cast<float>(options.weight_decay);
     o.examples = on_examples, o.labels = labelled(), o.preferred = options.objective == "reward";
-    o.objective = options.objective == "dpo" || policy, o.signals = policy != nullptr;
+    o.objective = options.objective == "dpo" || teacher || policy, o.signals = policy != nullptr;
     o.language = !o.labels || options.lm_weight > 0 || options.objective == "dpo";
     o.rank = rank, o.world = world, o.zero_stage = options.zero_stage;
     o.master_weights = options.master_weights, o.stochastic_rounding = options.stochastic_rounding;
@@ -190,6 +190,7 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
         throw UsageError("--prompt-tokens: prompts stand in examples; name JSON lines with --train-data (-i)");
     choose_precision_and_length(run, program);
     choose_head(run, notes);
+    choose_teacher(run, notes);
     choose_policy(run, notes);
     if (!run.policy && run.on_examples) read_examples(run, notes);
     else if (!run.policy) drop_short_validation(run, notes);

@@ -16,12 +16,16 @@
 #include "llmc/text/packing.h"
 #include "llmc/text/tokenizer.h"
 
-// A model that a policy has beside itself: the reference, or one that rewards.
+struct Run;
+
+// A model beside the one that is trained: a teacher, a policy's reference, or one that rewards (frozen.h).
 struct FrozenModel {
     ModelSource source;
     ModelConfig config;         // with its head
     bool shared = false;        // it is the trained model's own base, which is frozen,
     size_t adapter = SIZE_MAX;  // with this one of run.adapters, or without any
+    StepOptions options(const Run& run, int B) const;
+    std::string path() const { return source.adapter ? source.adapter->path : source.path; }
 };
 struct PolicyPlan {
     std::shared_ptr<const AnswerPrompts> prompts, val_prompts;
@@ -39,7 +43,8 @@ struct Run {
     std::string vocabulary;  // directory, or "" if its files are nowhere (GPT-2's ids are printed as numbers)
     std::optional<Tokenizer> tokenizer;
     ModelSource source;
-    std::vector<AdapterInfo> adapters;  // over the model; training: the one that is trained, path "": new
+    std::optional<FrozenModel> teacher;  // --teacher
+    std::vector<AdapterInfo> adapters;   // over the model; training: the one that is trained, path "": new
     // What sample, chat and eval compute with: an adapter's name and number, or "none" and SIZE_MAX
     std::vector<std::pair<std::string, size_t>> choices;
     ModelConfig config;

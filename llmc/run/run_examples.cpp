@@ -83,7 +83,7 @@ void read_examples(Run& run, Notes* notes) {
     // eval decides by the data whether labels are meant
     std::optional<Labels> labels;
     std::optional<LabelOf> wanted;
-    if (!evaluates) wanted = o.objective == "lm" ? LabelOf::text : LabelOf::pair;
+    if (!evaluates) wanted = o.objective == "reward" || o.objective == "dpo" ? LabelOf::pair : LabelOf::text;
     const bool dpo = o.objective == "dpo";
     if (run.head.outputs > 0 || o.head != "none" || dpo)
         labels.emplace(run.head, run.T, static_cast<float>(o.lm_weight), wanted, dpo);

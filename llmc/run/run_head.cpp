@@ -20,13 +20,13 @@ void choose_head(Run& run, Notes* notes) {
         if (!o.was_given("lm-weight") && run.resume_from.empty()) o.lm_weight = 0;
     }
     const bool policy = o.objective == "ppo" || o.objective == "grpo";
-    if ((o.objective == "dpo" || policy) && o.was_given("head") && o.head != "none")
+    if ((o.objective == "dpo" || o.objective == "distill" || policy) && o.was_given("head") && o.head != "none")
         throw UsageError(strf("--objective %s trains the language model; leave out --head", o.objective.c_str()));
     if (o.was_given("beta") && o.objective != "dpo") throw UsageError("--beta goes with --objective dpo");
     if (o.head == "none" && !run.adapters.empty() && run.adapters[0].config.head.outputs > 0)
         throw UsageError(
             strf("--model %s is an adapter with a head; say with --head what it is to learn", o.model.c_str()));
-    if (o.objective != "lm" && !run.on_examples)
+    if (o.objective != "lm" && o.objective != "distill" && !run.on_examples)
         throw UsageError(strf("--objective %s learns from JSON lines with \"prompt\"%s; %s is none",
                               o.objective.c_str(), policy ? "" : ", \"chosen\" and \"rejected\"",
                               o.train_data[0].c_str()));

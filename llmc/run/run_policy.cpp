@@ -42,42 +42,16 @@ static void check_options(const Run& run) {
                               o.rollouts / o.minibatches));
 }
 
-// A model beside the policy, which must have its words. Where it stands on the same frozen base, it is loaded only once.
-static FrozenModel open_frozen(Run& run, const std::string& option, const std::string& what, bool head) {
-    FrozenModel frozen;
-    frozen.source = find_model(what, run.options.base);
+// Where a model stands on the policy's own frozen base, that is loaded only once.
+static FrozenModel open_beside(Run& run, const char* option, const std::string& what, Notes* notes, bool rewards) {
+    FrozenModel frozen = open_frozen(run, option, what, notes, rewards);
     const ModelSource& source = frozen.source;
-    const std::string name = option + " " + what;
-    if (source.kind == ModelSource::Kind::size)
-        throw UsageError(name + " is a size without weights; name a run, a model directory or a .bin file");
-    frozen.config = source.config;
-    const HeadConfig& own = source.adapter ? source.adapter->config.head : source.config.head;
-    if (head && own.outputs != 1) throw Error(name + " has no head of one number; train one with --objective reward");
-    if (!head || source.adapter) frozen.config.head = {};
-    check_model_config(frozen.config, name);
-    if (source.adapter && source.adapter->config.prompts.tokens > 0)
-        throw UsageError(name + " has trained prompts, which answers have not; name another");
-    if (frozen.config.V != run.config.V)
-        throw Error(strf("%s has a vocabulary of %d tokens, --model %s one of %d; it must have the model's",
-                         name.c_str(), frozen.config.V, run.options.model.c_str(), run.config.V));
-    if (!source.vocabulary.empty()) {
-        const Tokenizer words = Tokenizer::load(source.vocabulary);
-        if (!words.within(*run.tokenizer) && !run.tokenizer->within(words))
-            throw Error(strf("%s (%s) has other tokens than --model %s; it must have the model's vocabulary",
-                             name.c_str(), source.vocabulary.c_str(), run.options.model.c_str()));
-    }
-    if (frozen.config.T < run.T)
-        throw Error(strf("%s has a context of %d tokens; prompts and answers have up to %d", name.c_str(),
-                         frozen.config.T, run.T));
     std::error_code error;
-    const bool policy_adapts = !run.adapters.empty();
-    frozen.shared = policy_adapts && !source.path.empty() && fs::equivalent(run.adapters[0].base, source.path, error);
-    if (frozen.shared && source.adapter) {
-        frozen.adapter = run.adapters.size();
-        run.adapters.push_back(*source.adapter);
-    } else if (frozen.shared && head) {
-        frozen.shared = false;  // the base's own head, which the policy's model has not
-    }
+    frozen.shared = !run.adapters.empty() && (source.adapter || !rewards) &&
+                    fs::equivalent(run.adapters[0].base, source.path, error);
+    if (!frozen.shared || !source.adapter) return frozen;
+    frozen.adapter = run.adapters.size();
+    run.adapters.push_back(*source.adapter);
     return frozen;
 }
 
@@ -154,10 +128,10 @@ void choose_policy(Run& run, Notes* notes) {
     run.sequences = o.rollouts / o.group_size;
     if (o.reference.empty())
         o.reference = fs::absolute(run.source.adapter ? run.source.adapter->path : run.source.path).lexically_normal();
-    if (o.kl > 0) run.policy->reference = open_frozen(run, "--reference", o.reference, false);
+    if (o.kl > 0) run.policy->reference = open_beside(run, "--reference", o.reference, notes, false);
     for (const RewardSource& s : reward_sources(o)) {
         std::optional<FrozenModel> model;
-        if (s.kind == RewardSource::model) model = open_frozen(run, "--reward", s.what, true);
+        if (s.kind == RewardSource::model) model = open_beside(run, "--reward", s.what, notes, true);
         run.policy->rewards.push_back(std::move(model));
     }
     if (ppo) set_head(run, {.outputs = 1, .value = true});

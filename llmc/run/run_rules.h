@@ -29,11 +29,16 @@ void choose_head(Run& run, Notes* notes);                 // --head: what of `he
 void set_head(Run& run, const HeadConfig& head);          // and all of it: it is the trained adapter's, or the model's
 void record_examples(Run& run, Notes* notes);             // as record_data
 
-// Rewards: run_policy.cpp, where run.on_policy().
-void choose_policy(Run& run, Notes* notes);   // policy, run.T, and of options those that the objective decides
-void record_prompts(Run& run, Notes* notes);  // as record_data
 // The template of examples: --template, or the model's.
 Template choose_template(const Run& run, Notes* notes);
+
+// Models beside the trained one: run_frozen.cpp. Error: it does not fit the model, or has nothing to reward with.
+FrozenModel open_frozen(Run& run, const char* option, const std::string& what, Notes* notes, bool rewards = false);
+void choose_teacher(Run& run, Notes* notes);  // --teacher
+
+// Rewards: run_policy.cpp, where there is run.policy.
+void choose_policy(Run& run, Notes* notes);   // and run.T, and of options those that the objective decides
+void record_prompts(Run& run, Notes* notes);  // as record_data
 
 // Output and resume: run_output.cpp.
 void choose_output(Run& run, Notes* notes);     // output, resume_from and its state

@@ -9,8 +9,10 @@
 #include "llmc/files/checkpoint_writer.h"
 #include "llmc/files/run_directory.h"
 #include "llmc/run/first_non_finite.h"
+#include "llmc/run/frozen.h"
 #include "llmc/text/dataloader.h"
 #include "llmc/base/error.h"
+#include "llmc/objectives/distillation.h"
 #include "llmc/objectives/preferences.h"
 #include "llmc/base/system.h"
 #include "llmc/ranks/group.h"
@@ -90,6 +92,7 @@ class Trainer {
             run,
             [&](int candidate) {
                 return M::memory_plan(run.config, run.step_options(candidate)).total() +
+                       frozen_bytes<M>(run.teacher, run, candidate) +
                        (run.policy ? Policy<M>::bytes(run, candidate) : 0);
             },
             M::Device::available_memory());
@@ -129,6 +132,7 @@ class Trainer {
                           [&](int64_t done, int64_t all) { log.progress("the reference", done, all, 0); });
             learn_preferences(model, static_cast<float>(o.beta));
         }
+        if (run.teacher) follow_teacher();
         if (run.policy) policy = std::make_unique<Policy<M>>(model, run, group, B);
         if (o.time_limit > 0) start_clock();
         else
@@ -140,6 +144,17 @@ class Trainer {
             until = strf(" to %lld", static_cast<long long>(end)) + (until.empty() ? "" : ", or" + until);
         log.print(strf("training: step %lld%s, output in %s", static_cast<long long>(run.state.step), until.c_str(),
                        run.output.c_str()));
+    }
+    void follow_teacher() {
+        std::shared_ptr<M> teacher = load_frozen<M>(*run.teacher, run, B);
+        std::string line = strf("teacher: %s (%s), beside the model %s", o.teacher.c_str(),
+                                model_size_text(run.teacher->config).c_str(),
+                                human_bytes(static_cast<double>(frozen_bytes<M>(run.teacher, run, B))).c_str());
+        if (val_data && o.val_every > 0 && run.resume_from.empty())
+            line += strf(" | val loss %.6f", validation_loss(*teacher));
+        log.print(line);
+        learn_from_teacher(model, teacher, static_cast<float>(o.teacher_temperature),
+                           static_cast<float>(o.hard_weight));
     }
     // Of windows, those that fill a step; every example is seen, and the last step may go on with the next epoch's.
     int64_t steps_of_epochs() const {
@@ -327,31 +342,24 @@ class Trainer {
     [[noreturn]] void not_finite(int64_t step, const StepState& s) {
         look_at_checkpoint(true);
         log.clear_progress();
-        std::vector<std::string> saved = list_checkpoints(run.output);
-        std::string advice = "No checkpoint was written yet: start again";
         // so that the same command, with another learning rate, finds no run that it would have to resume
-        if (saved.empty() && group.rank() == 0) advice += " (the log is kept as " + log.set_aside() + ")";
-        if (!saved.empty()) {
-            advice = "Go on from " + saved.back() + " with --resume";
-            // A checkpoint of the very weights that gave this would give it again.
-            if (saved.back().ends_with(strf("step_%08lld", static_cast<long long>(step))))
-                advice = "Remove " + saved.back() + ", whose weights give this, " +
-                         (saved.size() > 1 ? "go on from the checkpoint before it with --resume" : "start again");
-        }
-        throw Error(
-            strf("step %lld: loss %g, gradient norm %g; the first tensor that is not finite: %s. %s, and try a lower "
-                 "--learning-rate, a longer --warmup-steps or --on-nan rollback",
-                 static_cast<long long>(step + 1), static_cast<double>(s.loss), static_cast<double>(s.grad_norm),
-                 first_non_finite(model).c_str(), advice.c_str()));
+        const bool saved = !list_checkpoints(run.output).empty();
+        const std::string aside = !saved && group.rank() == 0 ? log.set_aside() : "";
+        throw Error(not_finite_message(run.output, step, s, first_non_finite(model), aside));
     }
 
+    double validation_loss(M& of) {
+        return mean_loss(of, *val_data, validation_windows(*val_data, o.val_batches), B, run.T, group, {},
+                         [](int64_t, int64_t) {})
+            .loss;
+    }
     // Of a head: of its labels alone, and how many it gives.
     void measure_validation(LogEntry& e) {
         if (policy) return policy->validate(16 * o.val_batches, &e);
         const int64_t windows = validation_windows(*val_data, o.val_batches);
         const auto silent = [](int64_t, int64_t) {};
         if (!run.labelled()) {
-            e.val_loss = mean_loss(model, *val_data, windows, B, run.T, group, {}, silent).loss;
+            e.val_loss = validation_loss(model);
             return;
         }
         const Report report = head_report(
