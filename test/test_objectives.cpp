@@ -1,5 +1,7 @@
 // Objectives as weights of tokens: gradients against finite differences, losses against the formula.
 #include "llmc/objectives/preferences.h"
+#include "llmc/base/files.h"
+#include "llmc/base/json.h"
 #include "test/model_test.h"
 
 namespace {
@@ -69,17 +71,21 @@ TEST(Preferences, LossIsThatOfTheFormula) {
     EXPECT_NEAR(state.sums[0], want, 1e-5);
 }
 
-// PyTorch 2.15, torch.nn.functional.logsigmoid and autograd, of the formula in plain/objectives.h: beta 0.3, log p of the chosen
-// text's tokens -1.5, -0.25, of the rejected one's -0.5, -2, -0.75; log q -2 and -2.5.
+// test/fixtures/rewards.json: written by dev/make_rewards_fixture.py with torch 2.15.0
 TEST(Preferences, WeightsArePyTorchs) {
-    int doc_start[] = {0, 0, 0, 3, 3, 3, 3}, partners[] = {-1, -1, 6, -1, -1, -1, 2};
-    double mask[] = {1, 1, 0, 1, 1, 1, 0}, token_losses[] = {1.5, 0.25, 0, 0.5, 2, 0.75, 0}, weights[7] = {},
-           losses[7] = {};
-    float labels[] = {kNoLabel, kNoLabel, -2, kNoLabel, kNoLabel, kNoLabel, -2.5f};
+    const Json f = parse_json(read_file("test/fixtures/rewards.json"))["dpo"];
+    int doc_start[] = {0, 0, 0, 0, 4, 4, 4, 4, 4}, partners[] = {-1, -1, -1, 8, -1, -1, -1, -1, 3};
+    double mask[] = {1, 1, 1, 0, 1, 1, 1, 1, 0}, token_losses[9] = {}, weights[9] = {}, losses[9] = {};
+    float labels[9];
+    std::fill_n(labels, 9, kNoLabel);
+    labels[3] = f["q_chosen"].get<float>(), labels[8] = f["q_rejected"].get<float>();
+    for (size_t t = 0; t < 3; t++) token_losses[t] = -f["chosen"][t].get<double>();
+    for (size_t t = 0; t < 4; t++) token_losses[4 + t] = -f["rejected"][t].get<double>();
     preference_weights<double>(weights, losses, token_losses,
-                               {nullptr, nullptr, mask, doc_start, nullptr, labels, partners}, 0.3f, 7, 7, Plain{});
-    EXPECT_NEAR(losses[2] + losses[6], 0.554355239, 1e-7);
-    for (int t : {0, 1}) EXPECT_NEAR(weights[t], 0.127667249, 1e-7);
-    for (int t : {3, 4, 5}) EXPECT_NEAR(weights[t], -0.127667249, 1e-7);
-    EXPECT_EQ(weights[2] + weights[6], 0);
+                               {nullptr, nullptr, mask, doc_start, nullptr, labels, partners}, f["beta"].get<float>(),
+                               9, 9, Plain{});
+    EXPECT_NEAR(losses[3] + losses[8], f["loss"].get<double>(), 1e-7);
+    for (size_t t = 0; t < 3; t++) EXPECT_NEAR(weights[t], -f["dchosen"][t].get<double>(), 1e-7);
+    for (size_t t = 0; t < 4; t++) EXPECT_NEAR(weights[4 + t], -f["drejected"][t].get<double>(), 1e-7);
+    EXPECT_EQ(weights[3] + weights[8], 0);
 }

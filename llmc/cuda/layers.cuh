@@ -14,6 +14,7 @@
 #include "llmc/cuda/common.cuh"
 #include "llmc/cuda/workspaces.h"
 #include "llmc/model/arguments.h"
+#include "llmc/model/objectives.h"
 #include "llmc/model/step_state.h"
 
 // encoder.cuh: out (B,T,C) = dropout(wte[tokens] + wpe[positions]); wte (V,C), wpe (maxT,C); positions null: 0 .. T-1;

@@ -38,7 +38,7 @@ static constexpr LogField log_fields[] = {
     {"val_reward", &LogEntry::val_reward},
     {"kl", &LogEntry::kl},
     {"entropy", &LogEntry::entropy},
-    {"length", &LogEntry::length},
+    {"answer_tokens", &LogEntry::answer_tokens},
     {"ended", &LogEntry::ended},
     {"clipped", &LogEntry::clipped},
     {"change", &LogEntry::change},
@@ -204,7 +204,7 @@ void RunLog::print_step(const LogEntry& entry, int64_t max_steps) {
     if (max_steps > 0) line += strf("/%lld", static_cast<long long>(max_steps));
     if (entry.reward) line += strf(" | reward %.4f", *entry.reward);
     if (entry.kl) line += strf(" | kl %.4f", *entry.kl);
-    if (entry.length) line += strf(" | %.1f tokens", *entry.length);
+    if (entry.answer_tokens) line += strf(" | %.1f tokens", *entry.answer_tokens);
     if (entry.loss) line += strf(" | loss %.6f", *entry.loss);
     if (entry.grad_norm) line += strf(" | norm %.4f", *entry.grad_norm);
     if (entry.lr) line += strf(" | lr %.2e", *entry.lr);

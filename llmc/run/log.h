@@ -15,7 +15,7 @@ struct LogEntry {
         hellaswag;  // the last two, mfu: 0 to 1
     // Of a policy (policy.h): mean reward of an answer; KL to the reference, nats an answer; entropy, nats a token; tokens of an
     // answer; shares of answers that ended by themselves, and of tokens that were clipped; KL to what wrote them, nats a token
-    std::optional<double> reward, val_reward, kl, entropy, length, ended, clipped, change, value_loss, updates,
+    std::optional<double> reward, val_reward, kl, entropy, answer_tokens, ended, clipped, change, value_loss, updates,
         sample_tok_s, learn_tok_s;
     std::vector<std::pair<std::string, double>> rewards;  // of each source
     std::optional<double> end;  // --time-limit: where the run was to end, as planned before this step (schedule.h)

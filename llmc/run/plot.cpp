@@ -147,7 +147,7 @@ static std::vector<Panel> panels_of(const std::vector<PlottedRun>& runs) {
                                 kColours[one ? 1 : i], one ? "validation" : "", true});
         kl.lines.push_back({points(&LogEntry::kl), stroke(colour, 1.8), colour, ""});
         entropy.lines.push_back({points(&LogEntry::entropy), stroke(colour, 1.8), colour, ""});
-        length.lines.push_back({points(&LogEntry::length), stroke(colour, 1.8), colour, ""});
+        length.lines.push_back({points(&LogEntry::answer_tokens), stroke(colour, 1.8), colour, ""});
         clipped.lines.push_back({points(&LogEntry::clipped), stroke(colour, 1.8), colour, ""});
         pace.lines.push_back({points(&LogEntry::sample_tok_s), stroke(colour, 1.8), colour, one ? "sampling" : ""});
         if (one)

@@ -256,12 +256,12 @@ class Policy {
     void report(const std::vector<Answer>& answers, LogEntry* e) const {
         const double n = static_cast<double>(answers.size());
         const auto& sources = rewards_.sources();
-        e->reward = e->kl = e->entropy = e->length = e->ended = 0;
+        e->reward = e->kl = e->entropy = e->answer_tokens = e->ended = 0;
         double tokens = 0;
         for (const RewardSource& s : sources) e->rewards.push_back({s.name(), 0});
         for (const Answer& a : answers) {
             *e->reward += rewards_.total(a.rewards.data()) / n;
-            *e->ended += a.ended / n, *e->length += static_cast<double>(a.signals.size()) / n;
+            *e->ended += a.ended / n, *e->answer_tokens += static_cast<double>(a.signals.size()) / n;
             tokens += static_cast<double>(a.signals.size());
             for (size_t i = 0; i < sources.size(); i++) e->rewards[i].second += a.rewards[i] / n;
             for (const TokenSignals& s : a.signals) {
