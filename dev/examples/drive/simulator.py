@@ -85,7 +85,7 @@ class Scene:
         e = self.ego
         return {"ego": [e.lane, e.v], "to": self.to, "speed": self.speed, "t": self.t,
                 "exit": None if self.exit is None else self.exit - e.x,
-                "cars": [[c.lane, c.x - e.x, c.v, c.wish, None if c.brakes_at == math.inf else c.brakes_at] for c in self.cars]}
+                "cars": [[c.lane, c.x - e.x, c.v, c.wish, None if c.brakes_at == math.inf else c.brakes_at] for c in self.cars if abs(c.x - e.x) < 1.3 * RANGE]}
 
     @staticmethod
     def from_json(j):

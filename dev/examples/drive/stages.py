@@ -125,7 +125,7 @@ def evaluate(o, language):
             drives = closed_loop(scenes, lambda live, numbers, _: [drivers[i].decide(s) for i, s in zip(numbers, live)])
         else:
             drives = closed_loop(scenes, lambda live, _, moment: [m[0] for m in model_moves(name, language, live, moment, o.of)])
-            error = "%9.2f m" % trajectory_error(name, language, moments(HELD_OUT, 500))
+            error = "%9.2f m" % trajectory_error(name, language, moments(HELD_OUT, min(500, 2 * o.scenes)))
         t = totals(drives)
         label = name if o.of == 1 or not error else "%s, likeliest of %d" % (name, o.of)
         print("%-34s %7.1f %10d %8.3f %9.3f %6.1f%% %11s" % (
@@ -193,7 +193,7 @@ def reward(scene, text, weights):
     moves = Language.read(text, scene.ego.v)
     if len(moves) < MOVES:
         return -2.0 * sum(weights)
-    s, x, safety, progress, comfort = scene.copy(), scene.ego.x, 0.0, 0.0, 0.0
+    s, safety, progress, comfort = scene, 0.0, 0.0, 0.0
     away = abs(s.ego.lane - s.target_lane())
     for move in moves:
         if s.ended():
