@@ -25,7 +25,7 @@ words=$(grep -o '"special"' $data/tokenizer.json | wc -l)
 step "2. Pretraining on them: of $size words $words are in use"
 say ./train_gpt2 train -e L3:H4:C64:T48:V$size:U$words -i $data/examples -j $data/examples -b 32 -d 6144 -l 4e-3 -u 50 -x 700 -v 100 \
     -o runs/drive-pretrained | quiet
-stages futures runs/drive-pretrained --of 64 --scene 3
+stages futures runs/drive-pretrained --of 64
 
 step "3. Where the careful driver takes over"
 stages takeovers runs/drive-pretrained --scenes 600
@@ -45,8 +45,8 @@ step "Results: closed loop in the simulator"
 rm -f $data/results.jsonl
 stages evaluate careful mixed runs/drive-pretrained runs/drive-dpo runs/drive-ppo --scenes 600 -o $data/results.jsonl
 stages evaluate runs/drive-pretrained runs/drive-ppo --scenes 600 --of 16 -o $data/results.jsonl
-stages futures runs/drive-ppo --of 64 --scene 3
-stages picture runs/drive-pretrained runs/drive-ppo --of 32 --scene 3 -o $data/scenes.svg
+stages futures runs/drive-ppo --of 64
+stages picture runs/drive-pretrained runs/drive-ppo --of 32 -o $data/scenes.svg
 python3 - $data/results.jsonl <<'PY'
 import json, sys
 rows = {}

@@ -54,31 +54,36 @@ class Scene:
         v1 = min(TOP_SPEED, max(0, v0 + min(BRAKES[1], max(BRAKES[0], dv))))
         self.from_lane, ego.lane = ego.lane, min(LANES - 1, max(0, ego.lane + side))
         for _ in range(round(1 / STEP)):
-            speeds = [self.followers_speed(car) for car in self.cars]
+            self.follow()
             ego.v = ego.v + (v1 - v0) * STEP
             ego.x += (ego.v - (v1 - v0) * STEP / 2) * STEP
-            for car, v in zip(self.cars, speeds):
-                car.x, car.v = car.x + (car.v + v) / 2 * STEP, v
             self.t += STEP
             if any(car.lane in (ego.lane, self.from_lane) and abs(car.x - ego.x) < LENGTH for car in self.cars):
                 self.crashed = True
                 break
         ego.v, self.from_lane = v1, ego.lane
 
-    def followers_speed(self, car):
-        gap, lead = math.inf, 0.0
-        for other in self.cars + [self.ego]:
-            lanes = (other.lane, self.from_lane) if other is self.ego else (other.lane,)
-            if other is not car and car.lane in lanes and 0 < other.x - car.x < gap:
-                gap, lead = other.x - car.x, other.v
-        gap = max(0.5, gap - LENGTH)
-        a = 1.5 * (1 - (car.v / car.wish) ** 4)
-        if gap < RANGE:
-            want = 2 + max(0.0, car.v * 1.2 + car.v * (car.v - lead) / (2 * math.sqrt(1.5 * 3)))
-            a -= 1.5 * (want / gap) ** 2
-        if car.brakes_at <= self.t < car.brakes_at + 2:
-            a = -5
-        return max(0.0, car.v + max(-9.0, a) * STEP)
+    def follow(self):
+        """All cars but the ego go on for a step, each by the car in front as it is now."""
+        ego, moved = self.ego, []
+        for lane in range(LANES):
+            cars = [car for car in self.cars if car.lane == lane]
+            if lane in (ego.lane, self.from_lane):
+                cars.append(ego)
+            cars.sort(key=lambda car: -car.x)
+            lead = None
+            for car in cars:
+                if car is not ego:
+                    a = 1.5 * (1 - (car.v / car.wish) ** 4)
+                    if lead is not None and lead.x - car.x - LENGTH < RANGE:
+                        want = 2 + max(0.0, car.v * 1.2 + car.v * (car.v - lead.v) / 4.24)
+                        a -= 1.5 * (want / max(0.5, lead.x - car.x - LENGTH)) ** 2
+                    if car.brakes_at <= self.t < car.brakes_at + 2:
+                        a = -5
+                    moved.append((car, max(0.0, car.v + max(-9.0, a) * STEP)))
+                lead = car
+        for car, v in moved:
+            car.x, car.v = car.x + (car.v + v) / 2 * STEP, v
 
     # A scene as JSON, from where the ego is.
     def to_json(self):

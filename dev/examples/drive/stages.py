@@ -115,6 +115,12 @@ def moments(first, count):
     return scenes
 
 
+def eventful(o, count):
+    """Held-out moments at which a change of lanes is due, from number --scene on."""
+    due = [s for s in moments(HELD_OUT, 20 * (o.scene + count)) if s.ego.lane != s.target_lane() and s.beside(s.target_lane(), True)[1]]
+    return due[o.scene:o.scene + count]
+
+
 def evaluate(o, language):
     scenes = [make_scene(HELD_OUT + i) for i in range(o.scenes)]
     print("%-34s %7s %10s %8s %9s %7s %11s" % ("", "km", "collisions", "per km", "progress", "obeyed", "trajectory"))
@@ -138,10 +144,10 @@ def evaluate(o, language):
 # ---- the stages' data ----
 
 def futures(o, language):
-    s = moments(HELD_OUT, o.scene + 1)[o.scene]
+    s = eventful(o, 1)[0]
     samples = sample(o.models[0], [language.prompt(s)], "--num-samples", str(o.of), "--max-tokens", str(WORDS_OF_A_MOVE * MOVES))[0]
     print(language.prompt(s))
-    for p, chain, ways in likeliest(samples, s.ego.v):
+    for p, chain, ways in likeliest(samples, s.ego.v)[:5]:
         print("%.3f  %s" % (p, " ".join("%s(%s)" % step for step in chain)))
         for q, moves in ways[:2]:
             print("       %.3f  %s" % (q, "  ".join("%.1f m, lane %d" % at for at in trajectory(moves, s.ego.v, s.ego.lane))))
@@ -227,7 +233,7 @@ def answer(o):
 
 
 def draw(o, language):
-    scenes = [moments(HELD_OUT, o.scene + 1 + i)[-1] for i in range(3)]
+    scenes = eventful(o, 3)
     rows = []
     for model in o.models:
         of_each = sample(model, [language.prompt(s) for s in scenes], "--num-samples", str(o.of), "--max-tokens", str(WORDS_OF_A_MOVE * MOVES))
