@@ -33,7 +33,7 @@ struct Adapter {
         std::vector<float> row(static_cast<size_t>(m.C));
         for (uint32_t p = 0; p < static_cast<uint32_t>(config.prompts.tokens); p++) {
             const Philox4 random = philox(seed, p, 0, 0, static_cast<uint32_t>(Use::init) << 24 | 1);
-            model.read(Buffer::weights, wte.offset + int64_t(random.v[0] % static_cast<uint32_t>(m.V)) * m.C, m.C,
+            model.read(Buffer::weights, wte.offset + int64_t(random.v[0] % static_cast<uint32_t>(m.words())) * m.C, m.C,
                        row.data());
             set.exchange.write(Buffer::weights, to.offset + int64_t(p) * m.C, m.C, row.data());
             if (set.memory.master) set.exchange.write(Buffer::master, to.offset + int64_t(p) * m.C, m.C, row.data());

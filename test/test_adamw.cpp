@@ -156,18 +156,18 @@ void check_global_norm() {
     for (int n : {0, 1, 15, 4096, 100'003, 200'001}) {
         auto grad = random_values<G>(n, 3);
         double want, got, again;
-        global_norm_squared(&want, grad.data(), n, Plain{});
-        global_norm_squared(&got, grad.data(), n);
+        global_norm_squared(&want, grad.data(), n, false, Plain{});
+        global_norm_squared(&got, grad.data(), n, false);
         EXPECT_LT(std::abs(got - want), 1e-12 * want + 1e-300) << n;
         for (int n_threads : {1, 3}) {
             Threads threads(n_threads);
-            global_norm_squared(&again, grad.data(), n);
+            global_norm_squared(&again, grad.data(), n, false);
             EXPECT_EQ(again, got);
         }
     }
     G grad[] = {3, 4};
     double norm;
-    global_norm_squared(&norm, grad, 2, Plain{});
+    global_norm_squared(&norm, grad, 2, false, Plain{});
     EXPECT_EQ(norm, 25);
 }
 TEST(GlobalNorm, Float) { check_global_norm<float>(); }

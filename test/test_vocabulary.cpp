@@ -221,6 +221,35 @@ TEST(Vocabulary, ThatLacksBytes) {
                     "0x20");
 }
 
+// Tokens that are not text: added ones alone.
+TEST(Vocabulary, OfWordsAlone) {
+    json j = tokenizer_json({{"<|endoftext|>", 0}, {"<go:1>", 1}, {"<go:12>", 2}, {"go", 3}, {"a word", 4}});
+    j["model"]["merges"] = json::array();
+    j["added_tokens"] = {added_token(0, "<|endoftext|>")};
+    for (int id = 1; id < 5; id++)
+        for (const auto& [text, of] : j["model"]["vocab"].items())
+            if (of == id) j["added_tokens"].push_back(added_token(id, text, {{"special", false}}));
+    const Directory files({{"tokenizer.json", j.dump()}});
+    const Tokenizer words = files.load();
+    EXPECT_TRUE(words.notes().empty());
+    Ids ids;
+    words.encode_document("<go:12><go:1>gogoa word", true, ids);
+    EXPECT_EQ(ids, (Ids{2, 1, 3, 3, 4}));
+    EXPECT_EQ(words.decode(ids), "<go:12><go:1>gogoa word");
+    EXPECT_EQ(words.end_of_text(), 0);
+    EXPECT_THROW(words.encode_document("go <go:1>", true, ids), Error);
+    try {
+        prompt(words, "<go:1>stop<go:1>");
+        ADD_FAILURE() << "\"stop\" is no word";
+    } catch (const Error& e) {
+        EXPECT_MENTIONS(e.what(), "\"stop\" is no word of the vocabulary");
+    }
+    const Directory written({});
+    for (const auto& [name, text] : words.model_files(0)) put(written / name, text);
+    EXPECT_TRUE(written.load().same(words));
+    EXPECT_EQ(prompt(written.load(), "<go:12>go"), (Ids{2, 3}));
+}
+
 TEST(Vocabulary, OtherKindsAreRefusedByName) {
     const auto refused = [](const std::function<void(json&)>& change, const string& names) {
         json j = tokenizer_json(vocab_json({}, {}, {"<|endoftext|>"}));

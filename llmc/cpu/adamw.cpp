@@ -80,13 +80,13 @@ void adamw_update(X* p, acc_t<X>* master, acc_t<X>* m, acc_t<X>* v, const grad_t
 
 // Sum of squares of a gradient arena, in double and in a fixed order: the same bits for any number of threads.
 template <typename G>
-void global_norm_squared(double* sum, const G* grad, int64_t n, CpuStream) {
-    *sum = parallel_sum(n, 1 << 16, [=](int64_t begin, int64_t end) {
-        return vector_sum<double>(end - begin, [=](int64_t i) {
-            double g = acc_t<G>(grad[begin + i]);
-            return g * g;
-        });
-    });
+void global_norm_squared(double* sum, const G* grad, int64_t n, bool add, CpuStream) {
+    *sum = (add ? *sum : 0) + parallel_sum(n, 1 << 16, [=](int64_t begin, int64_t end) {
+               return vector_sum<double>(end - begin, [=](int64_t i) {
+                   double g = acc_t<G>(grad[begin + i]);
+                   return g * g;
+               });
+           });
 }
 
 LLMC_INSTANTIATE(adamw_update);

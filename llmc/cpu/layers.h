@@ -91,7 +91,7 @@ void distill_loss(X* logits, acc_t<X>* losses, const X* teacher, const int* targ
 // adamw.cpp: sum = sum of grad[i]^2, i < n. Then AdamW for elements [begin, end) of the arena, which start at p, master
 // (may be null), m, v and grad; nothing where state->skip
 template <typename G>
-void global_norm_squared(double* sum, const G* grad, int64_t n, CpuStream = {});
+void global_norm_squared(double* sum, const G* grad, int64_t n, bool add, CpuStream = {});
 template <typename X>
 void adamw_update(X* p, acc_t<X>* master, acc_t<X>* m, acc_t<X>* v, const grad_t<X>* grad, const AdamWSegment* segments,
                   int count, int64_t begin, int64_t end, AdamWOptions options, const StepState* state, CpuStream = {});

@@ -1,3 +1,3 @@
 #include "llmc/cuda/global_norm.cuh"
 
-template void global_norm_squared(double*, const float*, int64_t, cudaStream_t);
+template void global_norm_squared(double*, const float*, int64_t, bool, cudaStream_t);

@@ -153,7 +153,7 @@ void value_loss(X* dscores, float* losses, const X* scores, const MicroBatch<flo
 // global_norm.cuh: sum = sum of grad[i]^2, i < n  (W, G = float). adamw.cuh: AdamW for elements [begin, end) of the
 // arena, which start at p, master (may be null), m, v and grad; nothing where state->skip
 template <typename G>
-void global_norm_squared(double* sum, const G* grad, int64_t n, cudaStream_t stream);
+void global_norm_squared(double* sum, const G* grad, int64_t n, bool add, cudaStream_t stream);
 template <typename X>
 void adamw_update(X* p, float* master, float* m, float* v, const float* grad, const AdamWSegment* segments, int count,
                   int64_t begin, int64_t end, AdamWOptions options, const StepState* state, cudaStream_t stream);

@@ -97,6 +97,7 @@ static std::string problem(const ModelConfig& m) {
                    in_range = f.get(m) >= f.low && f.get(m) <= f.high;
         if (!f.has_names() && !unknown && !in_range) return wrong_value(f, f.value_text(m));
     }
+    if (m.V > 0 && m.in_use > m.V) return strf("U=%d words in use are more than the V=%d there are", m.in_use, m.V);
     if (m.C % m.NH != 0) return strf("C=%d channels cannot be divided among H=%d attention heads", m.C, m.NH);
     if (m.HS() > 256 || m.HS() % 2 != 0)
         return strf("C=%d / H=%d makes heads of %d channels; they must be even and at most 256", m.C, m.NH, m.HS());

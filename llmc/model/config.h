@@ -27,6 +27,7 @@ struct ModelConfig {
     bool raw_scores = false;    // attention's scores are not divided by sqrt(HS)
     bool layer_scores = false;  // those of layer l are divided by l + 1, too
     bool untied = false;        // the LM head has weights of its own, not wte's
+    int in_use = 0;             // words that occur, which have the first ids; 0: all
     HeadConfig head = {};       // beside the LM head; no part of a size
 
     int F() const { return inner ? inner : 4 * C; }
@@ -35,7 +36,10 @@ struct ModelConfig {
                static_cast<float>(layer_scores ? layer + 1 : 1);
     }
     int HS() const { return C / NH; }
-    int Vp() const { return (V + 127) / 128 * 128; }  // padded in memory only, never in files
+    // The rows of words that never occur are in memory and files as they began: they are never computed nor changed.
+    int words() const { return in_use ? in_use : V; }
+    int Vp() const { return padded(words()); }  // as the LM head computes them; padded in memory only, never in files
+    static int padded(int words) { return (words + 127) / 128 * 128; }
     bool operator==(const ModelConfig&) const = default;
 };
 
@@ -112,6 +116,8 @@ inline constexpr ConfigField kConfigFields[] = {
      .member = config_member<&ModelConfig::layer_scores>, .names = "alike|by_layer", .json = "false|true"},
     {.letter = 'W', .key = "tie_word_embeddings", .text = "LM head", .member = config_member<&ModelConfig::untied>,
      .names = "tied|untied", .json = "true|false"},
+    {.letter = 'U', .key = "vocab_in_use", .text = "words in use", .member = config_member<&ModelConfig::in_use>,
+     .high = INT_MAX - 127, .optional = true},
 };
 // clang-format on
 

@@ -81,7 +81,7 @@ class Decoder {
                 one_token_[{pass.B, model_->adapter()}].run(model_->stream(), work);
             else work();
         }
-        const int n = static_cast<int>(feeds.size()), V = m_.V, Vp = m_.Vp();
+        const int n = static_cast<int>(feeds.size()), V = m_.words(), Vp = m_.Vp();
         model_->lm_head(acts_.logits, last_, n);
         model_->finish();
         logits_.resize(static_cast<size_t>(texts) * static_cast<size_t>(Vp));  // once: such memory comes as fresh pages

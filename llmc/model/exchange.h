@@ -75,8 +75,9 @@ class Exchange {
         for (size_t row = 0; row < bucket.rows; row++) {
             if (!cleared(row)) continue;
             size_t last = row;
-            while (last + 1 < bucket.rows && cleared(last + 1)) last++;
-            int64_t end = rows[last].offset + rows[last].padded_size();
+            const auto whole = [&](size_t which) { return rows[which].rows_in_use == rows[which].rows; };
+            while (whole(last) && last + 1 < bucket.rows && cleared(last + 1)) last++;
+            int64_t end = rows[last].offset + (whole(last) ? rows[last].padded_size() : rows[last].size_in_use());
             machine_.clear(memory_.gradient_of(rows[row]), end - rows[row].offset);
             row = last;
         }

@@ -31,7 +31,7 @@ struct ParameterSet {
     std::vector<AdamWSegment> segments(float weight_decay) const {
         std::vector<AdamWSegment> all;
         for (const Parameter& p : memory.table)
-            all.push_back({p.index + resting(p), p.trainable ? std::max<int64_t>(0, p.size() - resting(p)) : 0,
+            all.push_back({p.index + resting(p), p.trainable ? std::max<int64_t>(0, p.size_in_use() - resting(p)) : 0,
                            p.weight_decay ? weight_decay : 0.0f});
         return all;
     }
@@ -64,7 +64,14 @@ struct ParameterSet {
             for (const Parameter& p : memory.table)
                 shards.for_own(p.offset, resting(p),
                                [&](int64_t, int64_t local, int64_t n) { machine.clear(memory.own_grads + local, n); });
-        global_norm_squared(norm_squared, memory.own_grads, shards.local_size(), stream);
+        const auto ranges = ranges_in_use(memory.table, memory.size);
+        const bool all = ranges.size() == 1;
+        global_norm_squared(norm_squared, memory.own_grads, all ? shards.local_size() : 0, false, stream);
+        for (auto [from, to] : ranges)
+            if (!all)
+                shards.for_own(from, to - from, [&](int64_t, int64_t local, int64_t n) {
+                    global_norm_squared(norm_squared, memory.own_grads + local, n, true, stream);
+                });
         exchange.sum_losses_and_norm(state->sums, kStepSums, norm_squared);
         finish_gradients(state, norm_squared, o.grad_clip, stream);
         AdamWOptions options{o.beta1, o.beta2, o.epsilon, o.stochastic_rounding};
@@ -73,7 +80,10 @@ struct ParameterSet {
                             memory.m1 + local, memory.m2 + local, memory.own_grads + local, segments,
                             static_cast<int>(memory.table.size()), index, index + n, options, state, stream);
         };
-        if (memory.stage == 0) return adamw(0, 0, 0, memory.size);
+        if (memory.stage == 0) {
+            for (auto [from, to] : ranges) adamw(from, from, from, to - from);
+            return;
+        }
         for (int b = 0; b < shards.buckets(); b++) {
             Bucket bucket = shards.bucket(b);
             if (bucket.rows == 0) continue;

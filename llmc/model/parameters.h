@@ -29,9 +29,11 @@ struct Parameter {
     int layer;            // -1 outside the blocks
     bool weight_decay, trainable, transposed_in_file;
     Init init;
-    bool by_product;  // its gradient is written by a matrix product first, which overwrites what was there
+    int64_t rows_in_use;  // the others are never computed nor changed: of words that never occur
+    bool by_product;      // its gradient is written by a matrix product first, which overwrites what was there
     int64_t size() const { return rows * cols; }  // elements without padding: the first size() at offset
     int64_t padded_size() const { return padded_rows * cols; }
+    int64_t size_in_use() const { return rows_in_use * cols; }
     bool has_row_per_word() const { return name == "transformer.wte.weight" || name == "lm_head.weight"; }
 };
 
@@ -52,7 +54,8 @@ class TableBuilder {
     void add(const std::string& name, int layer, int64_t rows, int64_t cols, int64_t padded, Init init, bool product,
              bool transposed) {
         if (!table.empty() && table.back().layer != layer) end_ = round_up(end_, kArenaAlignment * world_);
-        table.push_back({name, rows, cols, padded, end_, index_, layer, cols > 1, true, transposed, init, product});
+        table.push_back(
+            {name, rows, cols, padded, end_, index_, layer, cols > 1, true, transposed, init, rows, product});
         end_ += round_up(padded * cols, kArenaAlignment), index_ += round_up(padded * cols, kArenaAlignment);
     }
 
@@ -72,6 +75,10 @@ inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 
     auto vector = [&](const std::string& name, int layer, int64_t n, Init init) {
         builder.add(name, layer, n, 1, n, init, false, false);
     };
+    auto words = [&](const std::string& name, bool product) {
+        builder.add(name, -1, m.V, C, m.padded(m.V), Init::normal, product, false);
+        builder.table.back().rows_in_use = m.words();
+    };
     auto linear = [&](const std::string& name, int layer, int64_t OC, int64_t IC, Init init) {
         builder.add(name + ".weight", layer, OC, IC, OC, init, true, true);
         vector(name + ".bias", layer, OC, Init::zeros);
@@ -80,7 +87,7 @@ inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 
         vector(name + ".weight", layer, C, Init::ones);
         vector(name + ".bias", layer, C, Init::zeros);
     };
-    builder.add("transformer.wte.weight", -1, m.V, C, m.Vp(), Init::normal, !m.untied, false);
+    words("transformer.wte.weight", !m.untied);
     builder.add("transformer.wpe.weight", -1, m.T, C, m.T, Init::normal, false, false);
     for (int l = 0; l < m.L; l++) {
         std::string h = block_prefix(l);
@@ -92,7 +99,7 @@ inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 
         linear(h + "mlp.c_proj", l, C, F, Init::normal_residual);
     }
     norm("transformer.ln_f", -1);
-    if (m.untied) builder.add("lm_head.weight", -1, m.V, C, m.Vp(), Init::normal, true, false);
+    if (m.untied) words("lm_head.weight", true);
     if (m.head.outputs > 0) add_score(builder, m, m.head);
     return std::move(builder.table);
 }
@@ -102,6 +109,17 @@ inline int64_t arena_size(const std::vector<Parameter>& table, int world = 1) {
     return round_up(table.back().offset + table.back().padded_size(), kArenaAlignment * world);
 }
 
+// What of such an arena a step reads and changes: all but the words that never occur. Pairs of begin and end.
+inline std::vector<std::pair<int64_t, int64_t>> ranges_in_use(const std::vector<Parameter>& table, int64_t size) {
+    std::vector<std::pair<int64_t, int64_t>> ranges{{0, size}};
+    for (const Parameter& p : table)
+        if (p.rows_in_use < p.rows) {
+            ranges.back().second = p.offset + p.size_in_use();
+            ranges.emplace_back(p.offset + p.padded_size(), size);
+        }
+    return ranges;
+}
+
 // Parameters of the model, without padding.
 inline int64_t parameter_count(const ModelConfig& m) {
     int64_t count = 0;
@@ -109,11 +127,12 @@ inline int64_t parameter_count(const ModelConfig& m) {
     return count;
 }
 
-// FLOPs of training on one token at sequence length T: 6*N + 12*L*C*T, N = parameter_count(): the count that most
-// reports use.                                                             (PaLM, Chowdhery et al. 2022, appendix B)
+// FLOPs of training on one token at sequence length T: 6*N + 12*L*C*T, N = parameter_count(), but for words that
+// never occur: the count that most reports use.                                                             (PaLM, Chowdhery et al. 2022, appendix B)
 // frozen: the weights have no gradients, which are a third of that.
 inline double flops_per_token(const ModelConfig& m, int seq_len, bool frozen = false) {
-    return (frozen ? 4 : 6) * static_cast<double>(parameter_count(m)) + 12.0 * m.L * m.C * seq_len;
+    const double at_rest = static_cast<double>(m.V - m.words()) * m.C * (m.untied ? 2 : 1);
+    return (frozen ? 4 : 6) * (static_cast<double>(parameter_count(m)) - at_rest) + 12.0 * m.L * m.C * seq_len;
 }
 
 // Of one of a block's linear layers: (N,in) to (N,out).

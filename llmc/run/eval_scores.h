@@ -104,7 +104,7 @@ template <class Decoder>
 bool is_greedy(Decoder& decoder, const Continuation& c) {
     const float* logits = decoder.decode(c.ids.data(), static_cast<int>(c.begin), true);
     for (size_t i = c.begin; i < c.ids.size(); i++) {
-        if (std::max_element(logits, logits + decoder.config().V) - logits != c.ids[i]) return false;
+        if (std::max_element(logits, logits + decoder.config().words()) - logits != c.ids[i]) return false;
         if (i + 1 < c.ids.size()) logits = decoder.decode(&c.ids[i], 1, false);
     }
     return true;
@@ -116,7 +116,7 @@ int64_t rank_of_token(Decoder& decoder, const Continuation& c) {
     const float* logits = decoder.decode(c.ids.data(), static_cast<int>(c.ids.size()) - 1, true);
     const int id = c.ids.back();
     int64_t before = 0;
-    for (int i = 0; i < decoder.config().V; i++)
+    for (int i = 0; i < decoder.config().words(); i++)
         before += logits[i] > logits[id] || (i < id && !(logits[i] < logits[id]));
     return before + 1;
 }

@@ -131,7 +131,7 @@ class PlanMachine {
         return (bytes + alignment - 1) / alignment * alignment;
     }
     void reserve_workspace(Arena& arena, const ModelConfig& m, const StepOptions& o, const AttentionShape& decode) {
-        clock_.V = m.V;
+        clock_.V = m.words();
         if (!gpu) return;
         int64_t N = int64_t(o.B) * o.T;
         size_t bytes = gpu_workspace_bytes(o.training, N, m.C, m.F(), packed_qkv_shape(o.B, o.T, m.C, m.NH), decode,
@@ -321,7 +321,7 @@ void fused_classifier(X*, acc_t<X>*, const int*, const acc_t<X>*, const StepStat
 template <typename X>  // of a few columns
 void score_loss(X*, acc_t<X>*, const X*, const float*, const int*, const StepState*, int, int, int, bool, PlanStream) {}
 template <typename G>
-void global_norm_squared(double*, const G*, int64_t n, PlanStream s) {
+void global_norm_squared(double*, const G*, int64_t n, bool, PlanStream s) {
     s.clock->updates(4.0 * static_cast<double>(n));
 }
 // Gradient read; fp32 weights and moments read and written; bf16 weights written.

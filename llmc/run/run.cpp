@@ -36,13 +36,13 @@ StepOptions Run::inference_options(int B) const {
 std::shared_ptr<const Rows> Run::training_rows() const {
     if (policy) return policy->prompts;
     if (on_examples) return train_examples;
-    return std::make_shared<Windows>(train_shards, T, config.V, true, options.seed);
+    return std::make_shared<Windows>(train_shards, T, config.words(), true, options.seed);
 }
 std::shared_ptr<const Rows> Run::validation_rows(size_t adapter) const {
     if (policy) return policy->val_prompts;
     if (on_examples) return validation_examples(adapter);
     if (val_shards.empty()) return nullptr;
-    return std::make_shared<Windows>(val_shards, T, config.V, false, 0);
+    return std::make_shared<Windows>(val_shards, T, config.words(), false, 0);
 }
 
 static void choose_model(Run& run, const std::string& default_model, Notes* notes) {

@@ -119,8 +119,12 @@ static std::string gpt2_vocabulary() {
     return "";
 }
 
-// A model may have more rows than its vocabulary has words, never fewer.
+// A model may have more rows than its vocabulary has words, never fewer, and uses those alone that it says.
 static void check_rows(const Run& run) {
+    if (run.config.in_use > 0 && run.tokenizer->vocab_size() > run.config.in_use)
+        throw Error(
+            strf("%s: the vocabulary has %d tokens, of which the model uses %d; say how many in its size (:U%d)",
+                 run.vocabulary.c_str(), run.tokenizer->vocab_size(), run.config.in_use, run.tokenizer->vocab_size()));
     if (run.tokenizer->vocab_size() > run.config.V)
         throw Error(strf(
             "%s: the vocabulary has %d tokens, the model only %d; put the vocabulary it was trained with beside it",
@@ -211,6 +215,7 @@ void choose_extension(Run& run, Notes* notes) {
                           human_count(first).c_str(), human_count(std::ssize(run.new_words.pieces)).c_str()));
     run.source.vocabulary = dir;
     run.config.V = std::max(run.config.V, extended.vocab_size());
+    if (run.config.in_use > 0) run.config.in_use = std::max(run.config.in_use, extended.vocab_size());
 }
 
 void record_data(Run& run, Notes* notes) {

@@ -94,7 +94,7 @@ void read_examples(Run& run, Notes* notes) {
         if (!written.empty() && labels && !evaluates)
             throw UsageError(
                 strf("--head: %s has no labels; give the JSON lines that it was written from", written[0].c_str()));
-        for (const std::string& path : written) all.add(read_examples_file(path, run.config.V));
+        for (const std::string& path : written) all.add(read_examples_file(path, run.config.words()));
         if (!written.empty() && prompts > 0)
             throw UsageError(
                 strf("%s has no places for prompts; name the JSON that it was made of", written[0].c_str()));

@@ -27,9 +27,9 @@ FrozenModel open_frozen(Run& run, const char* option, const std::string& what, N
     if (!rewards || source.adapter) frozen.config.head = {};  // only its words count, or the adapter's own head
     check_model_config(frozen.config, name);
     const char* model = run.options.model.c_str();
-    if (frozen.config.V != run.config.V)
+    if (frozen.config.words() != run.config.words())
         throw Error(strf("%s has a vocabulary of %d tokens, --model %s one of %d; both must have the same",
-                         name.c_str(), frozen.config.V, model, run.config.V));
+                         name.c_str(), frozen.config.words(), model, run.config.words()));
     if (run.tokenizer && !source.vocabulary.empty()) {
         const Tokenizer words = Tokenizer::load(source.vocabulary);
         if (!words.within(*run.tokenizer) && !run.tokenizer->within(words))

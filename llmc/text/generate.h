@@ -58,6 +58,7 @@ class Generator {
     void run(const std::vector<Prompt>& prompts, int max_tokens, const SamplerOptions& o, bool logprobs,
              const OnToken& on_token) {
         const ModelConfig& m = d_.config();
+        const int V = m.words();
         size_t next = 0;
         std::vector<Text> texts;
         std::vector<int> places;
@@ -74,18 +75,18 @@ class Generator {
             std::vector<char> finite(texts.size());
             parallel_for(std::ssize(texts), [&](int64_t i) {
                 const Text& text = texts[static_cast<size_t>(i)];
-                const float* x = logits + i * m.V;
-                finite[static_cast<size_t>(i)] = std::all_of(x, x + m.V, [](float y) { return std::isfinite(y); });
+                const float* x = logits + i * V;
+                finite[static_cast<size_t>(i)] = std::all_of(x, x + V, [](float y) { return std::isfinite(y); });
                 if (!finite[static_cast<size_t>(i)]) return;
                 const Philox4 r = philox(o.seed, static_cast<uint32_t>(text.drawn), prompts[text.number].sample, 0,
                                          static_cast<uint32_t>(Use::sample) << 24);
                 std::vector<float> changed;
                 if (o.repetition_penalty != 1) {
-                    changed.assign(x, x + m.V);
+                    changed.assign(x, x + V);
                     penalise_repetition(changed.data(), text.context, o.repetition_penalty);
                 }
-                const int id = sample_token(changed.empty() ? x : changed.data(), m.V, o, uniform01(r.v[0]));
-                drawn[static_cast<size_t>(i)] = {id, logprobs ? log_probability(x, m.V, id) : 0};
+                const int id = sample_token(changed.empty() ? x : changed.data(), V, o, uniform01(r.v[0]));
+                drawn[static_cast<size_t>(i)] = {id, logprobs ? log_probability(x, V, id) : 0};
             });
             if (std::count(finite.begin(), finite.end(), 0) > 0)
                 throw Error("the model's logits are not finite: its training diverged; take an older checkpoint");

@@ -8,7 +8,15 @@
 #include "llmc/text/splitter.h"
 #include "llmc/text/vocabulary.h"
 
-Tokenizer::Tokenizer(Vocabulary vocabulary) : v_(std::make_unique<Vocabulary>(std::move(vocabulary))) {}
+Tokenizer::Tokenizer(Vocabulary vocabulary) : v_(std::make_unique<Vocabulary>(std::move(vocabulary))) {
+    v_->added_by_text.clear(), v_->added_lengths = {};
+    for (const AddedToken& token : v_->added) {
+        v_->added_by_text[token.text] = &token;
+        std::vector<size_t>& lengths = v_->added_lengths[static_cast<uint8_t>(token.text[0])];
+        if (!std::count(lengths.begin(), lengths.end(), token.text.size())) lengths.push_back(token.text.size());
+    }
+    for (auto& lengths : v_->added_lengths) std::sort(lengths.rbegin(), lengths.rend());
+}
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
@@ -103,6 +111,9 @@ size_t Tokenizer::safe_cut(std::string_view part, std::vector<int>* before) cons
 // In batches: first all pieces of a batch are found, and their places in the cache fetched; then they are looked up. So
 // the memory's delays pass side by side.
 void Tokenizer::encode(std::string_view text, std::vector<int>& ids) const {
+    if (v_->words_alone && !text.empty())
+        throw Error(strf("\"%s\" is no word of the vocabulary, which has no others for it",
+                         std::string(text.substr(0, 40)).c_str()));
     const size_t before = ids.size();
     PieceCache& cache = PieceCache::of(v_->serial);
     const Splitter splitter;
@@ -186,18 +197,17 @@ static const AddedToken* next_added(const Vocabulary& v, std::string_view text, 
     const auto marked = [&](size_t begin, size_t end) {
         return end <= markup.size() && markup.substr(begin, end - begin).find('\0') == std::string_view::npos;
     };
-    for (size_t i = from; i < text.size(); ++i) {
-        const AddedToken* best = nullptr;
-        for (const AddedToken& token : v.added) {
-            if (token.text[0] != text[i] || !text.substr(i).starts_with(token.text)) continue;
-            const size_t end = i + token.text.size();
-            if (token.special && !marked(i, end)) continue;
-            if (token.single_word && ((i > 0 && is_word(text[i - 1])) || (end < text.size() && is_word(text[end]))))
+    for (size_t i = from; i < text.size(); ++i)
+        for (size_t n : v.added_lengths[static_cast<uint8_t>(text[i])]) {
+            const auto found = v.added_by_text.find(text.substr(i, n));
+            if (found == v.added_by_text.end()) continue;
+            const size_t end = i + n;
+            if (found->second->special && !marked(i, end)) continue;
+            if (found->second->single_word &&
+                ((i > 0 && is_word(text[i - 1])) || (end < text.size() && is_word(text[end]))))
                 continue;
-            if (!best || token.text.size() > best->text.size()) best = &token;
+            return *at = i, found->second;
         }
-        if (best) return *at = i, best;
-    }
     return *at = text.size(), nullptr;
 }
 

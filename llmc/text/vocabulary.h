@@ -6,6 +6,7 @@
 // tokenizer_config.json, special_tokens_map.json, added_tokens.json, and config.json (the end-of-text token). In all of
 // them, bytes are spelled as characters: a printable one of Latin-1 stands for itself, the others for U+0100 and up, so
 // that " the" is "Ġthe".                                                                          (GPT-2's encoder.py)
+// A vocabulary may have added tokens and nothing else, for tokens that are not text: what stands between them is an error.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -13,6 +14,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 #include "llmc/base/error.h"
@@ -30,22 +32,25 @@ struct AddedToken {
 };
 
 struct Vocabulary {
-    std::vector<std::string> tokens;           // bytes of each id; empty for an id that has none
-    std::vector<std::array<int, 2>> merges;    // in order of rank
-    BytePairs bpe;                             // the same merges, for encoding
-    size_t longest = 0;                        // bytes of a token that a merge makes
-    std::vector<AddedToken> added;             // by id
-    std::map<std::string, std::string> named;  // "eos_token" -> "</s>"
-    int end_of_text = -1;                      // stands between documents; -1: it has none
-    int begin_of_text = -1;                    // the same, where no other token is named for that
-    std::vector<int> ends;                     // at which a model stops
-    bool prefix_space = false;                 // a text begins as a word within it does
-    bool lacks_bytes = false;                  // the id size() stands for a byte that has no token, or
-    std::string unknown;                       // this token does
-    std::vector<std::string> notes;            // what a user should know of it
-    std::string config;                        // tokenizer_config.json as it was found, or ""
-    std::string post_processor;                // of tokenizer.json, the same
-    std::vector<int> before_prompts;           // what these two put in front of a text that a person gives
+    std::vector<std::string> tokens;         // bytes of each id; empty for an id that has none
+    std::vector<std::array<int, 2>> merges;  // in order of rank
+    BytePairs bpe;                           // the same merges, for encoding
+    size_t longest = 0;                      // bytes of a token that a merge makes
+    std::vector<AddedToken> added;           // by id
+    std::unordered_map<std::string_view, const AddedToken*> added_by_text;  // a Tokenizer fills in these two
+    std::array<std::vector<size_t>, 256> added_lengths;                     // by first byte, the longest first
+    std::map<std::string, std::string> named;                               // "eos_token" -> "</s>"
+    int end_of_text = -1;                                                   // stands between documents; -1: it has none
+    int begin_of_text = -1;           // the same, where no other token is named for that
+    std::vector<int> ends;            // at which a model stops
+    bool prefix_space = false;        // a text begins as a word within it does
+    bool lacks_bytes = false;         // the id size() stands for a byte that has no token, or
+    std::string unknown;              // this token does
+    bool words_alone = false;         // no byte has one: its words stand for what is not text
+    std::vector<std::string> notes;   // what a user should know of it
+    std::string config;               // tokenizer_config.json as it was found, or ""
+    std::string post_processor;       // of tokenizer.json, the same
+    std::vector<int> before_prompts;  // what these two put in front of a text that a person gives
     uint64_t serial = PieceCache::new_owner();
 
     int size() const { return static_cast<int>(tokens.size()); }

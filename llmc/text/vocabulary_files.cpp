@@ -354,10 +354,11 @@ TokenIds place_tokens(Found& f, Vocabulary& v) {
                                        token.text.c_str(), token.id, kKind));
         f.added[token.text] = token;
     }
-    if (!ids.find(spell_bytes(" ")))
+    v.words_alone = lost == 256 && f.merges.empty();
+    if (!v.words_alone && !ids.find(spell_bytes(" ")))
         throw OtherVocabulary(
             strf("%s: no token for byte 0x20 (\"%s\"), the space; %s", name, spell_bytes(" ").c_str(), kKind));
-    if (lost > 0)
+    if (lost > 0 && !v.words_alone)
         v.notes.push_back(
             strf("note: %s has no token for %d of the 256 bytes (0x%02x is the first): in text, they %s", name, lost,
                  static_cast<unsigned>(example),

@@ -10,11 +10,11 @@ TEST(CudaGlobalNorm, EqualsCpuAndIsDeterministic) {
     for (int64_t n : {1, 3, 4, 1000, 50001, 80004}) {
         std::vector<float> grad = random_vector<float>(static_cast<size_t>(n), 1, 1e-3f);
         double want = 0, first = -1;
-        global_norm_squared(&want, grad.data(), n);
+        global_norm_squared(&want, grad.data(), n, false);
         for_each_schedule([&] {
             DeviceVector<float> g(grad);
             DeviceVector<double> sum(1);
-            global_norm_squared(sum.get(), g.get(), n, current_stream());
+            global_norm_squared(sum.get(), g.get(), n, false, current_stream());
             double got = sum.host()[0];
             EXPECT_NEAR(got / want, 1, 2e-7) << "n=" << n;
             if (first < 0) first = got;

@@ -157,7 +157,7 @@ inline void bench_kernels(const ModelConfig& m, int B, double step) {
     });
     fill(stream, dw, parameters, 1e-4f);
     row("global norm", 1, Bound::memory, 0, 4.0 * static_cast<double>(parameters), [&] {
-        global_norm_squared(norm, dw, parameters, stream);
+        global_norm_squared(norm, dw, parameters, false, stream);
         finish_gradients(state, norm, 1.0f, stream);
     });
     upload(state, &host_state, 1);

@@ -1,0 +1,264 @@
+"""What stands between the program's commands: drives in closed loop, futures, pairs from take-overs, rewards, a picture.
+
+    stages.py evaluate MODEL...    collisions per km, progress, obedience of MODEL (or: careful, mixed) over held-out scenes, closed
+                                   loop, and the error of its trajectory beside the careful driver's
+    stages.py futures MODEL        the futures of a scene, and the likeliest chain of decisions
+    stages.py takeovers MODEL      pairs.jsonl: the careful driver takes over where it would have done something else
+    stages.py prompts              prompts.jsonl for PPO: scenes, with all that the reward's simulator needs
+    stages.py reward               the reward command: lines in, numbers out
+    stages.py picture MODEL...     scenes.svg
+
+All take --data DIR, what logs.py wrote. Models sample with ./train_gpt2 (TRAIN_GPT2), all scenes of a moment in one call.
+"""
+import argparse
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import tempfile
+
+from language import MOVES, WORDS_OF_A_MOVE, Language, trajectory
+from logs import HELD_OUT
+from picture import picture
+from simulator import LANE_WIDTH, Careful, Mixed, Scene, make_scene, measures, totals
+
+TAKEOVERS, PROMPTS = 2000000, 3000000  # first seeds
+
+
+# ---- a model as a driver ----
+
+def sample(model, prompts, *options):
+    """For each prompt the samples' JSON objects."""
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl", delete=False) as f:
+        f.writelines(json.dumps({"prompt": p}) + "\n" for p in prompts)
+    command = [os.environ.get("TRAIN_GPT2", "./train_gpt2"), "sample", "-e", model, "--prompt-file", f.name, "--json", *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    os.remove(f.name)
+    if done.returncode != 0:
+        raise SystemExit("failed: " + " ".join(command))
+    samples = [json.loads(line) for line in done.stdout.splitlines()]
+    n = len(samples) // len(prompts)
+    return [samples[i * n:(i + 1) * n] for i in range(len(prompts))]
+
+
+def likeliest(samples, v):
+    """Of different futures the chains of decisions and reasons, by the probability of all that have them, highest first:
+    [(probability, chain, [(probability, moves), ...]), ...]"""
+    chains = {}
+    for text, logp in {s["text"]: s["log_probability"] for s in samples}.items():
+        moves = Language.read(text, v)
+        chains.setdefault(tuple(m[:2] for m in moves), []).append((math.exp(logp), moves))
+    return sorted(((sum(p for p, _ in f), chain, sorted(f, key=lambda e: -e[0])) for chain, f in chains.items()),
+                  key=lambda e: -e[0])
+
+
+KEEP = ("keep", "clear", 0, 0)  # where the words make no sense
+
+
+def model_moves(model, language, scenes, seed, of, moves=1):
+    """The next moves of each scene: one sample's, or the likeliest future of the likeliest chain of `of`."""
+    options = ["--max-tokens", str(WORDS_OF_A_MOVE * moves), "--seed", str(seed), "--num-samples", str(of)]
+    all_samples = sample(model, [language.prompt(s) for s in scenes], *options)
+    return [likeliest(samples, s.ego.v)[0][2][0][1] or [KEEP] for s, samples in zip(scenes, all_samples)]
+
+
+def closed_loop(scenes, decide):
+    """Drives all scenes to their ends side by side; decide(live scenes, moment) gives a move for each. Returns their measures."""
+    scenes = [s.copy() for s in scenes]
+    begins, tops = [s.ego.x for s in scenes], [s.ego.v for s in scenes]
+    moment = 0
+    while True:
+        live = [i for i, s in enumerate(scenes) if not s.ended()]
+        if not live:
+            break
+        for i, move in zip(live, decide([scenes[i] for i in live], [i for i in live], moment)):
+            scenes[i].move(*move[2:])
+            tops[i] = max(tops[i], scenes[i].ego.v)
+        moment += 1
+    return [measures(s, s.ego.x - x, top) for s, x, top in zip(scenes, begins, tops)]
+
+
+def careful_future(scene):
+    s, moves = scene.copy(), []
+    for _ in range(MOVES):
+        moves.append(Careful().decide(s))
+        s.move(*moves[-1][2:])
+    return moves
+
+
+def trajectory_error(model, language, scenes):
+    """Metres between where the likeliest words lead and where the careful driver is, mean over four seconds."""
+    total = n = 0
+    futures = sample(model, [language.prompt(s) for s in scenes], "--max-tokens", str(WORDS_OF_A_MOVE * MOVES), "--temperature", "0")
+    for s, samples in zip(scenes, futures):
+        way = trajectory(Language.read(samples[0]["text"], s.ego.v), s.ego.v, s.ego.lane)
+        want = trajectory(careful_future(s), s.ego.v, s.ego.lane)
+        way += [way[-1] if way else (0.0, s.ego.lane)] * (MOVES - len(way))
+        for (x, lane), (x2, lane2) in zip(way, want):
+            total, n = total + math.hypot(x - x2, (lane - lane2) * LANE_WIDTH), n + 1
+    return total / n
+
+
+def moments(first, count):
+    """Scenes in the middle of a mixed driver's drive, where nothing has happened yet."""
+    scenes, seed = [], first
+    while len(scenes) < count:
+        s, driver, rng = make_scene(seed), Mixed(seed), random.Random(seed)
+        for _ in range(rng.randrange(12)):
+            if not s.ended():
+                s.move(*driver.decide(s)[2:])
+        if not s.ended():
+            scenes.append(s)
+        seed += 1
+    return scenes
+
+
+def eventful(o, count):
+    """Held-out moments at which a change of lanes is due, from number --scene on."""
+    due = [s for s in moments(HELD_OUT, 20 * (o.scene + count)) if s.ego.lane != s.target_lane() and s.beside(s.target_lane(), True)[1]]
+    return due[o.scene:o.scene + count]
+
+
+def evaluate(o, language):
+    scenes = [make_scene(HELD_OUT + i) for i in range(o.scenes)]
+    print("%-34s %7s %10s %8s %9s %7s %11s" % ("", "km", "collisions", "per km", "progress", "obeyed", "trajectory"))
+    for name in o.models:
+        error = ""
+        if name in ("careful", "mixed"):
+            drivers = [Careful() if name == "careful" else Mixed(HELD_OUT + i) for i in range(o.scenes)]
+            drives = closed_loop(scenes, lambda live, numbers, _: [drivers[i].decide(s) for i, s in zip(numbers, live)])
+        else:
+            drives = closed_loop(scenes, lambda live, _, moment: [m[0] for m in model_moves(name, language, live, moment, o.of)])
+            error = "%9.2f m" % trajectory_error(name, language, moments(HELD_OUT, min(500, 2 * o.scenes)))
+        t = totals(drives)
+        label = name if o.of == 1 or not error else "%s, likeliest of %d" % (name, o.of)
+        print("%-34s %7.1f %10d %8.3f %9.3f %6.1f%% %11s" % (
+            label, t["km"], t["collisions"], t["per_km"], t["progress"], 100 * t["obeyed"], error), flush=True)
+        if o.output:
+            with open(o.output, "a") as f:
+                f.write(json.dumps({"model": label, **t}) + "\n")
+
+
+# ---- the stages' data ----
+
+def futures(o, language):
+    s = eventful(o, 1)[0]
+    samples = sample(o.models[0], [language.prompt(s)], "--num-samples", str(o.of), "--max-tokens", str(WORDS_OF_A_MOVE * MOVES))[0]
+    print(language.prompt(s))
+    for p, chain, ways in likeliest(samples, s.ego.v)[:5]:
+        print("%.3f  %s" % (p, " ".join("%s(%s)" % step for step in chain)))
+        for q, moves in ways[:2]:
+            print("       %.3f  %s" % (q, "  ".join("%.1f m, lane %d" % at for at in trajectory(moves, s.ego.v, s.ego.lane))))
+
+
+def takeovers(o, language):
+    """The model drives; where its next move is another than the careful driver's, that one drives on, and a pair is noted."""
+    pairs, moves = [], 0
+
+    def decide(live, _, moment):
+        nonlocal moves
+        chosen = []
+        for s, planned in zip(live, model_moves(o.models[0], language, live, moment, 1, MOVES)):
+            want, moves = Careful().decide(s), moves + 1
+            if len(planned) == MOVES and (want[3] != planned[0][3] or abs(want[2] - planned[0][2]) >= 2):
+                pairs.append({"prompt": language.prompt(s), "chosen": words(language, careful_future(s), s.ego.v),
+                              "rejected": words(language, planned, s.ego.v)})
+            chosen.append(want)
+        return chosen
+
+    closed_loop([make_scene(TAKEOVERS + i) for i in range(o.scenes)], decide)
+    random.Random(1).shuffle(pairs)
+    held_out = len(pairs) // 10
+    for name, part in (("pairs_held_out", pairs[:held_out]), ("pairs", pairs[held_out:])):
+        with open("%s/%s.jsonl" % (o.data, name), "w") as f:
+            f.writelines(json.dumps(pair) + "\n" for pair in part)
+    print("%d take-overs in %d moves: %d pairs to learn from, %d held out" % (len(pairs), moves, len(pairs) - held_out, held_out))
+
+
+def words(language, moves, v):
+    text = []
+    for move in moves:
+        text.append(language.move(v, *move))
+        v = max(0, v + move[2])
+    return "".join(text)
+
+
+def prompts(o, language):
+    with open(o.data + "/prompts.jsonl", "w") as f:
+        for s in moments(PROMPTS, o.scenes):
+            f.write(json.dumps({"prompt": language.prompt(s), "scene": s.to_json()}) + "\n")
+    print("%d prompts" % o.scenes)
+
+
+# ---- the reward ----
+
+def reward(scene, text, weights):
+    """Of a future: safety, progress and comfort, each from -1 to about 1, times its weight."""
+    moves = Language.read(text, scene.ego.v)
+    if len(moves) < MOVES:
+        return -2.0 * sum(weights)
+    s, safety, progress, comfort = scene, 0.0, 0.0, 0.0
+    away = abs(s.ego.lane - s.target_lane())
+    for move in moves:
+        if s.ended():
+            break
+        s.move(*move[2:])
+        comfort -= (max(0, abs(move[2]) - 2) / 6) / MOVES
+        gap, ahead = s.beside(s.ego.lane, True)
+        rear, behind = s.beside(s.ego.lane, False)
+        if ahead is not None:  # a second and a half to the car in front, and time to stop
+            closing = max(0.0, s.ego.v - ahead.v)
+            safety -= max(0.0, 1 - gap / (2 + 0.8 * s.ego.v + closing * closing / 10)) / MOVES
+        if behind is not None and move[3]:
+            closing = max(0.0, behind.v - s.ego.v)
+            safety -= max(0.0, 1 - rear / (4 + 0.5 * behind.v + closing * closing / 6)) / 2
+        progress -= max(0, abs(s.ego.v - s.speed) - (1 if s.ego.v < s.speed else 0)) / 8 / MOVES
+        if s.ego.v > s.speed + 1:
+            progress -= 0.25 / MOVES
+    if s.crashed:
+        safety = -2.0
+    progress += 0.7 * (away - abs(s.ego.lane - s.target_lane()))
+    if s.ended() and s.ego.lane != s.target_lane():
+        progress -= 1
+    return weights[0] * safety + weights[1] * progress + weights[2] * comfort
+
+
+def answer(o):
+    weights = [float(w) for w in o.weights.split(",")]
+    for line in sys.stdin:
+        j = json.loads(line)
+        print("%.6f" % reward(Scene.from_json(j["scene"]), j["completion"], weights), flush=True)
+
+
+def draw(o, language):
+    scenes = eventful(o, 3)
+    rows = []
+    for model in o.models:
+        of_each = sample(model, [language.prompt(s) for s in scenes], "--num-samples", str(o.of), "--max-tokens", str(WORDS_OF_A_MOVE * MOVES))
+        rows.append((os.path.basename(model), [[(p, trajectory(moves, s.ego.v, s.ego.lane)) for _, _, ways in likeliest(samples, s.ego.v)
+                                                for p, moves in ways] for s, samples in zip(scenes, of_each)]))
+    with open(o.output or o.data + "/scenes.svg", "w") as f:
+        f.write(picture(scenes, rows))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["evaluate", "futures", "takeovers", "prompts", "reward", "picture"])
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--data", default="data/drive")
+    parser.add_argument("--scenes", type=int, default=400)
+    parser.add_argument("--scene", type=int, default=0, help="which one futures and picture begin with")
+    parser.add_argument("--of", type=int, default=1, help="futures that are sampled")
+    parser.add_argument("--weights", default="1,1,0.3", help="of safety, progress and comfort")
+    parser.add_argument("-o", "--output")
+    o = parser.parse_args()
+    if o.stage == "reward":
+        return answer(o)
+    stages = {"evaluate": evaluate, "futures": futures, "takeovers": takeovers, "prompts": prompts, "picture": draw}
+    stages[o.stage](o, Language.load(o.data))
+
+
+if __name__ == "__main__":
+    main()
