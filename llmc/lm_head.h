@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <functional>
+#include "llmc/base/bf16.h"
 #include "llmc/model/arguments.h"
 #include "llmc/model/step_state.h"
 

@@ -45,8 +45,9 @@ TEST_F(Policies, LearnFromRewards) {
                 {"grpo", "--objective grpo --group-size 8 --lora-rank 4 -l 1e-2 --kl 0.01"}};
     for (const auto& [name, options] : ways) {
         SCOPED_TRACE(name);
-        const CommandResult r = learn(std::string(options) +
-                                      " --rollouts 32 -x 15 -v 5 --reward 'match:^[^e]*$' --reward length:2:0.5 -o " + name);
+        const CommandResult r =
+            learn(std::string(options) +
+                  " --rollouts 32 -x 15 -v 5 --reward 'match:^[^e]*$' --reward length:2:0.5 -o " + name);
         expect_good(r);
         const std::string run = name;
         EXPECT_GT(mean_of(run, "reward", 12, 3), mean_of(run, "reward", 0, 3) + 0.15);
@@ -160,7 +161,8 @@ TEST_F(Policies, BadInput) {
                                     {R"({"text": "a"})", "no field \"prompt\""},
                                     {R"({"prompt": 3})", "field \"prompt\" is not a string"},
                                     {R"({"messages": []})", "there is no message"},
-                                    {R"({"messages": [{"role": "assistant", "content": "a"}]})", "the last message is the assistant's: there is nothing to write"}}) {
+                                    {R"({"messages": [{"role": "assistant", "content": "a"}]})",
+                                     "the last message is the assistant's: there is nothing to write"}}) {
         write("p.jsonl", prompts(2) + line + "\n");
         refused("--objective ppo --reward answer", 1, std::string("p.jsonl:3: ") + why);
         expect_good(learn("--objective ppo --reward answer --skip-bad -x 1 -v 0 -o good"));

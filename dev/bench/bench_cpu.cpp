@@ -340,7 +340,8 @@ void bench_layers(int T) {
         [&] { fused_classifier<X>(logits, losses, batch.targets.data(), nullptr, &state, head, m.V, m.Vp(), true); });
     double parameters = static_cast<double>(parameter_count(m)), part = parameters / static_cast<double>(weights);
     double norm_squared;
-    row("gradient norm", part, parameters * 4 / memory.read, [&] { global_norm_squared(&norm_squared, dw, weights, false); });
+    row("gradient norm", part, parameters * 4 / memory.read,
+        [&] { global_norm_squared(&norm_squared, dw, weights, false); });
     Arena moments;
     A *m1, *m2, *master;
     moments.add(&m1, weights), moments.add(&m2, weights), moments.add(&master, weights), moments.allocate();

@@ -8,21 +8,37 @@
 // Sums of a step beside its losses, each over all tokens: kClipped, how many were clipped; kChange, KL(policy as it was ||
 // policy); kValueLoss.
 #pragma once
+#include "llmc/lm_head.h"
 #include "llmc/model/objectives.h"
-#include "llmc/model/step_state.h"
 
 enum RewardSum { kClipped = 1, kChange = 2, kValueLoss = 3 };
 
+// A token's weight follows from its own loss: while its logits are there.
 template <class M>
 void learn_rewards(M& model, const RewardOptions& o, bool values) {
+    using X = typename M::Storage;
     model.follow([&model, o, values](const auto& tokens, int B, int T) {
         const int N = B * T;
         const auto to = model.token_numbers();
-        policy_weights(to, model.lm_losses(tokens, N), tokens, o, N, model.stream());
+        const auto losses = model.activations().losses;
+        const LmHead<X> words = model.words();
+        const auto learn = [&](X* logits, int64_t r, int n) {
+            auto some = tokens;
+            some.targets += r, some.weights += r, some.signals += r;
+            const auto classify = [&](const auto* weights, bool gradient) {
+                fused_classifier<X>(logits, losses + r, some.targets, weights, model.state(), n, words.V, words.Vp,
+                                    gradient, model.stream());
+            };
+            classify(some.weights, false);
+            policy_weights({to.weights + r, to.losses + r, to.clipped + r, to.changes + r}, losses + r, some, o, n,
+                           model.stream());
+            classify(to.weights + r, true);
+        };
+        lm_head_by_chunks<X>(model.final_gradient(), words, model.final_stream(), N,
+                             model.trained().exchange.add_gradients(), model.stream(), learn);
         model.add_to_sum(0, to.losses, nullptr, N);
         model.add_to_sum(kClipped, to.clipped, nullptr, N);
         model.add_to_sum(kChange, to.changes, nullptr, N);
-        model.lm_gradient(tokens, to.weights, N);
         if (!values) return;
         const auto& head = model.head_scores(N);
         value_loss(head.dscores, to.losses, head.scores, tokens, o, model.state(), N, model.head().Kp, model.stream());

@@ -414,8 +414,9 @@ class Trainer {
         SamplerOptions s;
         s.seed = o.seed;
         std::string text;
-        std::vector<int> prompt = run.tokenizer ? empty_prompt(*run.tokenizer)
-                                                : std::vector{run.config.words() - 1};  // the last id: GPT-2's <|endoftext|>
+        std::vector<int> prompt = run.tokenizer
+                                      ? empty_prompt(*run.tokenizer)
+                                      : std::vector{run.config.words() - 1};  // the last id: GPT-2's <|endoftext|>
         Decoder decoder(model, 1, run.config.T);
         prompt = prompts_in_front(run.prompts(0), prompt);
         Generator generator(decoder);
