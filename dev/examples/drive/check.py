@@ -91,7 +91,7 @@ class Reward(unittest.TestCase):
         self.assertEqual(self.value(road, keep), 0)
         self.assertLess(self.value(road, ("brake", "clear", -3, 0)), -0.2)
         self.assertLess(self.value(Scene(Car(1, 0.0, 20, 0), [Car(1, 40, 0, 30)], 1, 20), keep), -1)
-        self.assertEqual(reward(road, "<keep>", (1, 1, 0.3)), -4.6)
+        self.assertEqual(reward(road, "<keep>", (1, 1, 0.3)), -9.2)
 
 
 if __name__ == "__main__":
