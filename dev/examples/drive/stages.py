@@ -218,9 +218,9 @@ def reward(scene, text, weights):
             closing = max(0.0, behind.v - s.ego.v)
             safety -= max(0.0, 1 - rear / (4 + 0.5 * behind.v + closing * closing / 6)) / 2
         over = s.ego.v - s.speed
-        progress -= (0.1 * max(0, -over - 1) if over < 0 else 0.1 * over) + 0.15 * abs(s.ego.lane - s.target_lane())
-    safety -= 6.0 * s.crashed
-    progress += 0.6 * (away - abs(s.ego.lane - s.target_lane()))
+        progress -= (0.1 * max(0, -over - 1) if over < 0 else 0.1 * over) + 0.2 * abs(s.ego.lane - s.target_lane())
+    safety -= 12.0 * s.crashed
+    progress += 1.2 * (away - abs(s.ego.lane - s.target_lane()))
     if s.ended() and s.ego.lane != s.target_lane():
         progress -= 1
     return weights[0] * safety + weights[1] * progress + weights[2] * comfort
