@@ -2,7 +2,7 @@
 # Tokens that are not text: a small GPT learns to drive on a simulated highway, from logs of drivers of mixed quality, from a
 # careful driver's take-overs, and from rewards. README.md beside it says what is what.
 #
-#   dev/examples/drive/run.sh        (minutes on two cores; its output: output.txt beside it)
+#   dev/examples/drive/run.sh        (minutes on two cores)
 #
 # VOCAB_SIZE=500000: as many words as the drive language may have; those that no log has cost memory and no time. The marks: PPO
 # at least halves the collisions per km of the pretrained model, at no less progress, and in at least 95% of scenes the car
@@ -28,22 +28,24 @@ say ./train_gpt2 train -e L3:H4:C64:T48:V$size:U$words -i $data/examples -j $dat
 stages futures runs/drive-pretrained --of 64
 
 step "3. Where the careful driver takes over"
-stages takeovers runs/drive-pretrained --scenes 600
+stages takeovers runs/drive-pretrained --scenes 1000
 head -n 1 $data/pairs.jsonl
-say ./train_gpt2 finetune -e runs/drive-pretrained -i $data/pairs.jsonl -j $data/pairs_held_out.jsonl --objective reward \
-    -l 1e-3 --epochs 3 -b 16 -d 1536 -o runs/drive-reward | quiet
-say ./train_gpt2 finetune -e runs/drive-pretrained -i $data/pairs.jsonl -j $data/pairs_held_out.jsonl --objective dpo --beta 0.3 \
-    -l 3e-4 --epochs 3 -b 16 -d 1536 -o runs/drive-dpo | quiet
 
-step "4. PPO on safety, progress and comfort, by the simulator, and on what the reward model says"
+step "4. Supervised fine-tuning on what the careful driver would have done; a reward model, and DPO, of the take-overs"
+say ./train_gpt2 finetune -e runs/drive-pretrained -i $data/corrected.jsonl --epochs 3 -b 32 -d 6144 -l 2e-3 -o runs/drive-tuned | quiet
+pairs="-i $data/pairs.jsonl -j $data/pairs_held_out.jsonl -b 16 -d 1536 --epochs 2"
+say ./train_gpt2 finetune -e runs/drive-pretrained $pairs --objective reward -l 1e-3 -o runs/drive-reward | quiet
+say ./train_gpt2 finetune -e runs/drive-pretrained $pairs --objective dpo --beta 0.3 -l 3e-4 -o runs/drive-dpo | quiet
+
+step "5. PPO on safety, progress and comfort, by the simulator"
 stages prompts --scenes 6000
-say ./train_gpt2 finetune -e runs/drive-pretrained -i $data/prompts.jsonl --objective ppo --rollouts 256 --max-tokens 12 \
-    --reward-command "python3 $here/stages.py reward --weights 1,1,0.3" --reward runs/drive-reward:0.05 --kl 0.02 -l 5e-4 -x 120 -v 0 \
-    -b 32 -o runs/drive-ppo | quiet
+say ./train_gpt2 finetune -e runs/drive-tuned -i $data/prompts.jsonl --objective ppo --rollouts 256 --max-tokens 12 --minibatches 4 \
+    --rollout-epochs 2 --reward-command "python3 $here/stages.py reward --weights 1,1,0.3" --kl 0.08 -l 4e-4 -u 2 -x 30 -v 0 -b 32 \
+    -o runs/drive-ppo | quiet
 
 step "Results: closed loop in the simulator"
 rm -f $data/results.jsonl
-stages evaluate careful mixed runs/drive-pretrained runs/drive-dpo runs/drive-ppo --scenes 600 -o $data/results.jsonl
+stages evaluate careful mixed runs/drive-pretrained runs/drive-dpo runs/drive-tuned runs/drive-ppo --scenes 600 -o $data/results.jsonl
 stages evaluate runs/drive-pretrained runs/drive-ppo --scenes 600 --of 16 -o $data/results.jsonl
 stages futures runs/drive-ppo --of 64
 stages picture runs/drive-pretrained runs/drive-ppo --of 32 -o $data/scenes.svg

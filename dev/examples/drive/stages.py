@@ -3,7 +3,7 @@
     stages.py evaluate MODEL...    collisions per km, progress, obedience of MODEL (or: careful, mixed) over held-out scenes, closed
                                    loop, and the error of its trajectory beside the careful driver's
     stages.py futures MODEL        the futures of a scene, and the likeliest chain of decisions
-    stages.py takeovers MODEL      pairs.jsonl: the careful driver takes over where it would have done something else
+    stages.py takeovers MODEL      pairs.jsonl, corrected.jsonl: the careful driver takes over where it would have done something else
     stages.py prompts              prompts.jsonl for PPO: scenes, with all that the reward's simulator needs
     stages.py reward               the reward command: lines in, numbers out
     stages.py picture MODEL...     scenes.svg
@@ -106,7 +106,7 @@ def moments(first, count):
     scenes, seed = [], first
     while len(scenes) < count:
         s, driver, rng = make_scene(seed), Mixed(seed), random.Random(seed)
-        for _ in range(rng.randrange(12)):
+        for _ in range(rng.randrange(10)):
             if not s.ended():
                 s.move(*driver.decide(s)[2:])
         if not s.ended():
@@ -154,24 +154,27 @@ def futures(o, language):
 
 
 def takeovers(o, language):
-    """The model drives; where its next move is another than the careful driver's, that one drives on, and a pair is noted."""
-    pairs, moves = [], 0
+    """The model drives; where its next move is another than the careful driver's, that one takes over, and a pair is noted.
+    corrected.jsonl: what the careful driver would do at each of these moments."""
+    pairs, corrected, moves = [], [], 0
 
     def decide(live, _, moment):
         nonlocal moves
         chosen = []
         for s, planned in zip(live, model_moves(o.models[0], language, live, moment, 1, MOVES)):
-            want, moves = Careful().decide(s), moves + 1
-            if len(planned) == MOVES and (want[3] != planned[0][3] or abs(want[2] - planned[0][2]) >= 2):
-                pairs.append({"prompt": language.prompt(s), "chosen": words(language, careful_future(s), s.ego.v),
-                              "rejected": words(language, planned, s.ego.v)})
-            chosen.append(want)
+            want, moves, prompt = Careful().decide(s), moves + 1, language.prompt(s)
+            right = words(language, careful_future(s), s.ego.v)
+            corrected.append({"prompt": prompt, "completion": right})
+            taken = len(planned) < MOVES or want[3] != planned[0][3] or abs(want[2] - planned[0][2]) >= 2
+            if taken and len(planned) == MOVES:
+                pairs.append({"prompt": prompt, "chosen": right, "rejected": words(language, planned, s.ego.v)})
+            chosen.append(want if taken else planned[0])
         return chosen
 
     closed_loop([make_scene(TAKEOVERS + i) for i in range(o.scenes)], decide)
     random.Random(1).shuffle(pairs)
     held_out = len(pairs) // 10
-    for name, part in (("pairs_held_out", pairs[:held_out]), ("pairs", pairs[held_out:])):
+    for name, part in (("pairs_held_out", pairs[:held_out]), ("pairs", pairs[held_out:]), ("corrected", corrected)):
         with open("%s/%s.jsonl" % (o.data, name), "w") as f:
             f.writelines(json.dumps(pair) + "\n" for pair in part)
     print("%d take-overs in %d moves: %d pairs to learn from, %d held out" % (len(pairs), moves, len(pairs) - held_out, held_out))
@@ -195,31 +198,29 @@ def prompts(o, language):
 # ---- the reward ----
 
 def reward(scene, text, weights):
-    """Of a future: safety, progress and comfort, each from -1 to about 1, times its weight."""
+    """Of a future: safety, progress and comfort, each times its weight; 0 is the best. All that is bad costs by the second."""
     moves = Language.read(text, scene.ego.v)
     if len(moves) < MOVES:
-        return -2.0 * sum(weights)
+        return -4.0 * sum(weights)
     s, safety, progress, comfort = scene, 0.0, 0.0, 0.0
     away = abs(s.ego.lane - s.target_lane())
     for move in moves:
         if s.ended():
             break
         s.move(*move[2:])
-        comfort -= (max(0, abs(move[2]) - 2) / 6) / MOVES
+        comfort -= max(0, abs(move[2]) - 2) / 24
         gap, ahead = s.beside(s.ego.lane, True)
         rear, behind = s.beside(s.ego.lane, False)
-        if ahead is not None:  # a second and a half to the car in front, and time to stop
+        if ahead is not None:  # nearly a second to the car in front, and room to stop behind it
             closing = max(0.0, s.ego.v - ahead.v)
-            safety -= max(0.0, 1 - gap / (2 + 0.8 * s.ego.v + closing * closing / 10)) / MOVES
-        if behind is not None and move[3]:
+            safety -= max(0.0, 1 - gap / (2 + 0.8 * s.ego.v + closing * closing / 10)) / 4
+        if behind is not None and move[3]:  # the same for the one that it cuts in on
             closing = max(0.0, behind.v - s.ego.v)
             safety -= max(0.0, 1 - rear / (4 + 0.5 * behind.v + closing * closing / 6)) / 2
-        progress -= max(0, abs(s.ego.v - s.speed) - (1 if s.ego.v < s.speed else 0)) / 8 / MOVES
-        if s.ego.v > s.speed + 1:
-            progress -= 0.25 / MOVES
-    if s.crashed:
-        safety = -2.0
-    progress += 0.7 * (away - abs(s.ego.lane - s.target_lane()))
+        over = s.ego.v - s.speed
+        progress -= (0.1 * max(0, -over - 1) if over < 0 else 0.1 * over) + 0.2 * abs(s.ego.lane - s.target_lane())
+    safety -= 12.0 * s.crashed
+    progress += 1.2 * (away - abs(s.ego.lane - s.target_lane()))
     if s.ended() and s.ego.lane != s.target_lane():
         progress -= 1
     return weights[0] * safety + weights[1] * progress + weights[2] * comfort
