@@ -135,6 +135,9 @@ TEST_F(Dpo, TheModelLearnsToPrefer) {
         EXPECT_LT(losses(run).back(), 0.6);
         EXPECT_EQ(fs::file_size(dir / (run + "/reference.f32")), 16u + 8 * (96 + 20));
     }
+    // An adapter that goes on is its own reference, too, and not the model without it.
+    expect_good(gpt2("finetune -e adapter -i train.jsonl -j val.jsonl --objective dpo -b 2 -d 128 -x 1 -o further"));
+    EXPECT_NEAR(std::stod(logged("further", "val_margin").front()), 0, 1e-5);
     // the same as the other implementation of the sums: the reference is what eval says of the base
     expect_good(gpt2("sample -e run --prompt 'who sees the cat?' --max-tokens 5"));
 }

@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <vector>
+#include "llmc/base/error.h"
 #include "llmc/base/system.h"
 #include "llmc/objectives/advantages.h"
 #include "llmc/objectives/rewards.h"
@@ -170,8 +171,12 @@ class Policy {
         for (size_t i = begin; i < end; i++) texts.push_back({prompts[i]->line, prompts[i]->right, answers[i].text});
         for (size_t source = 0; source < rewards_.sources().size(); source++) {
             const std::vector<double> rewards = judges_[source].model
-                                                    ? scores(judges_[source], {&answers[begin], end - begin})
+                                                    ? scores(judges_[source], {answers.data() + begin, end - begin})
                                                     : rewards_.of(source, texts);
+            for (double r : rewards)
+                if (!std::isfinite(r))
+                    throw Error(strf("--reward %s gave a reward of %g; its weights or its weight are of no use",
+                                     rewards_.sources()[source].what.c_str(), r));
             for (size_t i = begin; i < end; i++) answers[i].rewards.push_back(rewards[i - begin]);
         }
     }
@@ -229,7 +234,7 @@ class Policy {
     void share(std::vector<Answer>& answers) {
         if (group_.world() == 1) return;
         const auto [begin, end] = own_part(answers.size());
-        const std::vector<std::string> all = group_.exchange(answers_bytes({&answers[begin], end - begin}));
+        const std::vector<std::string> all = group_.exchange(answers_bytes({answers.data() + begin, end - begin}));
         std::vector<Answer> whole;
         for (const std::string& part : all)
             for (Answer& a : answers_of(part)) whole.push_back(std::move(a));

@@ -49,7 +49,8 @@ void add_reference(M& model, Run& run, int B, Group& group, Progress progress) {
         header[static_cast<size_t>(2 + i)] = sets[i] ? static_cast<int32_t>(sets[i]->examples()) : 0;
     std::vector<float> values;
     if (run.resume_from.empty()) {
-        if (!run.adapters.empty()) model.use_adapter(SIZE_MAX);
+        const bool without = !run.adapters.empty() && run.adapters[0].path.empty();  // a new adapter
+        if (without) model.use_adapter(SIZE_MAX);
         for (int i = 0; i < 2; i++) {
             if (!sets[i]) continue;
             DataLoader loader(i == 0 ? run.train_examples : run.val_examples);
@@ -57,7 +58,7 @@ void add_reference(M& model, Run& run, int B, Group& group, Progress progress) {
                 preference_answers(model, *sets[i], loader, 1, false, loader.samples_per_epoch(), B, group, progress);
             values.insert(values.end(), answers.scores.begin(), answers.scores.end());
         }
-        if (!run.adapters.empty()) model.use_adapter(0);
+        if (without) model.use_adapter(0);
         if (group.rank() == 0) {
             std::string bytes(sizeof header + values.size() * sizeof(float), '\0');
             std::memcpy(bytes.data(), header.data(), sizeof header);

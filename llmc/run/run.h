@@ -29,7 +29,7 @@ struct FrozenModel {
 };
 struct PolicyPlan {
     std::shared_ptr<const AnswerPrompts> prompts, val_prompts;
-    std::optional<FrozenModel> reference;             // none: --kl 0
+    std::optional<FrozenModel> reference;             // none: neither --kl nor --max-kl
     std::vector<std::optional<FrozenModel>> rewards;  // of each source (rewards.h), if it is a model
 };
 

@@ -128,7 +128,7 @@ void choose_policy(Run& run, Notes* notes) {
     run.sequences = o.rollouts / o.group_size;
     if (o.reference.empty())
         o.reference = fs::absolute(run.source.adapter ? run.source.adapter->path : run.source.path).lexically_normal();
-    if (o.kl > 0) run.policy->reference = open_beside(run, "--reference", o.reference, notes, false);
+    if (o.kl > 0 || o.max_kl > 0) run.policy->reference = open_beside(run, "--reference", o.reference, notes, false);
     for (const RewardSource& s : reward_sources(o)) {
         std::optional<FrozenModel> model;
         if (s.kind == RewardSource::model) model = open_beside(run, "--reward", s.what, notes, true);

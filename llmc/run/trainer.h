@@ -251,7 +251,7 @@ class Trainer {
         if (policy) {
             policy->round(step, at, &s, &e, [&](const Batch& rows, StepState* state) {
                 set_corrections(state);
-                model.step(rows, state, {}, [&] { writer.finish_copy(); });
+                model.step(rows, state, typename M::NextBatch{}, [&] { writer.finish_copy(); });
                 run.state.optimizer_updates += !state->skip;
             });
         } else {
