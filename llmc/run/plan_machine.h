@@ -79,7 +79,8 @@ class PlanCommunicator {
   public:
     template <typename T>
     void all_reduce(T*, size_t n, PlanStream stream) {
-        if (n > 1) stream.clock->send(2.0 * sizeof(T) * static_cast<double>(n));  // single numbers: not counted
+        if (n > kStepSums)
+            stream.clock->send(2.0 * sizeof(T) * static_cast<double>(n));  // a step's few sums: not counted
     }
     template <typename T>
     void reduce_scatter(T*, const T*, size_t n, PlanStream stream) {
