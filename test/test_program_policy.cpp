@@ -150,12 +150,12 @@ TEST_F(Policies, BadInput) {
     refused("--objective ppo --reward answer -d 128", 2, "leave it out");
     refused("--objective ppo --reward answer --head classify", 2, "leave out --head");
     refused("--reward answer", 2, "goes with --objective ppo or grpo");
-    const std::string ppo = "--objective ppo --reward-timeout 0.4 --reward-command ";
+    const std::string ppo = "--objective ppo --reward-command ";
     refused(ppo + "'while read x; do echo nan; done'", 1, "answered 'nan', which is no finite number");
     refused(ppo + "'while read x; do echo good; done'", 1, "answered 'good', which is no finite number");
     refused(ppo + "'echo deep trouble >&2; exit 3'", 1, "ended with status 3, 3 times at one answer");
     refused(ppo + "'echo deep trouble >&2; exit 3'", 1, "its last words: deep trouble");
-    refused(ppo + "'sleep 60'", 1, "has not answered within 0.4 s");
+    refused("--reward-timeout 0.4 " + ppo + "'sleep 60'", 1, "has not answered within 0.4 s");
     refused(ppo + "/no/such/program", 1, "ended with status 127");
     for (const auto& [line, why] : {std::pair{R"({"prompt": ""})", "the prompt is empty"},
                                     {R"({"text": "a"})", "no field \"prompt\""},
