@@ -26,10 +26,10 @@ static Batch rows_of(std::span<const Answer* const> answers, int most, bool each
     return batch;
 }
 
-Batch batch_of(std::span<const Answer> answers, int most, bool each_text) {
+Batch batch_of(std::span<const Answer> answers, int most) {
     std::vector<const Answer*> all;
     for (const Answer& a : answers) all.push_back(&a);
-    return rows_of(all, most, each_text);
+    return rows_of(all, most, false);
 }
 
 const Answer& AnswerRows::answer(int64_t row) const {

@@ -16,14 +16,14 @@ struct Answer {
 };
 
 // Rows as long as the longest needs, in steps of 32 (a GPU captures each length), and at most `most`. The signals of a token stand where it is the
-// target, and so do weights: of each token 1, or where `each_text` of each answer.
-Batch batch_of(std::span<const Answer> answers, int most, bool each_text = false);
+// target, and so do weights, 1.
+Batch batch_of(std::span<const Answer> answers, int most);
 
 // In bytes, for other ranks; but for the text.
 std::string answers_bytes(std::span<const Answer> answers);
 std::vector<Answer> answers_of(const std::string& bytes);
 
-// All answers of a round, in an order of its own in each epoch.
+// All answers of a round, in an order of its own in each epoch. each_text: of each answer the weights add up to 1.
 class AnswerRows : public Rows {
   public:
     AnswerRows(std::vector<Answer> answers, int most, bool each_text, uint64_t seed)
