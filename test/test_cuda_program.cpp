@@ -53,6 +53,25 @@ TEST_F(CudaProgram, TwentyStepsHaveTheLossesOfTheCpuProgram) {
     }
 }
 
+TEST_F(CudaProgram, OptimizersHaveTheLossesOfTheCpuProgram) {
+    for (std::string which : {"muon", "muon --state-type int8", "adamw --state-type bf16",
+                              "adamw --state-type int8 --l1 0.01", "sgd -l 0.3", "adagrad", "adadelta -l 1"})
+        for (const Precision& p : kPrecisions) {
+            SCOPED_TRACE(which + " " + p.name);
+            const std::string all = options(p.name) + "-x 10 --optimizer " + which + " -o ",
+                              run = std::to_string(which.size()) + p.name;
+            expect_good(gpt2(all + "cpu" + run)), expect_good(cuda(all + "gpu" + run));
+            expect_close(losses("gpu" + run), losses("cpu" + run), p.tolerance);
+        }
+    // what one program kept the other goes on with
+    const std::string all = options("fp32") + "--optimizer muon --state-type int8 -n 5 -x 10 -o run";
+    expect_good(gpt2(all));
+    const std::vector<double> whole = losses("run");
+    fs::remove_all(dir / "run/step_00000010");
+    expect_good(cuda("-y 1 -o run"));
+    expect_close(losses("run"), whole, 1e-3);
+}
+
 TEST_F(CudaProgram, GPT2WithSettingsChanged) {
     const std::string size = " -e L2:H2:C32:T32:F40:gelu:E0.001:unscaled:by_layer:untied -o ";
     expect_good(gpt2(options("fp32") + size + "cpu"));

@@ -66,6 +66,24 @@ TEST_P(Ranks, AnLmHeadOfItsOwn) {
     }
 }
 
+// Whole matrices are divided in turn; what int8 keeps does not depend on who keeps it.
+TEST_P(Ranks, OtherOptimizers) {
+    for (std::string which :
+         {"--optimizer muon ", "--optimizer muon --state-type int8 ", "--optimizer adagrad --state-type int8 "}) {
+        const std::string options = small() + which + strf("-x %d ", GetParam().few_steps);
+        const std::string name = std::to_string(which.size());
+        expect_good(start(1, options + "-b 7 -o one" + name));
+        for (int stage : is_slow() ? std::vector<int>{3} : std::vector<int>{0, 1, 2, 3}) {
+            SCOPED_TRACE(which + std::to_string(stage));
+            const std::string run = name + "stage" + std::to_string(stage);
+            expect_good(start(stage == 1 ? 3 : 2, options + "-b 2 -z " + std::to_string(stage) + " -o " + run));
+            expect_same_losses(run, "one" + name);
+            EXPECT_EQ(layout(run + step_name(GetParam().few_steps)),
+                      layout("one" + name + step_name(GetParam().few_steps)));
+        }
+    }
+}
+
 // An adapter is divided like a model; at stage 3 so are the weights that are frozen.
 TEST_P(Ranks, AnAdapter) {
     expect_good(start(1, small() + strf("-b 7 -x %d -o base", GetParam().few_steps)));

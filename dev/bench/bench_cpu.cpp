@@ -343,13 +343,16 @@ void bench_layers(int T) {
     row("gradient norm", part, parameters * 4 / memory.read,
         [&] { global_norm_squared(&norm_squared, dw, weights, false); });
     Arena moments;
-    A *m1, *m2, *master;
-    moments.add(&m1, weights), moments.add(&m2, weights), moments.add(&master, weights), moments.allocate();
+    char *m_room, *v_room;
+    A* master;
+    moments.add(&m_room, weights * int64_t(sizeof(A))), moments.add(&v_room, weights * int64_t(sizeof(A)));
+    moments.add(&master, weights), moments.allocate();
     bool bf = std::is_same_v<X, bf16>;
-    AdamWSegment all{0, weights, 0.1f};
+    OptimizerSegment all{0, weights, 0, 0.1f};
     row("AdamW", part, parameters * (bf ? 30 : 28) / memory.copy, [&] {
-        AdamWOptions options{0.9f, 0.95f, 1e-8f, false};
-        adamw_update<X>(w, bf ? master : nullptr, m1, m2, dw, &all, 1, 0, weights, options, &state);
+        OptimizerOptions options{0.9f, 0.95f, 1e-8f};
+        optimizer_update<X>({w, bf ? master : nullptr, {m_room}, {v_room, nullptr, false}, dw}, &all, 1, 0, weights,
+                            options, &state);
     });
     printf("  sum %.0f ms, step %.0f ms\n", sum * 1e3, step * 1e3);
 }

@@ -1,5 +1,5 @@
 // AdamW over all parameters of a model.                                         (the maths and the layer:
-// llmc/cuda/adamw.cuh)
+// llmc/cuda/optimizer.cuh)
 //
 //   g = grad * clip_scale;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //   p = p - lr * (m / beta1_correction / (sqrt(v / beta2_correction) + eps) + weight_decay * p)
@@ -28,7 +28,7 @@ struct Arena {
 // and not passed as an argument: a CUDA graph repeats its launches with the same arguments. All threads read the same
 // address, which costs one access per warp, from the L1 cache.
 __device__ inline void update_element(float* p, float* m, float* v, float grad, float weight_decay,
-                                      const AdamWOptions& options, const StepState& state) {
+                                      const OptimizerOptions& options, const StepState& state) {
     float g = grad * state.clip_scale;
     *m = options.beta1 * *m + (1.0f - options.beta1) * g;
     *v = options.beta2 * *v + (1.0f - options.beta2) * g * g;
@@ -37,14 +37,15 @@ __device__ inline void update_element(float* p, float* m, float* v, float grad, 
 }
 
 template <typename X>
-__device__ void update_alone(Arena<X> a, int64_t i, float weight_decay, const AdamWOptions& options,
+__device__ void update_alone(Arena<X> a, int64_t i, float weight_decay, const OptimizerOptions& options,
                              const StepState& state) {
     update_element(&a.master[i], &a.m[i], &a.v[i], a.grad[i], weight_decay, options, state);
     if (a.p) a.p[i] = X(a.master[i]);
 }
 
 template <typename X>
-__global__ void naive_kernel(Arena<X> arena, AdamWSegment segment, AdamWOptions options, const StepState* state) {
+__global__ void naive_kernel(Arena<X> arena, OptimizerSegment segment, OptimizerOptions options,
+                             const StepState* state) {
     int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
     if (i < segment.n && !state->skip) update_alone(arena, segment.begin + i, segment.weight_decay, options, *state);
 }
@@ -54,7 +55,7 @@ __global__ void naive_kernel(Arena<X> arena, AdamWSegment segment, AdamWOptions 
 // The four loads are independent of each other, so a warp has 2 KiB under way before it waits for the first time; this
 // kernel needs no more than a third of the threads that a multiprocessor can hold to keep memory busy.
 template <typename X>
-__device__ void update_four(Arena<X> a, int64_t i, int64_t end, float weight_decay, const AdamWOptions& options,
+__device__ void update_four(Arena<X> a, int64_t i, int64_t end, float weight_decay, const OptimizerOptions& options,
                             const StepState& state) {
     if (i + 4 > end) {  // the rest of a tensor
         for (; i < end; i++) update_alone(a, i, weight_decay, options, state);
@@ -70,7 +71,8 @@ __device__ void update_four(Arena<X> a, int64_t i, int64_t end, float weight_dec
 }
 
 template <typename X>
-__global__ void packed_kernel(Arena<X> arena, AdamWSegment segment, AdamWOptions options, const StepState* state) {
+__global__ void packed_kernel(Arena<X> arena, OptimizerSegment segment, OptimizerOptions options,
+                              const StepState* state) {
     int64_t i = 4 * (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x);
     if (i < segment.n && !state->skip)
         update_four(arena, segment.begin + i, segment.begin + segment.n, segment.weight_decay, options, *state);
@@ -87,8 +89,8 @@ __global__ void packed_kernel(Arena<X> arena, AdamWSegment segment, AdamWOptions
 // Tensors begin on boundaries of 64 elements, so four elements on a boundary of four are never of two tensors. Elements
 // between tensors are left alone.
 template <typename X>
-__global__ void arena_kernel(Arena<X> arena, const AdamWSegment* segments, int count, int64_t end, AdamWOptions options,
-                             const StepState* state) {
+__global__ void arena_kernel(Arena<X> arena, const OptimizerSegment* segments, int count, int64_t end,
+                             OptimizerOptions options, const StepState* state) {
     int64_t i = 4 * (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x);
     if (i >= end || state->skip) return;
     int low = 0, high = count;  // segments[low].begin <= i < segments[high].begin
@@ -96,12 +98,12 @@ __global__ void arena_kernel(Arena<X> arena, const AdamWSegment* segments, int c
         int middle = (low + high) / 2;
         (segments[middle].begin <= i ? low : high) = middle;
     }
-    const AdamWSegment& segment = segments[low];
+    const OptimizerSegment& segment = segments[low];
     if (i < segment.begin + segment.n)
         update_four(arena, i, segment.begin + segment.n, segment.weight_decay, options, *state);
 }
 
-// ---- 4: llmc/cuda/adamw.cuh ---------------------------------------------------------------------------------------------
+// ---- 4: llmc/cuda/optimizer.cuh ---------------------------------------------------------------------------------------------
 // Version 3, but a thread asks for its elements before it looks up their tensor, so that the search takes place while
 // they are on their way; and with streaming hints, since nobody reads any of this again before the next step. It also
 // rounds stochastically where the options say so, and works on a piece of the arena, for optimizers that are spread
@@ -114,15 +116,15 @@ inline const zoo::Sizes sizes = {"layers C", {12, 768}, {{1, 1}, {2, 5}, {1, 17}
 template <typename X>
 zoo::Page page(const zoo::Setup& setup) {
     int layers = setup.size[0], C = setup.size[1], block = setup.block;
-    std::vector<AdamWSegment> segments;
+    std::vector<OptimizerSegment> segments;
     int64_t n = 0, parameters = 0;  // of the arena, and without the gaps in it
     for (int l = 0; l < layers; l++)
         for (int rows : {1, 1, 3 * C, 3, C, 1, 1, 1, 4 * C, 4, 4 * C, 1}) {  // norm, qkv, projection, norm, MLP
             int64_t size = static_cast<int64_t>(rows) * C;
-            segments.push_back({n, size, rows >= C ? 0.1f : 0.0f});
+            segments.push_back({n, size, 0, rows >= C ? 0.1f : 0.0f});
             n = (n + size + 63) / 64 * 64, parameters += size;
         }
-    AdamWOptions options{0.9f, 0.95f, 1e-8f, false};
+    OptimizerOptions options{0.9f, 0.95f, 1e-8f};
     StepState state;
     state.step = 9, state.learning_rate = 1e-2f, state.clip_scale = 0.5f;
     state.beta1_correction = 1 - std::pow(options.beta1, 10.0f);
@@ -130,6 +132,7 @@ zoo::Page page(const zoo::Setup& setup) {
 
     std::vector<float> master = zoo::random<float>(n, 1), m = zoo::random<float>(n, 2, 0.1f), v = m,
                        grad = zoo::random<float>(n, 3);
+    const auto moment = [](float* x, bool sign) { return Moment{reinterpret_cast<char*>(x), nullptr, sign}; };
     for (float& x : v) x *= x;
     std::vector<X> p(n);
     for (int64_t i = 0; i < n; i++) p[i] = X(master[i]);
@@ -140,21 +143,23 @@ zoo::Page page(const zoo::Setup& setup) {
     std::vector<X> new_p = p;
     int count = static_cast<int>(segments.size());
     if (setup.reference)
-        adamw_update(new_p.data(), is_bf16 ? new_master.data() : nullptr, new_m.data(), new_v.data(), grad.data(),
-                     segments.data(), count, 0, n, options, &state);
+        optimizer_update<X>({new_p.data(), is_bf16 ? new_master.data() : nullptr, moment(new_m.data(), true),
+                             moment(new_v.data(), false), grad.data()},
+                            segments.data(), count, 0, n, options, &state);
     X* dp = page.output("p", new_p, p);
     float *dmaster = is_bf16 ? page.output("master", new_master, master) : nullptr, *dm = page.output("m", new_m, m),
           *dv = page.output("v", new_v, v);
     const float* dgrad = page.input(grad);
-    const AdamWSegment* dsegments = page.input(segments);
+    const OptimizerSegment* dsegments = page.input(segments);
     const StepState* dstate = page.input(std::vector<StepState>{state});
 
     Arena<X> arena{nullptr, dmaster, dm, dv, dgrad};
     if constexpr (is_bf16) arena.p = dp;
     else arena.master = dp;
-    auto per_tensor = [=](void (*kernel)(Arena<X>, AdamWSegment, AdamWOptions, const StepState*), int elements) {
+    auto per_tensor = [=](void (*kernel)(Arena<X>, OptimizerSegment, OptimizerOptions, const StepState*),
+                          int elements) {
         return [=](cudaStream_t stream) {
-            for (const AdamWSegment& segment : segments)
+            for (const OptimizerSegment& segment : segments)
                 launch(kernel, ceil_div(segment.n, block * elements), block, 0, stream, arena, segment, options,
                        dstate);
         };
@@ -166,8 +171,11 @@ zoo::Page page(const zoo::Setup& setup) {
          [=](cudaStream_t s) {
              launch(arena_kernel<X>, ceil_div(n, block * 4), block, 0, s, arena, dsegments, count, n, options, dstate);
          }},
-        {4, "llmc/cuda/adamw.cuh",
-         [=](cudaStream_t s) { adamw_update(dp, dmaster, dm, dv, dgrad, dsegments, count, 0, n, options, dstate, s); }},
+        {4, "llmc/cuda/optimizer.cuh",
+         [=](cudaStream_t s) {
+             optimizer_update<X>({dp, dmaster, moment(dm, true), moment(dv, false), const_cast<float*>(dgrad)},
+                                 dsegments, count, 0, n, options, dstate, s);
+         }},
     };
     return page;
 }

@@ -15,7 +15,14 @@ struct Philox4 {
 };
 
 // What a random number is for; goes into the counter so that no two uses share numbers.
-enum class Use : uint32_t { init = 1, dropout = 2, shuffle = 3, sample = 4, stochastic_rounding = 5 };
+enum class Use : uint32_t {
+    init = 1,
+    dropout = 2,
+    shuffle = 3,
+    sample = 4,
+    stochastic_rounding = 5,
+    state_rounding = 6
+};
 
 HOST_DEVICE inline Philox4 philox(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
     uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);

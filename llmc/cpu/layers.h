@@ -9,6 +9,7 @@
 #pragma once
 #include "llmc/base/bf16.h"
 #include "llmc/model/arguments.h"
+#include "llmc/model/optimizer.h"
 #include "llmc/model/step_state.h"
 
 // encoder.cpp: out (B,T,C) = dropout(wte[tokens] + wpe[positions]); wte (V,C), wpe (maxT,C); positions null: 0 .. T-1;
@@ -88,10 +89,10 @@ void distill_loss(X* logits, acc_t<X>* losses, const X* teacher, const int* targ
                   const StepState* state, float temperature, float mix, int N, int V, int Vp, bool write_dlogits,
                   CpuStream = {});
 
-// adamw.cpp: sum = sum of grad[i]^2, i < n. Then AdamW for elements [begin, end) of the arena, which start at p, master
-// (may be null), m, v and grad; nothing where state->skip
+// optimizer.cpp: sum = sum of grad[i]^2, i < n. Then each tensor's rule for elements [begin, end) of the arena (optimizer.h); nothing
+// where state->skip
 template <typename G>
 void global_norm_squared(double* sum, const G* grad, int64_t n, bool add, CpuStream = {});
 template <typename X>
-void adamw_update(X* p, acc_t<X>* master, acc_t<X>* m, acc_t<X>* v, const grad_t<X>* grad, const AdamWSegment* segments,
-                  int count, int64_t begin, int64_t end, AdamWOptions options, const StepState* state, CpuStream = {});
+void optimizer_update(OptimizerArrays<X> at, const OptimizerSegment* segments, int count, int64_t begin, int64_t end,
+                      OptimizerOptions options, const StepState* state, CpuStream = {});

@@ -53,12 +53,13 @@ static __global__ void __launch_bounds__(512) sum_kernel(double* sum, const doub
     if (threadIdx.x == 0) *sum = add ? *sum + x : x;
 }
 
-// *sum (device memory) = or, where `add`, += sum of grad[i]^2, i < n; grad on a 16-byte boundary. Same GPU, same bits. Workspace: partial.
+// *sum (device memory) = or, where `add`, += sum of grad[i]^2, i < n; Same GPU, same bits. Workspace: partial.
 template <typename G>  // float
 void global_norm_squared(double* sum, const G* grad, int64_t n, bool add, cudaStream_t stream) {
     const int most = global_norm_most_blocks(device().multiprocessors);
     int blocks = static_cast<int>(std::clamp<int64_t>(n / (512 * 16), 1, most));
     double* partial = workspace<double>(static_cast<size_t>(blocks));
-    launch(n % 4 == 0 ? square_sum_kernel<4> : square_sum_kernel<1>, blocks, 512, 0, stream, partial, grad, n);
+    const bool packs = n % 4 == 0 && reinterpret_cast<uintptr_t>(grad) % 16 == 0;
+    launch(packs ? square_sum_kernel<4> : square_sum_kernel<1>, blocks, 512, 0, stream, partial, grad, n);
     launch(sum_kernel, 1, 512, 0, stream, sum, partial, blocks, add);
 }

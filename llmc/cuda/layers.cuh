@@ -1,5 +1,5 @@
 // The layers of the model on a GPU: what gpt2.h calls. Each is a page of its own in this directory, encoder.cuh to
-// adamw.cuh, with its maths, its limit, its kernels and their launcher. A small file beside it, .cu (.cpp where there
+// optimizer.cuh, with its maths, its limit, its kernels and their launcher. A small file beside it, .cu (.cpp where there
 // are no kernels), compiles it for X = float and bf16; so a change of one layer compiles that file alone, and who
 // includes this page needs no nvcc.
 //
@@ -15,6 +15,7 @@
 #include "llmc/cuda/workspaces.h"
 #include "llmc/model/arguments.h"
 #include "llmc/model/objectives.h"
+#include "llmc/model/optimizer.h"
 #include "llmc/model/step_state.h"
 
 // encoder.cuh: out (B,T,C) = dropout(wte[tokens] + wpe[positions]); wte (V,C), wpe (maxT,C); positions null: 0 .. T-1;
@@ -150,13 +151,19 @@ template <typename X>
 void value_loss(X* dscores, float* losses, const X* scores, const MicroBatch<float>& tokens, RewardOptions o,
                 const StepState* state, int N, int Kp, cudaStream_t stream);
 
-// global_norm.cuh: sum = sum of grad[i]^2, i < n  (W, G = float). adamw.cuh: AdamW for elements [begin, end) of the
-// arena, which start at p, master (may be null), m, v and grad; nothing where state->skip
+// global_norm.cuh: sum = sum of grad[i]^2, i < n  (W, G = float). optimizer.cuh: each tensor's rule for elements
+// [begin, end) of the arena (optimizer.h); nothing where state->skip. Then Muon's (muon.h) small kernels
 template <typename G>
 void global_norm_squared(double* sum, const G* grad, int64_t n, bool add, cudaStream_t stream);
 template <typename X>
-void adamw_update(X* p, float* master, float* m, float* v, const float* grad, const AdamWSegment* segments, int count,
-                  int64_t begin, int64_t end, AdamWOptions options, const StepState* state, cudaStream_t stream);
+void optimizer_update(OptimizerArrays<X> at, const OptimizerSegment* segments, int count, int64_t begin, int64_t end,
+                      OptimizerOptions options, const StepState* state, cudaStream_t stream);
+template <typename X>
+void divide_by_norm(X* x, const float* u, const double* norm_squared, int64_t n, cudaStream_t stream);
+template <typename X>
+void newton_schulz_polynomial(X* square, const X* gram, int s, cudaStream_t stream);
+template <typename X>
+void scaled_copy(float* u, const X* x, float scale, int64_t n, cudaStream_t stream);
 
 // ---- between the layers of a step: step.cu, as llmc/plain/step.h ----
 

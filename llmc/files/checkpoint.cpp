@@ -12,6 +12,7 @@
 #include "llmc/files/config_json.h"
 #include "llmc/files/parameter_files.h"
 #include "llmc/files/run_directory.h"
+#include "llmc/model/optimizer.h"
 
 namespace fs = std::filesystem;
 
@@ -84,9 +85,11 @@ auto with_remedy(const std::string& checkpoint, Read&& read) {
              older.empty() ? "there is no older one" : strf("to go on from %s, remove it", older.c_str()).c_str()));
 }
 
-// What the optimizer's files hold of each tensor, in their order. All ranks read in it, so it stands here once.
-std::vector<std::pair<Buffer, std::string>> optimizer_parts(const ModelTensors& tensors) {
-    std::vector<std::pair<Buffer, std::string>> parts = {{Buffer::m, "m."}, {Buffer::v, "v."}};
+// What the optimizer's files hold of a tensor, in their order. All ranks read in it, so it stands here once.
+std::vector<std::pair<Buffer, std::string>> optimizer_parts(const ModelTensors& tensors, const Parameter& p) {
+    std::vector<std::pair<Buffer, std::string>> parts;
+    if (keeps_m(tensors.optimizer)) parts.push_back({Buffer::m, "m."});
+    if (keeps_v(tensors.optimizer, p.matrices)) parts.push_back({Buffer::v, "v."});
     if (tensors.has_master) parts.push_back({Buffer::master, "master."});
     return parts;
 }
@@ -96,7 +99,7 @@ void write_optimizer(const std::string& dir, const ModelTensors& tensors, int64_
                      std::vector<WrittenFile>* written) {
     std::vector<FileTensor> all;
     for (const Parameter& p : tensors.table)
-        for (const auto& [buffer, prefix] : optimizer_parts(tensors)) all.push_back({&p, buffer, prefix + p.name});
+        for (const auto& [buffer, prefix] : optimizer_parts(tensors, p)) all.push_back({&p, buffer, prefix + p.name});
     for (WrittenFile& file : write_parameters(dir, "optimizer", "F32", all, tensors, file_bytes))
         written->push_back(std::move(file));
 }
@@ -186,7 +189,7 @@ std::vector<std::pair<const Parameter*, Buffer>> checkpoint_order(const ModelTen
     std::vector<std::pair<const Parameter*, Buffer>> order;
     for (const Parameter& p : tensors.table) order.push_back({&p, Buffer::weights});
     for (const Parameter& p : tensors.table)
-        for (const auto& [buffer, prefix] : optimizer_parts(tensors)) order.push_back({&p, buffer});
+        for (const auto& [buffer, prefix] : optimizer_parts(tensors, p)) order.push_back({&p, buffer});
     return order;
 }
 
@@ -270,7 +273,7 @@ void load_training_state(const std::string& checkpoint, const ModelConfig& confi
         if (tensors.has_master) (saved_master ? from_master : from_weights).push_back(Buffer::master);
         if (!from_weights.empty()) read(adapter ? adapter_tensor_name(p) : p.name, p, from_weights);
         if (!from_master.empty()) read(master, p, from_master);
-        read("m." + p.name, p, {Buffer::m});
-        read("v." + p.name, p, {Buffer::v});
+        for (const auto& [buffer, prefix] : optimizer_parts(tensors, p))
+            if (buffer != Buffer::master) read(prefix + p.name, p, {buffer});
     }
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include "llmc/base/error.h"
+#include "llmc/model/moments.h"
 
 static constexpr int64_t kPiece = 1 << 20;  // elements that are read or converted at a time: 4 MB of floats
 
@@ -97,7 +98,8 @@ std::vector<WrittenFile> write_parameters(const std::string& dir, const std::str
 // A few rows of memory at a time.
 void fill_parameter(const Parameter& p, bool transposed, const ModelTensors& tensors,
                     const std::vector<Buffer>& buffers, const std::string& where, const ReadElements& read) {
-    int64_t rows_at_once = std::min(p.rows, std::max<int64_t>(1, kPiece / p.cols));
+    // whole blocks of moments (model/moments.h) at a time
+    int64_t rows_at_once = std::min(p.rows, std::max<int64_t>(1, kPiece / p.cols / kMomentBlock) * kMomentBlock);
     std::vector<float> rows(static_cast<size_t>(rows_at_once * p.cols)), columns(transposed ? rows.size() : 0);
     for (int64_t r0 = 0; r0 < p.rows; r0 += rows_at_once) {
         int64_t R = std::min(rows_at_once, p.rows - r0), n = R * p.cols;

@@ -71,13 +71,3 @@ struct MicroBatch {
 // when the call returns. A layer that the CPU has no version of runs as plain loops. A GPU's layers take a cudaStream_t.
 struct Plain {};
 struct CpuStream : Plain {};
-
-// Elements [begin, begin + n) of the arena: one tensor.
-struct AdamWSegment {
-    int64_t begin, n;
-    float weight_decay;
-};
-struct AdamWOptions {
-    float beta1, beta2, epsilon;
-    bool stochastic_rounding;
-};

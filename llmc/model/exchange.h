@@ -14,6 +14,7 @@
 template <typename X, class Machine>
 class Exchange {
   public:
+    using A = acc_t<X>;
     using G = grad_t<X>;
     using Communicator = typename Machine::Communicator;
     using Event = typename Machine::Event;
@@ -125,6 +126,23 @@ class Exchange {
         if (memory_.stage > 0) comm_->all_reduce(norm_squared, 1, machine_.network());
         machine_.join();
     }
+    // Bucket b's summed gradients, or what Muon has made of them, whole (stages 1 to 3), where its gradients are computed; and
+    // the sum of what ranks have in it back to the owners of its elements.
+    G* gather_gradients(int b) {
+        G* whole = memory_.stage == 1 ? memory_.grads + memory_.shards.bucket(b).begin
+                                      : memory_.grad_slots[memory_.shards.slot(b)];
+        machine_.follow_computation();
+        comm_->all_gather(whole, memory_.own_grads + memory_.shards.local(b),
+                          static_cast<size_t>(memory_.shards.part(b)), machine_.network());
+        machine_.join();
+        return whole;
+    }
+    void return_gradients(int b, const G* whole) {
+        machine_.follow_computation();
+        comm_->reduce_scatter(memory_.own_grads + memory_.shards.local(b), whole,
+                              static_cast<size_t>(memory_.shards.part(b)), machine_.network());
+        machine_.join();
+    }
     // Each rank has updated its part: the weights come together again (stages 1 and 2).
     void gather_weights() {
         if (memory_.stage == 0 || memory_.stage == 3) return;
@@ -162,7 +180,8 @@ class Exchange {
         memory_.shards.for_own(offset, n, [&](int64_t arena, int64_t local, int64_t count) {
             const float* from = in + arena - offset;
             if (buffer == Buffer::weights) machine_.upload(memory_.weight_part + local, from, count);
-            else machine_.upload(memory_.optimizer_buffer(buffer) + local, from, count);
+            else if (buffer == Buffer::master) machine_.upload(memory_.master + local, from, count);
+            else upload_moment(moment(buffer, arena, local), from, count);
         });
     }
 
@@ -175,7 +194,33 @@ class Exchange {
     void copy_own(float* to, Buffer buffer, int64_t arena, int64_t local, int64_t n) {
         const size_t count = static_cast<size_t>(n);
         if (buffer == Buffer::weights) machine_.copy_beside(to, memory_.own_weight(arena, local), count);
-        else machine_.copy_beside(to, memory_.optimizer_buffer(buffer) + local, count);
+        else if (buffer == Buffer::master) machine_.copy_beside(to, memory_.master + local, count);
+        else copy_moment(to, moment(buffer, arena, local), arena % kMomentBlock, count);
+    }
+    // Of element `local` of the local arena; of int8 that of the block which it is in.
+    Moment moment(Buffer buffer, int64_t arena, int64_t local) const {
+        const auto row = std::upper_bound(memory_.table.begin(), memory_.table.end(), arena,
+                                          [](int64_t at, const Parameter& p) { return at < p.offset; });
+        const int64_t within = memory_.state_type == StateType::int8 ? arena % kMomentBlock : 0;
+        return memory_.moment(buffer, static_cast<size_t>(row - memory_.table.begin() - 1), local - within);
+    }
+    void copy_moment(float* to, const Moment& from, int64_t first, size_t n) {
+        if (memory_.state_type == StateType::fp32) return machine_.copy_beside(to, from.template as<A>(), n);
+        if (memory_.state_type == StateType::bf16) return machine_.copy_beside(to, from.template as<bf16>(), n);
+        const size_t blocks = (static_cast<size_t>(first) + n + kMomentBlock - 1) / kMomentBlock;
+        HostMoments host(blocks, from.has_sign);
+        machine_.copy_beside(host.codes.data(), from.template as<int8_t>(), host.codes.size());
+        machine_.copy_beside(host.scales.data(), from.scales, blocks);
+        host.unpack(to, first, static_cast<int64_t>(n));
+    }
+    void upload_moment(const Moment& to, const float* from, int64_t n) {
+        if (memory_.state_type == StateType::fp32) return machine_.upload(to.template as<A>(), from, n);
+        if (memory_.state_type == StateType::bf16) return machine_.upload(to.template as<bf16>(), from, n);
+        const int64_t blocks = (n + kMomentBlock - 1) / kMomentBlock;
+        HostMoments host(static_cast<size_t>(blocks), to.has_sign);
+        host.pack(from, n);
+        machine_.upload(to.template as<int8_t>(), host.codes.data(), n);
+        machine_.upload(to.scales, host.scales.data(), blocks);
     }
 
     Machine& machine_;

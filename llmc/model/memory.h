@@ -5,6 +5,7 @@
 // allocate() of the arenas.
 #pragma once
 #include "llmc/base/error.h"
+#include "llmc/model/optimizer.h"
 #include "llmc/model/parameters.h"
 #include "llmc/model/step_state.h"
 #include "llmc/model/tensors.h"
@@ -24,10 +25,13 @@ struct ModelMemory {
     X* weights = nullptr;
     G* grads = nullptr;
     // In the local arena, which at stage 0 is the whole one: weights (stage 3), summed gradients, fp32 weights (bf16
-    // only), AdamW's moments
+    // only), the optimizer's moments
     X* weight_part = nullptr;
     G* own_grads = nullptr;
-    A *master = nullptr, *m1 = nullptr, *m2 = nullptr;
+    A* master = nullptr;
+    const StateType state_type;
+    Moment m, v;                   // what the optimizer keeps
+    std::vector<int64_t> v_shift;  // so many elements of the local arena before each row's have no v
     // Buckets in use: weights (stage 3) and gradients (2 and 3); and a part as it comes from the other ranks
     X* weight_slots[Sharding::kSlots] = {};
     G *grad_slots[Sharding::kSlots] = {}, *received = nullptr;
@@ -41,7 +45,8 @@ struct ModelMemory {
           trained(with_gradients),
           table(table_for(stage > 0 ? world : 1)),
           shards(table, blocks, stage > 0 ? rank : 0, stage > 0 ? world : 1),
-          size(arena_size(table, shards.world())) {
+          size(arena_size(table, shards.world())),
+          state_type(o.state_type) {
         int64_t local = shards.local_size();
         if (stage < 3) parameters.add(&weights, size);
         else parameters.add(&weight_part, local);
@@ -54,8 +59,24 @@ struct ModelMemory {
         if (stage > 0) gradients.add(&own_grads, local);
         if (stage >= 2) gradients.add(&received, shards.largest_part());
         if (std::is_same_v<X, bf16> && o.master_weights) optimizer.add(&master, local);
-        optimizer.add(&m1, local);
-        optimizer.add(&m2, local);
+        m.has_sign = o.optimizer != Optimizer::adadelta, v.has_sign = false;
+        if (keeps_m(o.optimizer)) add(&m, local);
+        int64_t without = 0;
+        for (size_t t = 0; t < table.size(); t++) {
+            v_shift.push_back(without);
+            const int64_t end = t + 1 < table.size() ? table[t + 1].offset : size;
+            if (!keeps_v(o.optimizer, table[t].matrices))
+                shards.for_own(table[t].offset, end - table[t].offset,
+                               [&](int64_t, int64_t, int64_t n) { without += n; });
+        }
+        if ((v_size_ = local - without) > 0) add(&v, v_size_);
+    }
+
+    // A moment from an element of the local arena on, which is of row t.
+    Moment moment(Buffer which, size_t t, int64_t local) const {
+        const Moment& all = which == Buffer::m ? m : v;
+        CHECK(all, "this optimizer has no such moment (%d)", static_cast<int>(which));
+        return all.template from<A>(local - (which == Buffer::v ? v_shift[t] : 0), state_type);
     }
 
     void allocate() {
@@ -72,13 +93,23 @@ struct ModelMemory {
     }
     // A weight of one's own part, by its place in the arena and in the local arena.
     X* own_weight(int64_t arena, int64_t local) const { return weights ? weights + arena : weight_part + local; }
-    A* optimizer_buffer(Buffer buffer) const {
-        A* data = buffer == Buffer::master ? master : buffer == Buffer::m ? m1 : m2;
-        CHECK(data, "this model has no such buffer (%d)", static_cast<int>(buffer));
-        return data;
+
+    // body(array, elements) for what the moments are kept in.
+    template <typename Body>
+    void for_moments(Body body) {
+        for (const auto& [moment, n] : {std::pair(m, shards.local_size()), {v, v_size_}})
+            if (moment) {
+                body(moment.values, n * Moment::bytes<A>(state_type));
+                if (moment.scales) body(moment.scales, n / kMomentBlock);
+            }
     }
 
   private:
+    int64_t v_size_ = 0;
+    void add(Moment* moment, int64_t n) {
+        optimizer.add(&moment->values, n * Moment::bytes<A>(state_type));
+        if (state_type == StateType::int8) optimizer.add(&moment->scales, n / kMomentBlock);
+    }
     template <typename Y>
     Y* in_slot(Y* const* slots, const Parameter& p) const {
         int b = shards.bucket_of(p);

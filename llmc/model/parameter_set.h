@@ -7,6 +7,7 @@
 #include "llmc/model/exchange.h"
 #include "llmc/model/initial_weights.h"
 #include "llmc/model/memory.h"
+#include "llmc/model/optimizers/muon.h"
 #include "llmc/model/tensors.h"
 
 template <typename X, class Machine>
@@ -18,7 +19,7 @@ struct ParameterSet {
     // As ModelMemory takes them.
     template <typename TableFor>
     ParameterSet(Machine& on, TableFor table_for, int blocks, const StepOptions& o, bool trained, int zero_stage)
-        : machine(on), memory(table_for, blocks, o, trained, zero_stage), exchange(on, memory) {}
+        : machine(on), memory(table_for, blocks, o, trained, zero_stage), exchange(on, memory), o_(o) {}
     ParameterSet(const ParameterSet&) = delete;
 
     // If above 0, only the rows of words from this one on are trained; else all there is.
@@ -27,13 +28,25 @@ struct ParameterSet {
         return first_word == 0 ? 0 : p.has_row_per_word() ? first_word * p.cols : p.padded_size();
     }
 
-    // What is trained, a segment for each tensor.
-    std::vector<AdamWSegment> segments(float weight_decay) const {
-        std::vector<AdamWSegment> all;
-        for (const Parameter& p : memory.table)
-            all.push_back({p.index + resting(p), p.trainable ? std::max<int64_t>(0, p.size_in_use() - resting(p)) : 0,
-                           p.weight_decay ? weight_decay : 0.0f});
-        return all;
+    // What an update reads and uses.
+    template <class Arena>
+    void add_update(Arena& arena) {
+        arena.add(&norm_squared_, 1);
+        arena.add(&segments_, static_cast<int64_t>(memory.table.size()));
+        if (o_.optimizer != Optimizer::muon) return;
+        arena.add(&descents_, static_cast<int64_t>(memory.table.size()));
+        muon_.add_to(arena, memory.table);
+    }
+    // From now on only the rows of words from `first` on are trained; 0: everything.
+    void train_words_from(int64_t first) {
+        first_word = first;
+        const auto upload = [&](OptimizerSegment* to, bool descents) {
+            const std::vector<OptimizerSegment> all = segments(descents);
+            machine.copy_in(to, all.data(), all.size());
+            machine.finish();  // before `all` goes
+        };
+        upload(segments_, false);
+        if (o_.optimizer == Optimizer::muon) upload(descents_, true);
     }
 
     // Weights as the table says (initial_weights.h). Clears the optimizer.
@@ -49,14 +62,13 @@ struct ParameterSet {
         if (memory.trained) clear_optimizer();
     }
     void clear_optimizer() {
-        machine.clear(memory.m1, memory.shards.local_size());
-        machine.clear(memory.m2, memory.shards.local_size());
+        memory.for_moments([&](auto* x, int64_t n) { machine.clear(x, n); });
         machine.finish();
     }
 
-    // The end of a step: mean loss, norm, clip scale and the decision to skip, then AdamW; nothing of it passes through the
+    // The end of a step: mean loss, norm, clip scale and the decision to skip, then the optimizer; nothing of it passes through the
     // host. A rank updates what it has the optimizer state of; then the weights of all parts come together again.
-    void update(StepState* state, double* norm_squared, const AdamWSegment* segments, const StepOptions& o) {
+    void update(StepState* state) {
         const Sharding& shards = memory.shards;
         const auto stream = machine.stream();
         // What is not trained has no part in the norm: it must not make clipping shorten the steps of what is.
@@ -66,31 +78,16 @@ struct ParameterSet {
                                [&](int64_t, int64_t local, int64_t n) { machine.clear(memory.own_grads + local, n); });
         const auto ranges = ranges_in_use(memory.table, memory.size);
         const bool all = ranges.size() == 1;
-        global_norm_squared(norm_squared, memory.own_grads, all ? shards.local_size() : 0, false, stream);
+        global_norm_squared(norm_squared_, memory.own_grads, all ? shards.local_size() : 0, false, stream);
         for (auto [from, to] : ranges)
             if (!all)
                 shards.for_own(from, to - from, [&](int64_t, int64_t local, int64_t n) {
-                    global_norm_squared(norm_squared, memory.own_grads + local, n, true, stream);
+                    global_norm_squared(norm_squared_, memory.own_grads + local, n, true, stream);
                 });
-        exchange.sum_losses_and_norm(state->sums, kStepSums, norm_squared);
-        finish_gradients(state, norm_squared, o.grad_clip, stream);
-        AdamWOptions options{o.beta1, o.beta2, o.epsilon, o.stochastic_rounding};
-        auto adamw = [&](int64_t arena, int64_t local, int64_t index, int64_t n) {
-            adamw_update<X>(memory.own_weight(arena, local), memory.master ? memory.master + local : nullptr,
-                            memory.m1 + local, memory.m2 + local, memory.own_grads + local, segments,
-                            static_cast<int>(memory.table.size()), index, index + n, options, state, stream);
-        };
-        if (memory.stage == 0) {
-            for (auto [from, to] : ranges) adamw(from, from, from, to - from);
-            return;
-        }
-        for (int b = 0; b < shards.buckets(); b++) {
-            Bucket bucket = shards.bucket(b);
-            if (bucket.rows == 0) continue;
-            const Parameter &first = memory.table[bucket.first_row], &last = (&first)[bucket.rows - 1];
-            int64_t begin = shards.begin(b), end = std::min(begin + shards.part(b), last.offset + last.padded_size());
-            adamw(begin, shards.local(b), first.index + begin - bucket.begin, std::max<int64_t>(0, end - begin));
-        }
+        exchange.sum_losses_and_norm(state->sums, kStepSums, norm_squared_);
+        finish_gradients(state, norm_squared_, o_.grad_clip, stream);
+        apply(segments_, state);
+        if (o_.optimizer == Optimizer::muon) orthogonalise_all(), apply(descents_, state);
         exchange.gather_weights();
     }
 
@@ -100,6 +97,7 @@ struct ParameterSet {
         ModelTensors t{.table = memory.table,
                        .bf16 = std::is_same_v<X, bf16>,
                        .has_master = memory.master != nullptr,
+                       .optimizer = o_.optimizer,
                        .collective = exchange.collective(),
                        .read_by_thread = Machine::kReadByThread,
                        .read = {},
@@ -108,4 +106,73 @@ struct ParameterSet {
         t.write = [this](Buffer b, int64_t offset, int64_t n, const float* in) { exchange.write(b, offset, n, in); };
         return t;
     }
+
+  private:
+    // What is trained, a segment for each tensor. descents: of Muon's matrices their second rule, of others nothing.
+    std::vector<OptimizerSegment> segments(bool descents) const {
+        std::vector<OptimizerSegment> all;
+        for (size_t t = 0; t < memory.table.size(); t++) {
+            const Parameter& p = memory.table[t];
+            const int64_t n = p.trainable ? std::max<int64_t>(0, p.size_in_use() - resting(p)) : 0;
+            all.push_back({.begin = p.index + resting(p),
+                           .n = descents && p.matrices == 0 ? 0 : n,
+                           .v_shift = memory.v_shift[t],
+                           .weight_decay = p.weight_decay ? o_.weight_decay : 0.0f,
+                           .l1 = p.weight_decay ? o_.l1 : 0.0f,
+                           .rule = descents ? Rule::muon_descent : rule_of(o_.optimizer, p.matrices)});
+        }
+        return all;
+    }
+    // Each segment's rule, on the elements that this rank owns.
+    void apply(const OptimizerSegment* segments, StepState* state) {
+        const OptimizerOptions options{o_.beta1,    o_.beta2,      o_.epsilon,
+                                       o_.momentum, o_.state_type, o_.stochastic_rounding};
+        const auto range = [&](int64_t arena, int64_t local, int64_t index, int64_t n) {
+            const OptimizerArrays<X> arrays{memory.own_weight(arena, local),
+                                            memory.master ? memory.master + local : nullptr,
+                                            memory.m.template from<A>(local, o_.state_type),
+                                            memory.v.template from<A>(local, o_.state_type), memory.own_grads + local};
+            optimizer_update(arrays, segments, static_cast<int>(memory.table.size()), index, index + n, options, state,
+                             machine.stream());
+        };
+        if (memory.stage == 0) {
+            for (auto [from, to] : ranges_in_use(memory.table, memory.size)) range(from, from, from, to - from);
+            return;
+        }
+        const Sharding& shards = memory.shards;
+        for (int b = 0; b < shards.buckets(); b++) {
+            Bucket bucket = shards.bucket(b);
+            if (bucket.rows == 0) continue;
+            const Parameter &first = memory.table[bucket.first_row], &last = (&first)[bucket.rows - 1];
+            int64_t begin = shards.begin(b), end = std::min(begin + shards.part(b), last.offset + last.padded_size());
+            range(begin, shards.local(b), first.index + begin - bucket.begin, std::max<int64_t>(0, end - begin));
+        }
+    }
+    // Muon's matrices (muon.h), where their gradients are.
+    void orthogonalise_all() {
+        int turn = 0;
+        for (int b = 0; b < memory.shards.buckets(); b++) {
+            const Bucket bucket = memory.shards.bucket(b);
+            const auto rows = memory.table.begin() + static_cast<ptrdiff_t>(bucket.first_row);
+            const auto end = rows + static_cast<ptrdiff_t>(bucket.rows);
+            if (std::none_of(rows, end, [](const Parameter& p) { return p.matrices > 0; })) continue;
+            auto* whole = memory.stage == 0 ? memory.own_grads + bucket.begin : exchange.gather_gradients(b);
+            for (auto p = rows; p != end; p++)
+                for (int k = 0; k < p->matrices; k++, turn++) {
+                    const int64_t n = p->size() / p->matrices;
+                    auto* u = whole + p->offset - bucket.begin + k * n;
+                    if (memory.stage > 0 && turn % memory.world != memory.rank) machine.clear(u, n);
+                    else
+                        orthogonalise<X>(u, static_cast<int>(p->rows / p->matrices), static_cast<int>(p->cols), muon_,
+                                         machine.stream());
+                }
+            if (memory.stage > 0) exchange.return_gradients(b, whole);
+        }
+    }
+
+    using A = acc_t<X>;
+    const StepOptions o_;
+    double* norm_squared_ = nullptr;
+    OptimizerSegment *segments_ = nullptr, *descents_ = nullptr;  // of each tensor; descents_: Muon's second pass
+    MuonScratch<X> muon_{};
 };

@@ -31,6 +31,7 @@ struct Parameter {
     Init init;
     int64_t rows_in_use;  // the others are never computed nor changed: of words that never occur
     bool by_product;      // its gradient is written by a matrix product first, which overwrites what was there
+    int matrices = 0;     // so many (rows / matrices, cols) ones, stacked, which Muon orthogonalises; 0: AdamW's
     int64_t size() const { return rows * cols; }  // elements without padding: the first size() at offset
     int64_t padded_size() const { return padded_rows * cols; }
     int64_t size_in_use() const { return rows_in_use * cols; }
@@ -79,8 +80,9 @@ inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 
         builder.add(name, -1, m.V, C, m.padded(m.V), Init::normal, product, false);
         builder.table.back().rows_in_use = m.words();
     };
-    auto linear = [&](const std::string& name, int layer, int64_t OC, int64_t IC, Init init) {
+    auto linear = [&](const std::string& name, int layer, int64_t OC, int64_t IC, Init init, int matrices = 1) {
         builder.add(name + ".weight", layer, OC, IC, OC, init, true, true);
+        builder.table.back().matrices = matrices;
         vector(name + ".bias", layer, OC, Init::zeros);
     };
     auto norm = [&](const std::string& name, int layer) {
@@ -92,7 +94,7 @@ inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 
     for (int l = 0; l < m.L; l++) {
         std::string h = block_prefix(l);
         norm(h + "ln_1", l);
-        linear(h + "attn.c_attn", l, 3 * C, C, Init::normal);
+        linear(h + "attn.c_attn", l, 3 * C, C, Init::normal, 3);
         linear(h + "attn.c_proj", l, C, C, Init::normal_residual);
         norm(h + "ln_2", l);
         linear(h + "mlp.c_fc", l, F, C, Init::normal);
@@ -115,7 +117,7 @@ inline std::vector<std::pair<int64_t, int64_t>> ranges_in_use(const std::vector<
     for (const Parameter& p : table)
         if (p.rows_in_use < p.rows) {
             ranges.back().second = p.offset + p.size_in_use();
-            ranges.emplace_back(p.offset + p.padded_size(), size);
+            ranges.emplace_back(round_up(p.offset + p.padded_size(), kArenaAlignment), size);
         }
     return ranges;
 }

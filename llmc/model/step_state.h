@@ -6,6 +6,7 @@
 #include <vector>
 #include "llmc/base/host_device.h"
 #include "llmc/model/adapter_config.h"
+#include "llmc/model/moments.h"
 
 constexpr int kStepSums = 4;
 
@@ -41,6 +42,8 @@ HOST_DEVICE inline void finish_gradients(StepState& s, double norm_squared, floa
     s.skip = !(s.loss <= s.skip_loss_above && s.grad_norm <= s.skip_norm_above);
 }
 
+enum class Optimizer { adamw, muon, sgd, adagrad, adadelta };  // optimizer.h
+
 // What a model is built for. The trainer fills it from the command line; it does not change during a run.
 struct StepOptions {
     int B = 1, T = 1;        // largest micro-batch: B sequences of T tokens
@@ -53,7 +56,9 @@ struct StepOptions {
     bool language = true;    // training: the language model's loss counts
     int recompute = 0;       // 0 none, 1 GELU, 2 GELU and layernorms, 3 the whole block
     float dropout = 0, grad_clip = 1;
-    float beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0.1f;
+    Optimizer optimizer = Optimizer::adamw;
+    StateType state_type = StateType::fp32;
+    float beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, momentum = 0.9f, weight_decay = 0.1f, l1 = 0;
     bool master_weights = true, stochastic_rounding = false;  // for bf16 only
     int rank = 0, world = 1, zero_stage = 0;                  // zero.h; 0 with one rank
     std::vector<AdapterConfig> adapters;  // room for these; training: the first one is trained, and the model is frozen

@@ -4,6 +4,7 @@
 #include <functional>
 #include <vector>
 #include "llmc/model/parameters.h"
+#include "llmc/model/step_state.h"
 
 enum class Buffer { weights, master, m, v };  // master: fp32 copy of bf16 weights
 
@@ -14,8 +15,9 @@ struct ModelTensors {
     std::vector<Parameter> table;
     bool bf16 = false;  // weights are stored as BF16 in files
     bool has_master = false;
-    bool collective = false;      // all ranks read together, in the same order
-    bool read_by_thread = false;  // whether another thread may read while a step works on its gradients
+    Optimizer optimizer = Optimizer::adamw;  // which moments there are of a tensor (optimizer.h)
+    bool collective = false;                 // all ranks read together, in the same order
+    bool read_by_thread = false;             // whether another thread may read while a step works on its gradients
     std::function<void(Buffer, int64_t offset, int64_t n, float* out)> read;
     std::function<void(Buffer, int64_t offset, int64_t n, const float* in)> write;
 };

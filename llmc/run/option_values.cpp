@@ -84,6 +84,12 @@ std::string arithmetic_options_json(const Options& options) {
     return json.dump();
 }
 
+std::string recorded_optimizer(const std::string& json) {
+    const Json recorded = try_json(json);
+    if (!recorded.is_object() || !recorded.contains("optimizer") || !recorded["optimizer"].is_string()) return "adamw";
+    return recorded["optimizer"].get<std::string>();
+}
+
 void obey_recorded_options(const std::string& json, Options* options, std::vector<std::string>* notes) {
     const Json recorded = try_json(json);
     if (!recorded.is_object())

@@ -121,6 +121,25 @@ static int find_command(const std::string& word) {
 
 const char* command_name(Command command) { return kCommands[static_cast<int>(command)].name; }
 
+Optimizer optimizer_of(const Options& o) {
+    return static_cast<Optimizer>(std::find(kOptimizers.begin(), kOptimizers.end(), o.optimizer) - kOptimizers.begin());
+}
+StateType state_type_of(const Options& o) {
+    return static_cast<StateType>(std::find(kStateTypes.begin(), kStateTypes.end(), o.state_type) -
+                                  kStateTypes.begin());
+}
+// What is left to the optimizer: its paper's, and for SGD what small GPTs bear.
+static void fill_in_optimizer(Options* o) {
+    const Optimizer kind = optimizer_of(*o);
+    if (o->learning_rate == 0)
+        o->learning_rate = kind == Optimizer::sgd        ? 0.1
+                           : kind == Optimizer::adagrad  ? 0.01
+                           : kind == Optimizer::adadelta ? 1
+                                                         : 3e-4;
+    if (o->epsilon == 0) o->epsilon = kind == Optimizer::adagrad ? 1e-10 : kind == Optimizer::adadelta ? 1e-6 : 1e-8;
+    if (o->momentum < 0) o->momentum = kind == Optimizer::muon ? 0.95 : 0.9;
+}
+
 void check_combinations(const Options& o) {
     const char* command = command_name(o.command);
     if (o.command == Command::plot) {
@@ -227,6 +246,7 @@ bool parse_options(int argc, const char* const* argv, const ProgramInfo& program
         else unknown_argument(word, table, command, program);
     if (options->total_batch_size < 0) options->total_batch_size = 0;  // llm.c's -d -1
     if (options->precision.empty()) options->precision = program.default_precision;
+    fill_in_optimizer(options);
     check_combinations(*options);
     return true;
 }

@@ -10,6 +10,7 @@
 #include "llmc/model/config.h"
 #include "llmc/model/device_options.h"
 #include "llmc/model/adapter_config.h"
+#include "llmc/model/step_state.h"
 #include "llmc/ranks/ranks.h"
 
 constexpr int64_t kExampleEpochs = 3;
@@ -58,12 +59,14 @@ struct Options {
     std::string prompt_encoder = "lstm";  // or none
     std::vector<std::string> adapters;    // sample, chat, eval
     // optimizer
-    double learning_rate = 3e-4;         // -l
+    std::string optimizer = "adamw";     // a name of kOptimizers
+    double learning_rate = 0;            // -l; 0: the optimizer's, as parse_options fills in
     std::string lr_schedule = "cosine";  // -k cosine|linear|constant|wsd
     int64_t warmup_steps = 0;            // -u
     double final_lr_fraction = 0.1;      // -q
     double weight_decay = 0.1;           // -c
-    double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
+    double l1 = 0;
+    double beta1 = 0.9, beta2 = 0.95, epsilon = 0, momentum = -1;  // epsilon 0, momentum < 0: the optimizer's
     double grad_clip = 1.0;
     double skip_loss_z = 0, skip_grad_z = 0;  // -sl -sg; 0 = off
     double dropout = 0;
@@ -71,9 +74,10 @@ struct Options {
     std::string precision;       // fp32|bf16; parse_options fills in the program's default
     bool master_weights = true;  // -w
     bool stochastic_rounding = false;
-    int recompute = 0;     // -r 0 none, 1 GELU, 2 GELU + layernorm, 3 whole block
-    int zero_stage = 0;    // -z
-    DeviceOptions device;  // -f (tf32), -ge (gelu_fusion), --matmul: the CUDA program only
+    std::string state_type = "fp32";  // a name of kStateTypes
+    int recompute = 0;                // -r 0 none, 1 GELU, 2 GELU + layernorm, 3 whole block
+    int zero_stage = 0;               // -z
+    DeviceOptions device;             // -f (tf32), -ge (gelu_fusion), --matmul: the CUDA program only
     uint64_t seed = 1337;
     bool overfit_one_batch = false;  // -a
     // loop
@@ -125,6 +129,12 @@ struct Options {
     bool was_given(const std::string& long_name) const { return given.count(long_name) > 0; }
 };
 
+// In the order of Optimizer and StateType (model/step_state.h).
+inline const std::vector<std::string> kOptimizers = {"adamw", "muon", "sgd", "adagrad", "adadelta"};
+inline const std::vector<std::string> kStateTypes = {"fp32", "bf16", "int8"};
+Optimizer optimizer_of(const Options& o);
+StateType state_type_of(const Options& o);
+
 // What differs between the two programs.
 struct ProgramInfo {
     std::string name;               // "train_gpt2" or "train_gpt2cu"
@@ -150,4 +160,5 @@ std::vector<std::string> translate_llmc_arguments(const std::vector<std::string>
 // that differs. Values that stand for "the program chooses" (0 for sizes) are not obeyed: record what was chosen.
 // Error: bad JSON or value.
 std::string arithmetic_options_json(const Options& options);
+std::string recorded_optimizer(const std::string& json);  // the name that such options have
 void obey_recorded_options(const std::string& json, Options* options, std::vector<std::string>* notes);

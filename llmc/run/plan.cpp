@@ -10,7 +10,8 @@
 static StepOptions step_options(const PlanSetup& s) {
     StepOptions o;
     o.B = s.B, o.T = s.T, o.recompute = s.recompute, o.world = s.gpus, o.zero_stage = s.zero_stage;
-    o.master_weights = s.master_weights, o.adapters = s.adapters;
+    o.master_weights = s.master_weights, o.adapters = s.adapters, o.optimizer = s.optimizer,
+    o.state_type = s.state_type;
     return o;
 }
 static void set_device(const PlanSetup& s) {

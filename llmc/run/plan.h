@@ -26,6 +26,8 @@ struct PlanSetup {
     bool batch_given = false;  // else more GPUs may have more sequences
     int T = 1024, B = 0;       // B: sequences of a micro-batch, 0: the largest that fits
     int recompute = 0, zero_stage = 0;
+    Optimizer optimizer = Optimizer::adamw;
+    StateType state_type = StateType::fp32;
     std::vector<AdapterConfig> adapters;    // the one that is trained, if any
     double memory_bytes = 0;                // of a GPU
     Rates rates;                            // of a GPU

@@ -72,6 +72,7 @@ PlanSetup plan_setup(const Options& o) {
     if (const AdapterConfig adapter = adapter_config(o, s.model); adapter != AdapterConfig{}) s.adapters = {adapter};
     s.cpu = o.gpu == "cpu", s.bf16 = o.was_given("precision") ? o.precision == "bf16" : !s.cpu;
     s.master_weights = o.master_weights, s.own_matmul = o.device.matmul == "own";
+    s.optimizer = optimizer_of(o), s.state_type = state_type_of(o);
     s.gpus = o.gpus, s.gpus_per_node = o.ranks.gpus_per_node, s.recompute = o.recompute, s.zero_stage = o.zero_stage;
     s.T = o.seq_len > 0 ? o.seq_len : s.model.T, s.B = o.micro_batch_size;
     if (s.T > s.model.T)

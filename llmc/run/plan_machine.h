@@ -325,9 +325,24 @@ template <typename G>
 void global_norm_squared(double*, const G*, int64_t n, bool, PlanStream s) {
     s.clock->updates(4.0 * static_cast<double>(n));
 }
-// Gradient read; fp32 weights and moments read and written; bf16 weights written.
+// Gradient read; weights and moments read and written, bf16 weights beside masters written. (Muon's matrices, of which there are no
+// moments v, and whose gradients are written: counted like AdamW's.)
 template <typename X>
-void adamw_update(X*, acc_t<X>*, acc_t<X>*, acc_t<X>*, const grad_t<X>*, const AdamWSegment*, int, int64_t begin,
-                  int64_t end, AdamWOptions, const StepState*, PlanStream s) {
-    s.clock->updates(static_cast<double>(end - begin) * (28 + (sizeof(X) < 4 ? sizeof(X) : 0)));
+void optimizer_update(OptimizerArrays<X> at, const OptimizerSegment*, int, int64_t begin, int64_t end,
+                      OptimizerOptions o, const StepState*, PlanStream s) {
+    const double moment = 2.0 * static_cast<double>(Moment::bytes<float>(o.state_type));
+    s.clock->updates(static_cast<double>(end - begin) *
+                     (4 + (at.m ? moment : 0) + (at.v ? moment : 0) + (at.master ? 8 + sizeof(X) : 2 * sizeof(X))));
+}
+template <typename X>
+void divide_by_norm(X*, const grad_t<X>*, const double*, int64_t n, PlanStream s) {
+    s.clock->updates(static_cast<double>(n) * (4 + sizeof(X)));
+}
+template <typename X>
+void newton_schulz_polynomial(X*, const X*, int side, PlanStream s) {
+    s.clock->updates(3.0 * side * side * sizeof(X));
+}
+template <typename X>
+void scaled_copy(grad_t<X>*, const X*, float, int64_t n, PlanStream s) {
+    s.clock->updates(static_cast<double>(n) * (4 + sizeof(X)));
 }

@@ -16,6 +16,8 @@ StepOptions Run::step_options(int B) const {
     o.dropout = static_cast<float>(options.dropout), o.grad_clip = static_cast<float>(options.grad_clip);
     o.beta1 = static_cast<float>(options.beta1), o.beta2 = static_cast<float>(options.beta2);
     o.epsilon = static_cast<float>(options.epsilon), o.weight_decay = static_cast<float>(options.weight_decay);
+    o.optimizer = optimizer_of(options), o.state_type = state_type_of(options);
+    o.momentum = static_cast<float>(options.momentum), o.l1 = static_cast<float>(options.l1);
     o.examples = on_examples, o.labels = labelled(), o.preferred = options.objective == "reward";
     o.objective = options.objective == "dpo" || teacher || policy, o.signals = policy != nullptr;
     o.language = !o.labels || options.lm_weight > 0 || options.objective == "dpo";

@@ -97,6 +97,12 @@ void obey_resumed_run(Run& run, Notes* notes) {
     if (saved.adapter) run.source = saved, run.adapters = {*saved.adapter};
     else run.adapters.clear();
     if (!o.was_given("model")) o.model = run.resume_from;
+    const std::string begun = recorded_optimizer(run.state.options_json);
+    if (o.was_given("optimizer") && o.optimizer != begun)
+        throw UsageError(
+            strf("--resume: the run in %s was begun with --optimizer %s, whose state %s cannot go on from; leave "
+                 "--optimizer out, or start from the run's weights in another --output (finetune --model %s)",
+                 run.output.c_str(), begun.c_str(), o.optimizer.c_str(), run.output.c_str()));
     obey_recorded_options(run.state.options_json, &o, notes);
     if (o.max_steps > 0 && o.max_steps < run.state.step)
         throw UsageError(strf("--max-steps (-x) %lld: the run in %s has done %lld steps already; give more",

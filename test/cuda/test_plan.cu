@@ -52,7 +52,7 @@ TYPED_TEST(CudaPlan, MemoryIsThatOfTheArenas) {
 }
 
 TEST(CudaPlanFigures, DataSheetsAndRecordsAreThoseOfTheProgram) {
-    EXPECT_EQ(sizeof(AdamWSegment), 24u);
+    EXPECT_EQ(sizeof(OptimizerSegment), 40u);
     CudaDevice before = device();
     const struct {
         const char *option, *name;  // the driver's

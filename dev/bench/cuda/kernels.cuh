@@ -28,7 +28,7 @@ inline void bench_kernels(const ModelConfig& m, int B, double step) {
     int *tokens, *targets;
     StepState* state;
     double* norm;
-    AdamWSegment* segments;
+    OptimizerSegment* segments;
     char* workspace;
     int64_t workspace_bytes = static_cast<int64_t>(
         std::max({matmul_own_workspace_bytes(device().multiprocessors), bias_backward_workspace_bytes(N, 4 * C),
@@ -61,8 +61,8 @@ inline void bench_kernels(const ModelConfig& m, int B, double step) {
     StepState host_state;
     host_state.learning_rate = 1e-5f, host_state.beta1_correction = 0.1f, host_state.beta2_correction = 0.05f;
     host_state.loss_normaliser = 1.0f / static_cast<float>(N);
-    std::vector<AdamWSegment> host_segments;
-    for (const Parameter& p : table) host_segments.push_back({p.offset, p.size(), p.weight_decay ? 0.1f : 0.0f});
+    std::vector<OptimizerSegment> host_segments;
+    for (const Parameter& p : table) host_segments.push_back({p.offset, p.size(), 0, p.weight_decay ? 0.1f : 0.0f});
     upload(tokens, batch.inputs.data(), batch.inputs.size()),
         upload(targets, batch.targets.data(), batch.targets.size());
     upload(state, &host_state, 1), upload(segments, host_segments.data(), host_segments.size());
@@ -161,10 +161,11 @@ inline void bench_kernels(const ModelConfig& m, int B, double step) {
         finish_gradients(state, norm, 1.0f, stream);
     });
     upload(state, &host_state, 1);
-    AdamWOptions adamw{0.9f, 0.95f, 1e-8f, false};
+    OptimizerOptions adamw{0.9f, 0.95f, 1e-8f};
+    const auto moment = [](float* x, bool sign) { return Moment{reinterpret_cast<char*>(x), nullptr, sign}; };
     row("AdamW", 1, Bound::memory, 0, (28.0 + S) * static_cast<double>(parameters), [&] {
-        adamw_update(w, master, m1, m2, dw, segments, static_cast<int>(table.size()), int64_t(0), parameters, adamw,
-                     state, stream);
+        optimizer_update<X>({w, sizeof(X) == 2 ? master : nullptr, moment(m1, true), moment(m2, false), dw}, segments,
+                            static_cast<int>(table.size()), int64_t(0), parameters, adamw, state, stream);
     });
     printf("| **sum** | | | **%.3f** | **%.1f%%** | | **%.3f** | **%.0f%%** |\n", 1e3 * sum, 100 * sum / step,
            1e3 * floors, 100 * floors / sum);

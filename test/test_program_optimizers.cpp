@@ -1,0 +1,118 @@
+// --optimizer, --state-type and --l1 in whole runs: they learn, resume to the same bits, and say what cannot be.
+#include "llmc/base/files.h"
+#include "llmc/base/json.h"
+#include "llmc/files/safetensors.h"
+#include "program_fixture.h"
+
+namespace {
+
+class Optimizing : public Program {
+  protected:
+    // As small() but for the learning rate.
+    static std::string options() {
+        return "-i data/t/train_000000.bin -j data/t/val_000000.bin -e L2:H2:C32:T32 -b 3 -d 128 -v 0 -n 10 ";
+    }
+    std::string weights(const std::string& run) { return file(run + "/step_00000020/model.safetensors"); }
+    std::vector<std::string> tensors(const std::string& run) {
+        std::vector<std::string> names;
+        const SafetensorsFile f(dir / (run + "/step_00000020/optimizer.safetensors"));
+        for (const TensorInfo& t : f.tensors()) names.push_back(t.name);
+        return names;
+    }
+    double first_loss(const std::string& run) { return std::stod(logged(run, "loss").front()); }
+    double last_loss(const std::string& run) { return std::stod(logged(run, "loss").back()); }
+};
+
+struct Kind {
+    const char *optimizer, *rate;
+};
+const Kind kKinds[] = {{"adamw", "1e-2"}, {"muon", "1e-2"}, {"sgd", "0.3"}, {"adagrad", "3e-2"}, {"adadelta", "1"}};
+
+}  // namespace
+
+TEST_F(Optimizing, EachLearnsAndResumesToTheSameBits) {
+    for (auto [optimizer, rate] : kKinds)
+        for (std::string more : {" --state-type fp32", " --state-type bf16 --precision bf16 -w 0 --stochastic-rounding",
+                                 " --state-type int8 --precision bf16"}) {
+            if (more.find("int8") == std::string::npos && optimizer[0] != 'a' && optimizer[0] != 'm')
+                continue;  // enough
+            SCOPED_TRACE(optimizer + more);
+            const std::string run = std::string(optimizer) + std::to_string(more.size());
+            const std::string all = options() + "-x 20 -l " + rate + " --optimizer " + optimizer + more;
+            expect_good(gpt2(all + " -o " + run));
+            EXPECT_LT(last_loss(run), first_loss(run) - 0.5);
+            const std::string whole = weights(run);
+            fs::remove_all(dir / (run + "/step_00000020"));
+            expect_good(gpt2("train -y 1 -o " + run));
+            EXPECT_TRUE(weights(run) == whole) << "resumed";
+        }
+}
+
+// What is not needed is neither in memory nor in files.
+TEST_F(Optimizing, RememberOnlyWhatTheyNeed) {
+    const auto has = [&](const std::string& optimizer, const std::string& name) {
+        const std::vector<std::string> all = tensors(optimizer);
+        return std::find(all.begin(), all.end(), name) != all.end();
+    };
+    std::map<std::string, double> bytes;
+    for (auto [optimizer, rate] : kKinds) {
+        expect_good(gpt2(options() + "-x 20 --optimizer " + optimizer + " -o " + optimizer));
+        const CommandResult plan =
+            gpt2(std::string("plan -e L2:H2:C32:T32 -b 3 -d 384 --gpu cpu --json --optimizer ") + optimizer);
+        expect_good(plan);
+        bytes[optimizer] = parse_json(plan.out)["memory"]["optimizer"].get<double>();
+    }
+    const std::string wte = "transformer.wte.weight", fc = "transformer.h.1.mlp.c_fc.weight";
+    EXPECT_TRUE(has("adamw", "m." + fc) && has("adamw", "v." + fc));
+    EXPECT_TRUE(has("muon", "m." + fc) && !has("muon", "v." + fc) && has("muon", "v." + wte) &&
+                has("muon", "m." + wte));
+    EXPECT_TRUE(has("muon", "v.transformer.h.1.mlp.c_fc.bias"));
+    EXPECT_TRUE(has("sgd", "m." + fc) && !has("sgd", "v." + fc));
+    EXPECT_TRUE(!has("adagrad", "m." + fc) && has("adagrad", "v." + fc));
+    EXPECT_TRUE(has("adadelta", "m." + fc) && has("adadelta", "v." + fc));
+    EXPECT_EQ(bytes["sgd"], bytes["adamw"] / 2);
+    EXPECT_EQ(bytes["adagrad"], bytes["adamw"] / 2);
+    EXPECT_EQ(bytes["adadelta"], bytes["adamw"]);
+    EXPECT_LT(bytes["muon"], bytes["adamw"]);
+    EXPECT_GT(bytes["muon"], bytes["sgd"]);
+}
+
+TEST_F(Optimizing, L1MakesWeightsZero) {
+    expect_good(gpt2(options() + "-x 20 -l 1e-2 --l1 0.3 -o sparse"));
+    expect_good(gpt2(options() + "-x 20 -l 1e-2 -o dense"));
+    const auto zeros = [&](const std::string& run) {
+        SafetensorsFile f(dir / (run + "/step_00000020/model.safetensors"));
+        const TensorInfo& t = f.at("transformer.h.1.mlp.c_fc.weight");
+        std::vector<float> x(32 * 128);
+        f.read_float(t, 0, static_cast<int64_t>(x.size()), x.data());
+        return std::count(x.begin(), x.end(), 0.0f);
+    };
+    EXPECT_EQ(zeros("dense"), 0);
+    EXPECT_GT(zeros("sparse"), 32 * 128 / 5);
+}
+
+TEST_F(Optimizing, StateTypesMayChangeInAResume) {
+    for (const char* optimizer : {"adamw", "muon"}) {
+        const std::string run = std::string("changed-") + optimizer;
+        expect_good(gpt2(options() + "-x 20 -l 1e-2 --optimizer " + optimizer + " -o " + run));
+        const double before = last_loss(run);
+        for (const char* type : {"int8", "bf16", "fp32"}) {
+            fs::remove_all(dir / (run + "/step_00000020"));
+            const CommandResult r = gpt2(std::string("train -y 1 --state-type ") + type + " -o " + run);
+            expect_good(r);
+            EXPECT_NEAR(last_loss(run), before, 0.05) << type;
+        }
+    }
+}
+
+TEST_F(Optimizing, WhatCannotBeIsSaid) {
+    expect_good(gpt2(options() + "-x 10 --optimizer sgd -o run"));
+    expect_one_error(gpt2("train -y 1 -x 20 --optimizer muon -o run"), 2,
+                     "was begun with --optimizer sgd, whose state muon cannot go on from");
+    expect_good(gpt2("train -y 1 -x 20 --optimizer sgd -o run"));
+    expect_one_error(gpt2(options() + "--optimizer lion -o other"), 2, "--optimizer");
+    expect_one_error(gpt2(options() + "--state-type int4 -o other"), 2, "--state-type");
+    expect_one_error(gpt2(options() + "--l1 -1 -o other"), 2, "--l1");
+    expect_one_error(gpt2(options() + "--momentum 1 -o other"), 2, "--momentum");
+    EXPECT_FALSE(fs::exists(dir / "other"));
+}
