@@ -19,10 +19,8 @@ inline void add_lora_rows(TableBuilder& builder, const ModelConfig& m, const Lor
         for (Linear which : kLinears) {
             if (!lora.has(l, which)) continue;
             const auto [in, out] = linear_shape(m, which);
-            builder.add(lora_name(l, which, 'A'), l, lora.rank, in, lora.rank, Init::uniform, true, false);
-            builder.table.back().matrices = 1;
-            builder.add(lora_name(l, which, 'B'), l, out, lora.rank, out, Init::zeros, true, false);
-            builder.table.back().matrices = 1;
+            builder.add(lora_name(l, which, 'A'), l, lora.rank, in, lora.rank, Init::uniform, true, false, 1);
+            builder.add(lora_name(l, which, 'B'), l, out, lora.rank, out, Init::zeros, true, false, 1);
         }
 }
 

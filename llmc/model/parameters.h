@@ -53,10 +53,10 @@ class TableBuilder {
 
     // One tensor (rows,cols). `padded`: rows in memory. `linear`: its gradient is a matrix product; in_file: transposed.
     void add(const std::string& name, int layer, int64_t rows, int64_t cols, int64_t padded, Init init, bool product,
-             bool transposed) {
+             bool transposed, int matrices = 0) {
         if (!table.empty() && table.back().layer != layer) end_ = round_up(end_, kArenaAlignment * world_);
         table.push_back(
-            {name, rows, cols, padded, end_, index_, layer, cols > 1, true, transposed, init, rows, product});
+            {name, rows, cols, padded, end_, index_, layer, cols > 1, true, transposed, init, rows, product, matrices});
         end_ += round_up(padded * cols, kArenaAlignment), index_ += round_up(padded * cols, kArenaAlignment);
     }
 
@@ -81,8 +81,7 @@ inline std::vector<Parameter> parameter_table(const ModelConfig& m, int world = 
         builder.table.back().rows_in_use = m.words();
     };
     auto linear = [&](const std::string& name, int layer, int64_t OC, int64_t IC, Init init, int matrices = 1) {
-        builder.add(name + ".weight", layer, OC, IC, OC, init, true, true);
-        builder.table.back().matrices = matrices;
+        builder.add(name + ".weight", layer, OC, IC, OC, init, true, true, matrices);
         vector(name + ".bias", layer, OC, Init::zeros);
     };
     auto norm = [&](const std::string& name, int layer) {
