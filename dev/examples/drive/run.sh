@@ -2,7 +2,7 @@
 # Tokens that are not text: a small GPT learns to drive on a simulated highway, from logs of drivers of mixed quality, from a
 # careful driver's take-overs, and from rewards. README.md beside it says what is what.
 #
-#   dev/examples/drive/run.sh        (some 15 minutes on two cores)
+#   dev/examples/drive/run.sh        (minutes on two cores)
 #
 # VOCAB_SIZE=500000: as many words as the drive language may have; those that no log has cost memory and no time. The marks: PPO
 # at least halves the collisions per km of the pretrained model, at no less progress, and in at least 95% of scenes the car
