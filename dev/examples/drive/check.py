@@ -82,16 +82,23 @@ class Words(unittest.TestCase):
 
 
 class Reward(unittest.TestCase):
-    def value(self, scene, move):
-        return reward(scene.copy(), words(Language(2000), [move] * MOVES, scene.ego.v), (1, 1, 0.3))
+    def value(self, scene, *moves):
+        before = json.dumps(scene.to_json())
+        value = reward(scene, words(Language(2000), moves, scene.ego.v), (1, 1, 0.3))
+        self.assertEqual(json.dumps(scene.to_json()), before)
+        return value
 
     def test_what_it_likes(self):
         road = Scene(Car(1, 0.0, 20, 0), [], 1, 20)
-        keep = ("keep", "clear", 0, 0)
-        self.assertEqual(self.value(road, keep), 0)
-        self.assertLess(self.value(road, ("brake", "clear", -3, 0)), -0.2)
-        self.assertLess(self.value(Scene(Car(1, 0.0, 20, 0), [Car(1, 40, 0, 30)], 1, 20), keep), -1)
-        self.assertEqual(reward(road, "<keep>", (1, 1, 0.3)), -9.2)
+        keep, brake = ("keep", "clear", 0, 0), ("brake", "clear", -3, 0)
+        for moves in (1, MOVES):
+            self.assertEqual(self.value(road, *[keep] * moves), 0)  # what the careful driver does
+        self.assertLess(self.value(road, brake), -0.2)
+        self.assertLess(self.value(road, *[brake] * MOVES), self.value(road, brake))
+        self.assertLess(self.value(Scene(Car(1, 0.0, 20, 0), [Car(1, 40, 0, 30)], 1, 20), *[keep] * MOVES), -5)
+        self.assertLess(self.value(Scene(Car(1, 0.0, 20, 0), [], 0, 20), keep), -0.1)  # does not go where it shall
+        self.assertLess(self.value(Scene(Car(1, 0.0, 20, 0), [Car(0, 0.0, 20, 20)], 0, 20), ("right", "goal", 0, -1)), -5)
+        self.assertEqual(reward(road, "<keep>", (1, 1, 0.3)), -15)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class Scene:
         e = self.ego
         return {"ego": [e.lane, e.v], "to": self.to, "speed": self.speed, "t": self.t,
                 "exit": None if self.exit is None else self.exit - e.x,
-                "cars": [[c.lane, c.x - e.x, c.v, c.wish, None if c.brakes_at == math.inf else c.brakes_at] for c in self.cars if abs(c.x - e.x) < 1.3 * RANGE]}
+                "cars": [[c.lane, c.x - e.x, c.v, c.wish, None if c.brakes_at == math.inf else c.brakes_at] for c in self.cars if abs(c.x - e.x) < 2 * RANGE]}
 
     @staticmethod
     def from_json(j):
@@ -98,7 +98,9 @@ class Scene:
         return Scene(Car(j["ego"][0], 0.0, j["ego"][1], 0), cars, j["to"], j["speed"], j["exit"], j["t"])
 
     def copy(self):
-        return copy.deepcopy(self)
+        again = copy.copy(self)
+        again.ego, again.cars = copy.copy(self.ego), [copy.copy(car) for car in self.cars]
+        return again
 
 
 def make_scene(seed):

@@ -4,7 +4,8 @@
                                    loop, and the error of its trajectory beside the careful driver's
     stages.py futures MODEL        the futures of a scene, and the likeliest chain of decisions
     stages.py takeovers MODEL      pairs.jsonl, corrected.jsonl: the careful driver takes over where it would have done something else
-    stages.py prompts              prompts.jsonl for PPO: scenes, with all that the reward's simulator needs
+    stages.py watch MODEL          MODEL drives on whatever it does; what the careful driver would have done is added to
+                                   corrected.jsonl, and the scenes are prompts.jsonl for PPO, with all that the reward's simulator needs
     stages.py reward               the reward command: lines in, numbers out
     stages.py picture MODEL...     scenes.svg
 
@@ -22,9 +23,9 @@ import tempfile
 from language import MOVES, WORDS_OF_A_MOVE, Language, trajectory
 from logs import HELD_OUT
 from picture import picture
-from simulator import LANE_WIDTH, Careful, Mixed, Scene, make_scene, measures, totals
+from simulator import LANE_WIDTH, Careful, Mixed, Scene, make_scene, measures, obeyed, totals
 
-TAKEOVERS, PROMPTS = 2000000, 3000000  # first seeds
+TAKEOVERS, WATCHED = 2000000, 3000000  # first seeds
 
 
 # ---- a model as a driver ----
@@ -80,9 +81,9 @@ def closed_loop(scenes, decide):
     return [measures(s, s.ego.x - x, top) for s, x, top in zip(scenes, begins, tops)]
 
 
-def careful_future(scene):
+def careful_future(scene, count=MOVES):
     s, moves = scene.copy(), []
-    for _ in range(MOVES):
+    for _ in range(count):
         moves.append(Careful().decide(s))
         s.move(*moves[-1][2:])
     return moves
@@ -122,16 +123,17 @@ def eventful(o, count):
 
 
 def evaluate(o, language):
-    scenes = [make_scene(HELD_OUT + i) for i in range(o.scenes)]
+    first = HELD_OUT + o.scene
+    scenes = [make_scene(first + i) for i in range(o.scenes)]
     print("%-34s %7s %10s %8s %9s %7s %11s" % ("", "km", "collisions", "per km", "progress", "obeyed", "trajectory"))
     for name in o.models:
         error = ""
         if name in ("careful", "mixed"):
-            drivers = [Careful() if name == "careful" else Mixed(HELD_OUT + i) for i in range(o.scenes)]
+            drivers = [Careful() if name == "careful" else Mixed(first + i) for i in range(o.scenes)]
             drives = closed_loop(scenes, lambda live, numbers, _: [drivers[i].decide(s) for i, s in zip(numbers, live)])
         else:
             drives = closed_loop(scenes, lambda live, _, moment: [m[0] for m in model_moves(name, language, live, moment, o.of)])
-            error = "%9.2f m" % trajectory_error(name, language, moments(HELD_OUT, min(500, 2 * o.scenes)))
+            error = "%9.2f m" % trajectory_error(name, language, moments(first, min(500, 2 * o.scenes)))
         t = totals(drives)
         label = name if o.of == 1 or not error else "%s, likeliest of %d" % (name, o.of)
         print("%-34s %7.1f %10d %8.3f %9.3f %6.1f%% %11s" % (
@@ -188,42 +190,66 @@ def words(language, moves, v):
     return "".join(text)
 
 
-def prompts(o, language):
-    with open(o.data + "/prompts.jsonl", "w") as f:
-        for s in moments(PROMPTS, o.scenes):
-            f.write(json.dumps({"prompt": language.prompt(s), "scene": s.to_json()}) + "\n")
-    print("%d prompts" % o.scenes)
+def watch(o, language):
+    """The states that a model itself comes to are what it must learn from (Ross et al. 2011). Prompts are those where it does
+    something else than the careful driver, and as many others."""
+    corrected, differs, agrees = [], [], []
+
+    def decide(live, _, moment):
+        chosen = [m[0] for m in model_moves(o.models[0], language, live, moment, 1)]
+        for s, move in zip(live, chosen):
+            prompt, right = language.prompt(s), careful_future(s)
+            corrected.append({"prompt": prompt, "completion": words(language, right, s.ego.v)})
+            (agrees if move[2:] == right[0][2:] else differs).append({"prompt": prompt, "scene": s.to_json()})
+        return chosen
+
+    closed_loop([make_scene(WATCHED + o.scene + i) for i in range(o.scenes)], decide)
+    random.Random(1).shuffle(agrees)
+    prompts = differs + agrees[:len(differs)]
+    random.Random(2).shuffle(prompts)
+    for name, mode, part in (("corrected", "a", corrected), ("prompts", "w", prompts)):
+        with open("%s/%s.jsonl" % (o.data, name), mode) as f:
+            f.writelines(json.dumps(line) + "\n" for line in part)
+    print("%d moments, in %.1f%% of them another move than the careful driver's; %d prompts" % (
+        len(corrected), 100 * len(differs) / len(corrected), len(prompts)))
 
 
 # ---- the reward ----
 
-def reward(scene, text, weights):
-    """Of a future: safety, progress and comfort, each times its weight; 0 is the best. All that is bad costs by the second."""
-    moves = Language.read(text, scene.ego.v)
-    if len(moves) < MOVES:
-        return -4.0 * sum(weights)
-    s, safety, progress, comfort = scene, 0.0, 0.0, 0.0
-    away = abs(s.ego.lane - s.target_lane())
-    for move in moves:
-        if s.ended():
-            break
+def worth(scene, moves, weights):
+    """Of these moves and of what follows when the careful driver drives on from there to the end: safety, progress and comfort, each
+    times its weight. All that is bad costs by the second."""
+    s, safety, progress, comfort, top = scene.copy(), 0.0, 0.0, 0.0, 0
+    moves, careful = list(moves), Careful()
+    while not s.ended():
+        move = moves.pop(0) if moves else careful.decide(s)
         s.move(*move[2:])
+        top = max(top, s.ego.v)
         comfort -= max(0, abs(move[2]) - 2) / 24
         gap, ahead = s.beside(s.ego.lane, True)
         rear, behind = s.beside(s.ego.lane, False)
         if ahead is not None:  # nearly a second to the car in front, and room to stop behind it
             closing = max(0.0, s.ego.v - ahead.v)
-            safety -= max(0.0, 1 - gap / (2 + 0.8 * s.ego.v + closing * closing / 10)) / 4
+            safety -= max(0.0, 1 - gap / (2 + 0.8 * s.ego.v + closing * closing / 10)) / 2
         if behind is not None and move[3]:  # the same for the one that it cuts in on
             closing = max(0.0, behind.v - s.ego.v)
             safety -= max(0.0, 1 - rear / (4 + 0.5 * behind.v + closing * closing / 6)) / 2
         over = s.ego.v - s.speed
-        progress -= (0.1 * max(0, -over - 1) if over < 0 else 0.1 * over) + 0.2 * abs(s.ego.lane - s.target_lane())
-    safety -= 12.0 * s.crashed
-    progress += 1.2 * (away - abs(s.ego.lane - s.target_lane()))
-    if s.ended() and s.ego.lane != s.target_lane():
-        progress -= 1
+        progress -= 0.05 * max(0, -over) + 0.1 * max(0, over) + 0.2 * abs(s.ego.lane - s.target_lane())
+    safety -= 10.0 * s.crashed
+    progress -= 4.0 * (not obeyed(s, top))
     return weights[0] * safety + weights[1] * progress + weights[2] * comfort
+
+
+def reward(scene, text, weights):
+    """How much less an answer's moves are worth than the careful driver's own would be. What is worth as much is 0, what seems worth
+    more is, too: bolder is better only as long as somebody careful drives on from there."""
+    moves = Language.read(text, scene.ego.v)
+    if not moves or len(moves) != text.count("<") / WORDS_OF_A_MOVE:
+        return -15.0
+    if [m[2:] for m in moves] == [m[2:] for m in careful_future(scene, len(moves))]:
+        return 0.0
+    return min(0.0, max(-15.0, worth(scene, moves, weights) - worth(scene, [], weights)))
 
 
 def answer(o):
@@ -246,18 +272,18 @@ def draw(o, language):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["evaluate", "futures", "takeovers", "prompts", "reward", "picture"])
+    parser.add_argument("stage", choices=["evaluate", "futures", "takeovers", "watch", "reward", "picture"])
     parser.add_argument("models", nargs="*")
     parser.add_argument("--data", default="data/drive")
     parser.add_argument("--scenes", type=int, default=400)
-    parser.add_argument("--scene", type=int, default=0, help="which one futures and picture begin with")
+    parser.add_argument("--scene", type=int, default=0, help="which one to begin with")
     parser.add_argument("--of", type=int, default=1, help="futures that are sampled")
     parser.add_argument("--weights", default="1,1,0.3", help="of safety, progress and comfort")
     parser.add_argument("-o", "--output")
     o = parser.parse_args()
     if o.stage == "reward":
         return answer(o)
-    stages = {"evaluate": evaluate, "futures": futures, "takeovers": takeovers, "prompts": prompts, "picture": draw}
+    stages = {"evaluate": evaluate, "futures": futures, "takeovers": takeovers, "watch": watch, "picture": draw}
     stages[o.stage](o, Language.load(o.data))
 
 
