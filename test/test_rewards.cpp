@@ -66,6 +66,34 @@ TEST(RewardGradients, OfAnAdapterWithAValueHead) {
                                [](auto& model) { learn_rewards(model, {.value_weight = 0.5f}, true); });
 }
 
+// Text beside it (batch.h), in micro-batches of its own: the gradient is the sum of both.
+TEST(RewardGradients, AddThoseOfTextBeside) {
+    const ModelConfig m = tiny(true);
+    Batch batch = answers(m, options(2)), text = random_batch(4, 6, 11, 21), both = batch;
+    const size_t n = text.inputs.size();
+    StepState state = step_state(batch, 0, 0.0f), alone = state, plain = state;
+    text.targets[5] = -1;
+    text.weights.assign(n, 0.75f / (23 * state.loss_normaliser)), text.doc_start.assign(n, 0);
+    text.signals.resize(n);
+    const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+    append(both.inputs, text.inputs), append(both.targets, text.targets), append(both.weights, text.weights);
+    append(both.doc_start, text.doc_start), append(both.signals, text.signals);
+    both.sequences = 7, both.text = 4, both.text_T = 6;
+    StepOptions without = options(2);
+    without.signals = without.objective = false;
+    auto model = random_model<double>(m, options(2)), policy = random_model<double>(m, options(2)),
+         language = random_model<double>(m, without);
+    for (auto* learner : {model.get(), policy.get()}) learn_rewards(*learner, {.value_weight = 0.5f}, true);
+    model->step(both, &state), policy->step(batch, &alone), language->step(text, &plain);
+    Doubles sum = gradients_of(*policy);
+    const Doubles texts = gradients_of(*language);
+    for (size_t i = 0; i < sum.size(); i++) sum[i] += texts[i];
+    EXPECT_LT(largest_error(model->table(), gradients_of(*model), sum), 1e-12);
+    EXPECT_GT(dot(texts, texts), 1e-4);
+    EXPECT_EQ(state.loss, alone.loss);
+    EXPECT_NEAR(state.sums[kTextSum] * 0.75 / 23, static_cast<double>(plain.loss), 1e-6);
+}
+
 // With one step from the policy that wrote, PPO and GRPO are the policy gradient: the language model's gradient, each token
 // weighed by its advantage.
 TEST(Rewards, OneStepIsThePolicyGradient) {

@@ -170,7 +170,7 @@ void scaled_copy(float* u, const X* x, float scale, int64_t n, cudaStream_t stre
 // The micro-batch at hand, N rows of this rank's part of the step's tokens from first_sample on, to where the layers
 // read it: a captured graph has fixed addresses.
 void load_micro_batch(MicroBatch<float> to, StepTokens step, const StepState* state, int N, int T, cudaStream_t stream);
-void next_micro_batch(StepState* state, int B, cudaStream_t stream);
+void next_micro_batch(StepState* state, int B, int T, int skip, cudaStream_t stream);
 // *to += sum of losses (N), each times its weight, in a fixed order; weights (N) or null: 1
 void add_losses(double* to, const float* losses, const float* weights, int N, cudaStream_t stream);
 // sum (n) += x: gradients that other ranks have sent join those of earlier micro-steps.

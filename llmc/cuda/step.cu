@@ -7,7 +7,7 @@ static __global__ void load_micro_batch_kernel(MicroBatch<float> to, StepTokens 
                                                int T) {
     int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     if (i >= N) return;
-    int64_t from = int64_t(state->first_sample - state->rank_first_sample) * T + i;
+    int64_t from = state->first_token + i;
     to.inputs[i] = step.inputs[from], to.targets[i] = step.targets[from];
     if (!to.weights) return;
     int start = step.doc_start[from];
@@ -22,11 +22,11 @@ void load_micro_batch(MicroBatch<float> to, StepTokens step, const StepState* st
     launch(load_micro_batch_kernel, ceil_div(N, 256), 256, 0, stream, to, step, state, N, T);
 }
 
-static __global__ void next_micro_batch_kernel(StepState* state, int B) {
-    state->first_sample += static_cast<uint32_t>(B);
+static __global__ void next_micro_batch_kernel(StepState* state, int B, int T, int skip) {
+    state->first_sample += static_cast<uint32_t>(B + skip), state->first_token += B * T;
 }
-void next_micro_batch(StepState* state, int B, cudaStream_t stream) {
-    launch(next_micro_batch_kernel, 1, 1, 0, stream, state, B);
+void next_micro_batch(StepState* state, int B, int T, int skip, cudaStream_t stream) {
+    launch(next_micro_batch_kernel, 1, 1, 0, stream, state, B, T, skip);
 }
 
 // One block: each thread sums its losses, then the block the threads' sums.

@@ -30,6 +30,11 @@ struct Batch {
     // (sequences, T), or empty: where a policy learns of rewards. A step takes them where StepOptions::signals says so.
     std::vector<TokenSignals> signals = {};
 
+    // So many of the sequences, the last ones, are plain text beside what an objective is about, of text_T tokens each: their
+    // loss is the language model's, each token's by its weight. Samples are numbered over all ranks, and text after all
+    // others: text_skip numbers lie between this rank's.
+    int text = 0, text_T = 0, text_skip = 0;
+
     // Where each token stands in its document, (sequences, T); empty where doc_start is.
     std::vector<int> positions() const {
         std::vector<int> all(doc_start.size());

@@ -8,13 +8,14 @@
 #include "llmc/model/adapter_config.h"
 #include "llmc/model/moments.h"
 
-constexpr int kStepSums = 4;
+constexpr int kStepSums = 5, kTextSum = 4;
 
 struct StepState {
     uint64_t seed = 0;               // key of all random numbers
     uint32_t step = 0;               // 0-based index of this step
     uint32_t rank_first_sample = 0;  // index within the step, over all ranks, of this rank's first sample
     uint32_t first_sample = 0;       // index within the step, over all ranks, of row b = 0 of the micro-batch at hand
+    int64_t first_token = 0;         // of that row, among this rank's tokens of the step
     float learning_rate = 0;
     float beta1_correction = 1;  // 1 - beta1^t, t = number of updates so far + 1
     float beta2_correction = 1;  // 1 - beta2^t
@@ -25,7 +26,7 @@ struct StepState {
     // Written by the step itself:
     double sums[kStepSums] =
         {};                // of all tokens so far, of this rank and then of all: of losses; then what else an objective
-                           // counts (llmc/objectives/)
+                           // counts (llmc/objectives/); at kTextSum, of losses of the text beside it
     float loss = 0;        // mean loss of the whole step
     float grad_norm = 0;   // before clipping
     float clip_scale = 1;  // gradients are multiplied by this in the update: min(1, grad_clip / grad_norm)

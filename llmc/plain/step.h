@@ -8,7 +8,7 @@
 // The micro-batch at hand, N rows of this rank's part of the step's tokens from first_sample on.
 template <typename A>
 void load_micro_batch(MicroBatch<A> to, StepTokens step, const StepState* state, int N, int T, Plain) {
-    int64_t from = int64_t(state->first_sample - state->rank_first_sample) * T;
+    const int64_t from = state->first_token;
     std::copy_n(step.inputs + from, N, to.inputs), std::copy_n(step.targets + from, N, to.targets);
     if (!to.weights) return;
     std::copy_n(step.weights + from, N, to.weights), std::copy_n(step.doc_start + from, N, to.doc_start);
@@ -21,7 +21,10 @@ void load_micro_batch(MicroBatch<A> to, StepTokens step, const StepState* state,
         to.partners[n] = partner < 0 ? -1 : n - n % T + partner;
     }
 }
-inline void next_micro_batch(StepState* state, int B, Plain) { state->first_sample += static_cast<uint32_t>(B); }
+// skip: numbers of samples that are other ranks' (micro_step.h).
+inline void next_micro_batch(StepState* state, int B, int T, int skip, Plain) {
+    state->first_sample += static_cast<uint32_t>(B + skip), state->first_token += B * T;
+}
 
 // *to += sum of losses (N), each times its weight; weights (N) or null: 1
 template <typename A>

@@ -59,6 +59,9 @@ std::vector<std::string> introduction(const Run& run, int B, const DataLoader& d
     else if (!run.policy)
         lines.push_back(strf("data: %s training tokens in %zu shard(s), %s windows of %d an epoch", tokens.c_str(),
                              run.train_shards.size(), rows.c_str(), run.T));
+    if (run.text)
+        lines.push_back(strf("text beside: %s tokens; their loss counts %g", human_count(run.text->tokens()).c_str(),
+                             o.text_weight));
     if (run.policy)
         lines.push_back(strf("batch: %s rows of at most %d tokens an update, micro-batches of %d",
                              human_count(run.rows_of_update()).c_str(), run.T, B));

@@ -46,6 +46,7 @@ static constexpr LogField log_fields[] = {
     {"updates", &LogEntry::updates},
     {"sample_tok_s", &LogEntry::sample_tok_s},
     {"learn_tok_s", &LogEntry::learn_tok_s},
+    {"text_loss", &LogEntry::text_loss},
     {"end", &LogEntry::end},
     {"best_step", &LogEntry::best_step},
 };
@@ -206,6 +207,7 @@ void RunLog::print_step(const LogEntry& entry, int64_t max_steps) {
     if (entry.kl) line += strf(" | kl %.4f", *entry.kl);
     if (entry.answer_tokens) line += strf(" | %.1f tokens", *entry.answer_tokens);
     if (entry.loss) line += strf(" | loss %.6f", *entry.loss);
+    if (entry.text_loss) line += strf(" | text loss %.4f", *entry.text_loss);
     if (entry.grad_norm) line += strf(" | norm %.4f", *entry.grad_norm);
     if (entry.lr) line += strf(" | lr %.2e", *entry.lr);
     if (entry.ms) line += strf(" | %.2f ms", *entry.ms);

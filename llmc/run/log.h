@@ -17,6 +17,7 @@ struct LogEntry {
     // answer; shares of answers that ended by themselves, and of tokens that were clipped; KL to what wrote them, nats a token
     std::optional<double> reward, val_reward, kl, entropy, answer_tokens, ended, clipped, change, value_loss, updates,
         sample_tok_s, learn_tok_s;
+    std::optional<double> text_loss;                      // --text
     std::vector<std::pair<std::string, double>> rewards;  // of each source
     std::optional<double> end;  // --time-limit: where the run was to end, as planned before this step (schedule.h)
     std::optional<double> best_step;  // of a validation: the step with the lowest loss so far, whose checkpoint is kept

@@ -104,6 +104,12 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
                  "{\"prompt\"} of --train-data and learns from their --reward; distill: it learns what --teacher holds possible"},
         {.name = "beta", .value = "X", .field = &o.beta, .limits = positive,
          .commands = FINETUNE, .recorded = true, .help = "dpo: how dear it is to go away from the reference"},
+        {.name = "text", .value = "FILES", .field = &o.text,
+         .commands = FINETUNE, .recorded = true, .default_text = "none",
+         .help = "dpo, ppo, grpo: token shards of text that keeps the language model as it is (PPO-ptx): each update learns "
+                 "from as many rows of it as it has of its own"},
+        {.name = "text-weight", .value = "X", .field = &o.text_weight, .limits = zero_up,
+         .commands = FINETUNE, .recorded = true, .help = "what the mean loss of that text's tokens counts beside the objective's"},
         {.name = "teacher", .value = "MODEL", .field = &o.teacher,
          .commands = FINETUNE, .recorded = true, .default_text = "none, distill needs one",
          .help = "distill: the model to learn from, as --model; of any size, in the same vocabulary"},

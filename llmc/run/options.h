@@ -36,9 +36,11 @@ struct Options {
     std::string chat_template;  // --template
     bool packing = true, skip_bad = false;
     // heads (head.h)
-    std::string objective = "lm";  // or reward, dpo: which of two answers was preferred; or distill
-    double beta = 0.1;             // of dpo
-    std::string teacher;           // of distill
+    std::string objective = "lm";   // or reward, dpo: which of two answers was preferred; or distill
+    double beta = 0.1;              // of dpo
+    std::vector<std::string> text;  // beside dpo, ppo, grpo: token shards
+    double text_weight = 1;
+    std::string teacher;  // of distill
     double teacher_temperature = 2, hard_weight = 0.1;
     // rewards (run/policy.h); 0: by the objective
     std::vector<std::string> rewards, reward_commands;

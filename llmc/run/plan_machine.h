@@ -195,7 +195,7 @@ using WholeGpu = PlanMachine<LogitsLimit{INT64_MAX, 1}, 256, true>;
 
 template <typename A>
 void load_micro_batch(MicroBatch<A>, StepTokens, const StepState*, int, int, PlanStream) {}
-inline void next_micro_batch(StepState*, int, PlanStream) {}
+inline void next_micro_batch(StepState*, int, int, int, PlanStream) {}
 template <typename A>
 void add_losses(double*, const A*, const A*, int, PlanStream) {}
 inline void finish_gradients(StepState*, const double*, float, PlanStream) {}

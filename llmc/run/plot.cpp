@@ -112,7 +112,7 @@ static std::vector<Panel> panels_of(const std::vector<PlottedRun>& runs) {
         norm{"gradient norm", 120, true, false}, score{"score", 120}, reward{"reward", 200},
         kl{"KL (nats per answer)", 120, false, true}, entropy{"entropy (nats per token)", 120, false, true},
         length{"tokens of an answer", 120, false, true}, clipped{"clipped share", 96, false, true},
-        pace{"tokens/s", 120, false, true};
+        pace{"tokens/s", 120, false, true}, text{"loss of the text beside", 120};
     for (size_t i = 0; i < runs.size(); i++) {
         const auto points = [&](Field field, bool logarithmic = false) {
             return finite_points(runs[i].entries, field, logarithmic);
@@ -148,13 +148,14 @@ static std::vector<Panel> panels_of(const std::vector<PlottedRun>& runs) {
         kl.lines.push_back({points(&LogEntry::kl), stroke(colour, 1.8), colour, ""});
         entropy.lines.push_back({points(&LogEntry::entropy), stroke(colour, 1.8), colour, ""});
         length.lines.push_back({points(&LogEntry::answer_tokens), stroke(colour, 1.8), colour, ""});
+        text.lines.push_back({points(&LogEntry::text_loss), stroke(colour, 1.8), colour, ""});
         clipped.lines.push_back({points(&LogEntry::clipped), stroke(colour, 1.8), colour, ""});
         pace.lines.push_back({points(&LogEntry::sample_tok_s), stroke(colour, 1.8), colour, one ? "sampling" : ""});
         if (one)
             pace.lines.push_back({points(&LogEntry::learn_tok_s), stroke(kColours[1], 1.8), kColours[1], "learning"});
     }
     std::vector<Panel> all = {loss};
-    for (const Panel& panel : {reward, kl, entropy, length, clipped, pace, rate, norm, score})
+    for (const Panel& panel : {reward, text, kl, entropy, length, clipped, pace, rate, norm, score})
         if (std::any_of(panel.lines.begin(), panel.lines.end(), [](const Line& l) { return !l.points.empty(); }))
             all.push_back(panel);
     return all;

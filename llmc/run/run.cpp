@@ -197,6 +197,7 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
     if (!run.policy && run.on_examples) read_examples(run, notes);
     else if (!run.policy) drop_short_validation(run, notes);
     if (!run.policy) choose_total_batch(run, program.default_total_batch);
+    choose_text(run);
     if (run.on_examples && !run.options.was_given("val-every") && run.options.val_every > 0)  // after each epoch
         run.options.val_every = (run.training_rows()->epoch_begin(1) + run.sequences - 1) / run.sequences;
     if (run.options.patience > 0 && !run.validation_rows())

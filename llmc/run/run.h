@@ -39,6 +39,7 @@ struct Run {
     bool on_examples = false;  // the data is examples, and these take the place of shards:
     std::shared_ptr<PackedExamples> train_examples, val_examples;
     std::shared_ptr<PolicyPlan> policy;                         // or these are prompts to write answers to
+    std::shared_ptr<const Rows> text;                           // --text, beside either
     std::shared_ptr<const PackedExamples> val_without_prompts;  // for what sees none, where others do
     std::string vocabulary;  // directory, or "" if its files are nowhere (GPT-2's ids are printed as numbers)
     std::optional<Tokenizer> tokenizer;

@@ -5,6 +5,7 @@
 #include "llmc/base/human.h"
 #include "llmc/base/json.h"
 #include "llmc/run/run_rules.h"
+#include "llmc/text/dataloader.h"
 #include "llmc/text/shards.h"
 #include "llmc/text/task_forms.h"
 #include "llmc/text/vocabulary.h"
@@ -131,6 +132,30 @@ static void check_rows(const Run& run) {
             run.vocabulary.c_str(), run.tokenizer->vocab_size(), run.config.V));
 }
 
+// Of shards beside which lies the vocabulary `beside`, or none: GPT-2's ids, as in llm.c's shards. It must be the model's, but
+// that the model's may have more.
+static void check_data_vocabulary(const Run& run, const std::vector<std::string>& shards, const std::string& beside) {
+    if (run.vocabulary == beside) return;
+    if (beside.empty()) {
+        if (run.tokenizer->bytes(kGpt2Vocabulary - 1) == kEndOfText) return;
+        throw Error(
+            strf("no vocabulary lies beside the data (%s), so that it is in GPT-2's, the model (%s) in one of %d "
+                 "tokens; if the data is in the model's, copy that there, else %s",
+                 shards[0].c_str(), run.options.model.c_str(), run.tokenizer->vocab_size(), kOtherVocabulary));
+    }
+    const Tokenizer data = Tokenizer::load(beside);
+    if (data.within(*run.tokenizer)) return;
+    if (data.vocab_size() == run.tokenizer->vocab_size())
+        throw Error(
+            strf("the vocabularies of the data (%s) and of the model (%s) have the same size and different tokens: %s",
+                 beside.c_str(), run.vocabulary.c_str(), kOtherVocabulary));
+    const std::string words =
+        data.extends(*run.tokenizer) ? ", or give the model the words that it lacks: finetune --vocab " + beside : "";
+    throw Error(strf("the data (%s) has a vocabulary of %d tokens, the model (%s) another of %d: %s%s",
+                     shards[0].c_str(), data.vocab_size(), run.vocabulary.c_str(), run.tokenizer->vocab_size(),
+                     kOtherVocabulary, words.c_str()));
+}
+
 void choose_vocabulary(Run& run, const std::vector<std::string>& shards, Notes* notes) {
     std::string beside = vocabulary_dir(shards), models = run.source.vocabulary;  // what the model was trained with
     if (!run.resume_from.empty()) models = Tokenizer::present(run.resume_from) ? run.resume_from : "";
@@ -151,25 +176,7 @@ void choose_vocabulary(Run& run, const std::vector<std::string>& shards, Notes* 
         throw Error(strf("the data (%s) has a vocabulary of %d tokens, the model (%s) one of %d: %s", shards[0].c_str(),
                          run.tokenizer->vocab_size(), run.options.model.c_str(), run.config.V, kOtherVocabulary));
     if (run.tokenizer) check_rows(run);
-    if (models.empty() || models == beside) return;
-    if (beside.empty()) {  // GPT-2's ids, as in llm.c's shards
-        if (run.tokenizer->bytes(kGpt2Vocabulary - 1) == kEndOfText) return;
-        throw Error(
-            strf("no vocabulary lies beside the data (%s), so that it is in GPT-2's, the model (%s) in one of %d "
-                 "tokens; if the data is in the model's, copy that there, else %s",
-                 shards[0].c_str(), run.options.model.c_str(), run.tokenizer->vocab_size(), kOtherVocabulary));
-    }
-    const Tokenizer data = Tokenizer::load(beside);
-    if (data.within(*run.tokenizer)) return;
-    if (data.vocab_size() == run.tokenizer->vocab_size())
-        throw Error(
-            strf("the vocabularies of the data (%s) and of the model (%s) have the same size and different tokens: %s",
-                 beside.c_str(), models.c_str(), kOtherVocabulary));
-    const std::string words =
-        data.extends(*run.tokenizer) ? ", or give the model the words that it lacks: finetune --vocab " + beside : "";
-    throw Error(strf("the data (%s) has a vocabulary of %d tokens, the model (%s) another of %d: %s%s",
-                     shards[0].c_str(), data.vocab_size(), models.c_str(), run.tokenizer->vocab_size(),
-                     kOtherVocabulary, words.c_str()));
+    if (!models.empty()) check_data_vocabulary(run, shards, beside);
 }
 
 void choose_model_vocabulary(Run& run, Notes* notes) {
@@ -186,6 +193,20 @@ void choose_model_vocabulary(Run& run, Notes* notes) {
     run.tokenizer = Tokenizer::load(run.vocabulary);
     check_rows(run);
     notes->insert(notes->end(), run.tokenizer->notes().begin(), run.tokenizer->notes().end());
+}
+
+void choose_text(Run& run) {
+    Options& o = run.options;
+    if (o.text.empty() && !o.was_given("text-weight")) return;
+    if (o.text.empty()) throw UsageError("--text-weight weighs --text; name some, or leave it out");
+    if (o.objective != "dpo" && !run.policy) throw UsageError("--text goes with --objective dpo, ppo or grpo");
+    if (run.prompts(0) > 0)
+        throw UsageError("--text keeps a language model as it is, and --prompt-tokens changes none; leave it out");
+    const std::vector<std::string> shards = expand_shards(o.text, "--text");
+    check_data_vocabulary(run, shards, vocabulary_dir(shards));
+    run.text = std::make_shared<Windows>(shards, run.T, run.config.words(), true, o.seed);
+    o.text.clear();
+    for (const std::string& shard : shards) o.text.push_back(fs::absolute(shard).lexically_normal());
 }
 
 void choose_extension(Run& run, Notes* notes) {

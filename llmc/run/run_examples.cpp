@@ -163,5 +163,6 @@ void record_examples(Run& run, Notes* notes) {
     Json train = {{"file", fs::path(o.train_data[0]).filename()},
                   {"examples", run.train_examples->examples()},
                   {"tokens", run.train_examples->tokens()}};
+    if (run.text) train["text_tokens"] = run.text->tokens();
     record_data(run, json_line(train), o.train_data, o.val_data, notes);
 }

@@ -142,5 +142,6 @@ void record_prompts(Run& run, Notes* notes) {
     Json train = {{"file", fs::path(o.train_data[0]).filename()},
                   {"prompts", run.policy->prompts->size()},
                   {"tokens", run.policy->prompts->tokens()}};
+    if (run.text) train["text_tokens"] = run.text->tokens();
     record_data(run, json_line(train), o.train_data, o.val_data, notes);
 }

@@ -29,6 +29,8 @@ void choose_head(Run& run, Notes* notes);                 // --head: what of `he
 void set_head(Run& run, const HeadConfig& head);          // and all of it: it is the trained adapter's, or the model's
 void record_examples(Run& run, Notes* notes);             // as record_data
 
+void choose_text(Run& run);  // --text: run.text, where T and the vocabulary are known (run_data.cpp)
+
 // The template of examples: --template, or the model's.
 Template choose_template(const Run& run, Notes* notes);
 

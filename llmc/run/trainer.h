@@ -28,6 +28,7 @@
 #include "llmc/run/run.h"
 #include "llmc/run/schedule.h"
 #include "llmc/run/stop_signal.h"
+#include "llmc/run/text_beside.h"
 #include "llmc/text/generate.h"
 
 template <Model M>
@@ -41,6 +42,7 @@ class Trainer {
           model(run.config, run.step_options(B), std::make_unique<typename M::Communicator>(group)),
           train_data(run.training_rows()),
           batches(train_data, run.sequences, B, group.rank(), group.world()),
+          plain_text(run, group, B),
           val_data(make_loader(run.validation_rows())),
           questions(read_questions()),
           log(group.rank() == 0 ? run.output : "", run.resume_from.empty() ? 0 : run.state.step, o.time_limit,
@@ -251,12 +253,14 @@ class Trainer {
         if (policy) {
             policy->round(step, at, &s, &e, [&](const Batch& rows, StepState* state) {
                 set_corrections(state);
-                model.step(rows, state, typename M::NextBatch{}, [&] { writer.finish_copy(); });
-                run.state.optimizer_updates += !state->skip;
+                const Batch* all = plain_text.beside(rows, int64_t(state->step) * run.rows_of_update(),
+                                                     1 / static_cast<double>(state->loss_normaliser));
+                model.step(*all, state, typename M::NextBatch{}, [&] { writer.finish_copy(); });
+                run.state.optimizer_updates += !state->skip, plain_text.count(*state);
             });
         } else {
             model.step(*batch, &s, next_batch, [&] { writer.finish_copy(); });
-            run.state.optimizer_updates += !s.skip;
+            run.state.optimizer_updates += !s.skip, plain_text.count(s);
         }
         const bool finite = std::isfinite(s.loss) && std::isfinite(s.grad_norm);
         not_finite_in_a_row = finite ? 0 : not_finite_in_a_row + 1;
@@ -269,6 +273,7 @@ class Trainer {
         pace.step_took(seconds);
 
         e.step = step + 1;
+        e.text_loss = plain_text.mean_loss();
         e.loss = s.loss, e.grad_norm = s.grad_norm, e.lr = s.learning_rate, e.ms = 1e3 * seconds;
         if (!policy) e.tok_s = static_cast<double>(run.sequences * run.T) / seconds;
         if (o.max_kl > 0 && e.kl && *e.kl > o.max_kl) {
@@ -323,7 +328,8 @@ class Trainer {
 
     const Batch* load_batch(int64_t at) {
         batch_at = at;
-        return batches.load(at, !o.overfit_one_batch);
+        const Batch* rows = batches.load(at, !o.overfit_one_batch);
+        return plain_text.beside(*rows, at, train_data.rows().weight(at, run.sequences));
     }
 
     // Whether any rank got a signal: all stop after the same step. And whether rank 0 wants a checkpoint once more.
@@ -469,6 +475,7 @@ class Trainer {
     RankBatches batches;
     const Batch* batch = nullptr;  // what was loaded last, for the step that begins at sample batch_at
     int64_t batch_at = -1;
+    TextBeside plain_text;
     int64_t first_word = 0;  // of those that are trained
     std::unique_ptr<DataLoader> val_data;
     std::unique_ptr<Policy<M>> policy;  // that learns from rewards
