@@ -5,10 +5,11 @@ Without arguments a --reward-command: a line {"prompt", "completion", ...} in, 1
   rule.py prompts ENTRIES HELD_OUT DIR    questions of a dictionary (foldoc.sh): examples to tune on, prompts to learn from and to judge by
   rule.py rate ANSWERS                    of what `sample --json` has written: how often it keeps the rule
   rule.py pairs ANSWERS                   and as pairs: one that does, one that does not, of the same prompt
-  rule.py mix ANSWERS EXAMPLES            those that keep it, as examples, and as many texts of EXAMPLES
+  rule.py show ANSWERS                    five of them, drawn at random
 """
 import itertools
 import json
+import random
 import re
 import sys
 
@@ -34,26 +35,27 @@ def write(name, rows):
 def prompts(entries, held_out, directory):
     """
     An answer is the first sentence of an entry. Whole entries stand between, so that the model goes on to be one of texts. The last
-    tenth is left alone: in it are the texts that it is validated on. The held-out prompts are of foldoc.sh's held-out entries.
+    tenth is the text that it is validated on: nothing learns from it, and the prompts to test by, which no setting was chosen by
+    either, are of its entries. The held-out prompts are of foldoc.sh's held-out entries.
     """
     with open(held_out, encoding="utf-8") as file:
         held = {int(line) for line in file}
     with open(entries, encoding="utf-8") as file:
         rows = [line.rstrip("\n").split("\t") for line in file]
-    examples, asked = [], {False: [], True: []}
+    examples, asked = [], {"train": [], "held_out": [], "test": []}
     for number, (heading, _, text) in enumerate(rows, 1):
-        if number not in held and number > 0.9 * len(rows):
-            continue
+        part = "held_out" if number in held else "test" if number > 0.9 * len(rows) else "train"
         sentence = re.match(r"(.*?[a-z)\"]\.)(?= [A-Z(\[\"]|$)", text)
         if len(heading) <= 24 and sentence and 3 <= len(sentence[1].split()) <= 40:
             prompt = f"What is {heading}?\nIn a sentence:\n"
-            asked[number in held].append({"prompt": prompt})
-            if number not in held:
+            asked[part].append({"prompt": prompt})
+            if part == "train":
                 examples.append({"prompt": prompt, "completion": sentence[1]})
-        if number not in held and len(text) <= 400:
+        if part == "train" and len(text) <= 400:
             examples.append({"text": f"{heading}\n{text}"})
     write(f"{directory}/answers.jsonl", examples)
-    for name, part in ("train", asked[False][::4]), ("held_out", asked[True]):
+    asked["train"] = asked["train"][::4]
+    for name, part in asked.items():
         write(f"{directory}/{name}.jsonl", part)
         print(f"{len(part)} prompts in {name}.jsonl")
 
@@ -76,15 +78,13 @@ def pairs(name):
                 print(json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected}, ensure_ascii=False))
 
 
-def mix(name, examples):
-    rows = [{"prompt": row["prompt"], "completion": row["text"]} for row in lines(name) if keeps(row["text"])]
-    texts = [row for row in lines(examples) if "text" in row]
-    for row, text in zip(rows, texts):
-        print(json.dumps(row, ensure_ascii=False), json.dumps(text, ensure_ascii=False), sep="\n")
+def show(name):
+    for row in random.Random(1).sample(lines(name), 5):
+        print(f"  {row['prompt'].split(chr(10))[0]} {row['text']}" + ("" if keeps(row["text"]) else "   (breaks the rule)"))
 
 
 if len(sys.argv) > 1:
-    {"prompts": prompts, "rate": rate, "pairs": pairs, "mix": mix}[sys.argv[1]](*sys.argv[2:])
+    {"prompts": prompts, "rate": rate, "pairs": pairs, "show": show}[sys.argv[1]](*sys.argv[2:])
 else:
     for line in sys.stdin:
         print(int(keeps(json.loads(line)["completion"])), flush=True)
