@@ -37,7 +37,7 @@ char* allocate(size_t bytes) {
     size_t capacity = (bytes + 255) / 256 * 256;
     char* p;
     auto reuse = h.reusable.lower_bound(capacity);
-    if (reuse != h.reusable.end() && reuse->first <= 2 * capacity) {
+    if (!h.sparse && reuse != h.reusable.end() && reuse->first <= 2 * capacity) {
         p = reuse->second, capacity = reuse->first;
         h.reusable.erase(reuse);
     } else {
