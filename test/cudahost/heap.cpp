@@ -41,6 +41,9 @@ char* allocate(size_t bytes) {
         p = reuse->second, capacity = reuse->first;
         h.reusable.erase(reuse);
     } else {
+        // an index that overflows 32 bits goes back by 2^32 elements: nobody is to be there
+        if (h.sparse && bytes > size_t{4} << 30) h.used += size_t{20} << 30;
+        if (h.used + bytes + 2 * kRedzone > kHeapBytes) return nullptr;
         p = h.base + h.used + kRedzone;
         h.used += kRedzone + capacity + kRedzone;
         size_t more = h.used > h.mapped ? (h.used - h.mapped + kStep - 1) / kStep * kStep : 0;
