@@ -194,7 +194,8 @@ $(B)/flags: ;
 # ---- the CUDA program ----------------------------------------------------------------------------------------------------
 # Looked for only when a goal needs it. A root has include/ and lib64/ or lib/: a toolkit, or one of pip's packages.
 CUDA_GOALS := train_gpt2cu test_cuda check_cuda bench_cuda build_gpu_check compile_cuda $(B)/bench_cuda
-HOST_GOALS := test test_asan check_programs debug_build $(B)/test/run_cuda_tests $(B)/train_gpt2cu_cpu $(B)/bench_cuda_cpu $(B)/cudahost/%
+HOST_GOALS := test test_asan check_programs debug_build $(B)/test/run_cuda_tests $(B)/test/run_ptx_tests \
+  $(B)/train_gpt2cu_cpu $(B)/bench_cuda_cpu $(B)/cudahost/%
 ifneq ($(filter $(CUDA_GOALS) $(HOST_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_tests $(B)/dev/cuda/%,$(MAKECMDGOALS)),)
   PIP := $(shell python3 -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")))' 2>/dev/null)
   CUDA_ROOTS := $(CUDA_HOME) $(wildcard .deps/python/nvidia/*) $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc))) \
@@ -342,9 +343,10 @@ endif
 
 # .cuh and .cu files go through a filter into $(H)/src, where the compiler finds them before the originals.
 HOST_SOURCES := $(addprefix $(H)/src/,$(filter-out llmc/cuda/ptx.cuh,$(wildcard llmc/*/*.cuh llmc/cuda/*.cu dev/cuda/*.cu dev/cuda/*.cuh dev/bench/cuda/*.cuh test/cuda/*.cu test/cuda/*.cuh)))
-HOST_LIB := $(patsubst %.cpp,$(B)/%.o,$(filter-out %/missing.cpp,$(wildcard test/cudahost/*.cpp)))
+HOST_LIB := $(patsubst %.cpp,$(B)/%.o,$(filter-out %/missing.cpp %/on_ptx.cpp,$(wildcard test/cudahost/*.cpp)))
 HOST_OBJ := $(patsubst %,$(H)/%.o,$(wildcard test/cuda/*.cu))
 HOST_LAYERS := $(CUDA_SOURCES:%=$(H)/%.o) $(CUDA_HOST_SOURCES:%=$(H)/%.o)
+include test/ptx/ptx.mk
 HOST_FLAGS = -DCUDAHOST -Itest/cudahost/include -I$(H)/src $(HOST_INCLUDE)
 # -fno-strict-aliasing: kernels load four floats as one uint4; -fsanitize=alignment: from a wrong address a GPU refuses to
 HOST_CXXFLAGS = $(if $(DEBUG_CUDA),$(filter-out -O%,$(CXXFLAGS)) -O0 -g,$(CXXFLAGS:-O3=-O2)) -fno-strict-aliasing \
@@ -365,9 +367,9 @@ define compile_for_cpu =
 endef
 $(HOST_LIB): CPPFLAGS += -DCUDAHOST $(HOST_INCLUDE)
 $(B)/test/cudahost/nccl.o: CPPFLAGS += $(if $(MPICC),-DUSE_MPI $(MPI_CFLAGS))
-$(B)/test/cudahost/missing.o: CPPFLAGS += -DCUDAHOST_MISSING='"$(HOST_MISSING)"'
+$(B)/test/cudahost/missing.o: CPPFLAGS += -DCUDAHOST_MISSING='"$(or $(HOST_MISSING),on PTX: nvcc is missing)"'
 
-$(CUDA_TESTS): LDLIBS += -lgtest -lgtest_main
+$(CUDA_TESTS) $(B)/test/run_ptx_tests: LDLIBS += -lgtest -lgtest_main
 $(CUDA_TESTS): $(if $(HOST_MISSING),$(B)/test/cudahost/missing.o,$(HOST_OBJ) $(HOST_LAYERS) $(HOST_LIB) $(LIB))
 $(B)/train_gpt2cu_cpu: $(H)/train_gpt2.cu.o $(HOST_LAYERS) $(HOST_LIB) $(NO_CPU_OBJ)
 $(B)/bench_cuda_cpu: $(H)/dev/bench/bench_cuda.cu.o $(HOST_LAYERS) $(HOST_LIB) $(NO_CPU_OBJ)  # for dev/gpu_check.sh --dry
@@ -375,7 +377,7 @@ $(H)/test_%: LDLIBS += -lgtest -lgtest_main
 $(H)/test_%: $(H)/test/cuda/test_%.cu.o $(HOST_LAYERS) $(HOST_LIB) $(LIB)  # one file alone
 	@echo "  link     $@"
 	$(Q)$(CXX) $(CXXFLAGS) -fsanitize=alignment $(LDFLAGS) -o $@ $^ $(BOOST_CONTEXT) $(LDLIBS)
-$(CUDA_TESTS) $(B)/train_gpt2cu_cpu $(B)/bench_cuda_cpu:
+$(CUDA_TESTS) $(B)/test/run_ptx_tests $(B)/train_gpt2cu_cpu $(B)/bench_cuda_cpu:
 	@mkdir -p $(@D)
 	@echo "  link     $@"
 	$(Q)$(CXX) $(CXXFLAGS) -fsanitize=alignment $(LDFLAGS) -o $@ $^ $(if $(HOST_MISSING),,$(BOOST_CONTEXT)) $(LDLIBS)
@@ -396,11 +398,11 @@ test:  ## everything that runs without a GPU (T=layernorm: that suite alone); la
 	@$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) $(or $(ONE_SUITE),check_programs)
 	@TRAIN_GPT2=$(CURDIR)/$(BIN)train_gpt2 TRAIN_GPT2_PLAIN=$(CURDIR)/$(PLAIN) TOKENIZE=$(CURDIR)/$(BIN)tokenize \
 	    $(patsubst %,TRAIN_GPT2CU=$(CURDIR)/%,$(if $(ONE_SUITE),$(filter $(CUDA_PROGRAM),$(ONE_SUITE)),$(CUDA_PROGRAM))) \
-	    bash dev/run_tests.sh $(or $(firstword $(ONE_SUITE)),$(B)/test/run_tests $(B)/test/run_cuda_tests)
+	    bash dev/run_tests.sh $(or $(firstword $(ONE_SUITE)),$(B)/test/run_tests $(B)/test/run_cuda_tests $(ON_PTX))
 # train_gpt2.cu compiled for the CPU, where CUDA's headers are there; under the sanitizers its kernels alone are tested: whole
 # runs would take too long
 CUDA_PROGRAM := $(if $(HOST_MISSING)$(SANITIZE),,$(B)/train_gpt2cu_cpu)
-check_programs: $(PROGRAMS) $(PLAIN) $(B)/test/run_tests $(B)/test/run_cuda_tests $(CUDA_PROGRAM) $(if $(SANITIZE),,$(CPU_BENCHES))
+check_programs: $(PROGRAMS) $(PLAIN) $(B)/test/run_tests $(B)/test/run_cuda_tests $(ON_PTX) $(CUDA_PROGRAM) $(if $(SANITIZE),,$(CPU_BENCHES))
 
 # T=NAME: test/test_NAME.cpp or else test/cuda/test_NAME.cu (T=cuda/NAME: that one), and the programs that it starts
 ifneq ($(and $(T),$(filter test test_asan,$(MAKECMDGOALS))),)

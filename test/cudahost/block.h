@@ -14,9 +14,11 @@ struct Launch {
     size_t shared_bytes = 0;
     const void* kernel = nullptr;
     std::function<void()> thread;
+    std::vector<std::string> args;  // the bytes of each
 };
 // All blocks, one after the other. Throws Bug.
 void run(const Launch& launch);
+void run_on_ptx(const Launch& launch);  // ptx.cpp
 extern const Launch* running;  // null: none
 
 // ---- threads ----

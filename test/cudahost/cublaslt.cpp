@@ -49,6 +49,7 @@ float load(const void* p, cudaDataType_t type, size_t i) {
 void store(void* p, cudaDataType_t type, size_t i, float x) {
     if (type == CUDA_R_32F) static_cast<float*>(p)[i] = x;
     else static_cast<bf16*>(p)[i] = bf16(x);
+    cudahost::note_written(static_cast<char*>(p) + i * size_of(type), size_of(type), true);
 }
 
 float gelu(float x) { return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))); }

@@ -5,7 +5,8 @@
 
 namespace cudahost {
 
-cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> thread) {
+cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> thread,
+                   std::vector<std::string> args) {
     dim3 g = config.gridDim, b = config.blockDim;
     uint64_t threads = uint64_t{b.x} * b.y * b.z;
     if (threads == 0 || threads > kMaxThreads || b.z > 64 || !g.x || !g.y || !g.z || g.x > 0x7fffffff || g.y > 65535 ||
@@ -14,10 +15,11 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::fu
     auto consent = the().dynamic_shared.find(kernel);
     size_t most = consent == the().dynamic_shared.end() ? 48 << 10 : static_cast<size_t>(consent->second);
     if (config.dynamicSmemBytes > most) return result(cudaErrorInvalidValue);
-    Launch launch{g, b, config.dynamicSmemBytes, kernel, std::move(thread)};
+    Launch launch{g, b, config.dynamicSmemBytes, kernel, std::move(thread), std::move(args)};
     return enqueue(config.stream, [launch = std::move(launch)] {
         last_kernel = launch.kernel;
-        run(launch);
+        if (on_ptx()) run_on_ptx(launch);
+        else run(launch);
     });
 }
 

@@ -1,12 +1,14 @@
 #include "test/cudahost/heap.h"
 
+#include <sys/mman.h>
+
 #include "test/cudahost/closing.h"
 
 namespace cudahost {
 
 namespace {
 
-constexpr size_t kHeapBytes = size_t{1} << 40, kRedzone = 256, kQuarantineBytes = 16 << 20, kStep = 64 << 20;
+constexpr size_t kRedzone = 256, kQuarantineBytes = 16 << 20, kStep = 64 << 20;
 constexpr size_t kCheckedGuard = 1024;  // so much of a guard is looked at
 
 void forget_guards(char* begin, size_t bytes) {
@@ -35,10 +37,13 @@ char* allocate(size_t bytes) {
     size_t capacity = (bytes + 255) / 256 * 256;
     char* p;
     auto reuse = h.reusable.lower_bound(capacity);
-    if (reuse != h.reusable.end() && reuse->first <= 2 * capacity) {
+    if (!h.sparse && reuse != h.reusable.end() && reuse->first <= 2 * capacity) {
         p = reuse->second, capacity = reuse->first;
         h.reusable.erase(reuse);
     } else {
+        // an index that overflows 32 bits goes back by 2^32 elements: nobody is to be there
+        if (h.sparse && bytes > size_t{4} << 30) h.used += size_t{20} << 30;
+        if (h.used + bytes + 2 * kRedzone > kHeapBytes) return nullptr;
         p = h.base + h.used + kRedzone;
         h.used += kRedzone + capacity + kRedzone;
         size_t more = h.used > h.mapped ? (h.used - h.mapped + kStep - 1) / kStep * kStep : 0;
@@ -46,7 +51,7 @@ char* allocate(size_t bytes) {
         h.mapped += more;
     }
     unpoison(p - kRedzone, capacity + 2 * kRedzone);
-    std::memset(p, 0xff, bytes);
+    if (!h.sparse) std::memset(p, 0xff, bytes), note_written(p, bytes, false);
     poison(p - kRedzone, kRedzone);
     poison(p + bytes, capacity - bytes + kRedzone);
     h.live[p] = {bytes, capacity};
@@ -62,8 +67,13 @@ void release(char* p) {
 #ifdef CUDAHOST_ASAN
     __asan_poison_memory_region(p, a.capacity);
 #else
-    std::memset(p, 0xff, a.bytes);
+    if (!h.sparse) std::memset(p, 0xff, a.bytes);
 #endif
+    if (h.sparse) {  // back to the system
+        char *begin = p + (4096 - reinterpret_cast<uintptr_t>(p) % 4096),
+             *end = p + a.bytes - reinterpret_cast<uintptr_t>(p + a.bytes) % 4096;
+        if (begin < end) madvise(begin, static_cast<size_t>(end - begin), MADV_DONTNEED);
+    }
     h.live.erase(p);
     h.allocated -= a.bytes;
     h.quarantine.emplace_back(p, a.capacity);
@@ -178,6 +188,7 @@ void for_each_open_piece(char* p, size_t bytes, F f) {
 }  // namespace
 
 void copy_memory(void* to, const void* from, size_t bytes) {
+    note_written(to, bytes, true);
     char* source = static_cast<char*>(const_cast<void*>(from));
     for_each_open_piece(static_cast<char*>(to), bytes, [&](char* begin, char* end) {
         char* s = source + (begin - static_cast<char*>(to));
@@ -187,6 +198,7 @@ void copy_memory(void* to, const void* from, size_t bytes) {
     });
 }
 void fill_memory(void* to, int value, size_t bytes) {
+    note_written(to, bytes, true);
     for_each_open_piece(static_cast<char*>(to), bytes,
                         [&](char* begin, char* end) { std::memset(begin, value, static_cast<size_t>(end - begin)); });
 }

@@ -9,6 +9,8 @@
 
 namespace cudahost {
 
+constexpr size_t kHeapBytes = size_t{1} << 40;  // address space
+
 struct Allocation {
     size_t bytes, capacity;  // capacity: with what rounding adds; the redzone lies behind it
 };
@@ -19,9 +21,14 @@ struct Heap {
     std::map<char*, size_t> pinned, guards;
     std::deque<std::pair<char*, size_t>> quarantine;  // freed; not used again soon, so that late accesses show
     size_t quarantine_bytes = 0;
+    bool sparse = false;  // large_sizes()
     std::multimap<size_t, char*> reusable;
 };
 Heap& heap();
+
+// On PTX, for launches of the size that real models have, from now on: of each launch four blocks run, and device memory is
+// zeros that cost nothing until somebody touches them.
+void large_sizes();
 
 char* allocate(size_t bytes);  // null: there is no more
 void release(char* p);

@@ -10,6 +10,7 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 // NVIDIA's launch passes untyped arguments; ours, below, keeps their types.
 #define cudaLaunchKernelEx cudahost_untyped_launch
@@ -58,7 +59,9 @@ void check_shared(const void* p, size_t bytes, Site where);
 extern int current_lane;
 inline int lane() { return current_lane; }
 
-cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> thread);
+// args: the bytes of each
+cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> thread,
+                   std::vector<std::string> args);
 // A kernel's argument: pointers must point to memory that the device can read, members of structs too.
 void check_pointer(const void* kernel, int index, const void* pointer);
 void check_struct(const void* kernel, int index, const void* object, size_t bytes);
@@ -79,11 +82,14 @@ template <typename... Params, typename... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args&&... args) {
     const void* address = reinterpret_cast<const void*>(kernel);
     std::tuple<std::decay_t<Params>...> values(static_cast<Params>(args)...);
+    std::vector<std::string> bytes;
     std::apply(
         [&](const auto&... value) {
             [[maybe_unused]] int i = 0;
             (cudahost::check_argument(address, i++, value), ...);
+            (bytes.emplace_back(reinterpret_cast<const char*>(&value), sizeof value), ...);
         },
         values);
-    return cudahost::launch(*config, address, [kernel, values] { std::apply(kernel, values); });
+    return cudahost::launch(
+        *config, address, [kernel, values] { std::apply(kernel, values); }, std::move(bytes));
 }

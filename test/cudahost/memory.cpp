@@ -12,7 +12,9 @@ void fresh_workspace(void* data, size_t bytes, size_t reserved) {
         unpoison(begin, reserved);
         if (guarded) remove_guard(guarded);
         guarded = nullptr;
+        if (heap().sparse) return;
         std::memset(begin, 0xff, bytes);
+        note_written(begin, bytes, false);
         if (bytes < reserved) guard(guarded = begin + bytes, reserved - bytes);
     };
 }

@@ -33,10 +33,19 @@ struct Barrier {
 std::vector<Barrier> barriers_seen();
 void clear_barriers_seen();
 
+// From now on kernels are not run as g++ compiled them: what nvcc made of them, the .ptx files of this directory, runs on the
+// machine of test/ptx/.
+void use_ptx(const std::string& directory);
+bool on_ptx();
+
 // The fake device's memory from now on, to see what happens where it runs out.
 void set_device_memory(size_t bytes);
 // Whether the host cannot touch device memory now (closing.h says when, on CPUs without protection keys).
 bool device_memory_is_closed();
+
+// ---- on PTX: which bytes of device memory somebody wrote, but for its kernels ----
+
+void note_written(const void* begin, size_t bytes, bool written);
 
 // ---- for llmc/cuda/common.cuh ----
 

@@ -17,6 +17,8 @@ static __global__ void stable_sort_kernel(int* sorted_tokens, int* sorted_rows, 
     for (size_t i = 0; i < pairs.size(); i++) pairs[i] = {tokens[i], rows[i]};
     std::stable_sort(pairs.begin(), pairs.end(), [](auto a, auto b) { return a.first < b.first; });
     for (size_t i = 0; i < pairs.size(); i++) sorted_tokens[i] = pairs[i].first, sorted_rows[i] = pairs[i].second;
+    cudahost::note_written(sorted_tokens, pairs.size() * sizeof(int), true);
+    cudahost::note_written(sorted_rows, pairs.size() * sizeof(int), true);
 }
 
 void sort_rows_by_token(int* sorted_tokens, int* sorted_rows, const int* tokens, const int* rows, int N, void* scratch,
