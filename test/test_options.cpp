@@ -68,8 +68,14 @@ TEST(Options, DefaultsAreThoseOfTheStruct) {
     EXPECT_EQ(o.command, Command::train);
     EXPECT_TRUE(o.given.empty());
     EXPECT_EQ(o.precision, "fp32");
-    EXPECT_EQ(o.learning_rate, d.learning_rate);
+    EXPECT_EQ(o.weight_decay, d.weight_decay);
     EXPECT_EQ(o.max_steps, -1);
+    EXPECT_TRUE(o.learning_rate == 3e-4 && o.epsilon == 1e-8 && o.momentum == 0.9);
+    const Options muon = parsed("--optimizer muon"), adadelta = parsed("--optimizer adadelta"),
+                  own = parsed("--optimizer sgd -l 2 --momentum 0");
+    EXPECT_TRUE(muon.learning_rate == 3e-4 && muon.momentum == 0.95);
+    EXPECT_TRUE(adadelta.learning_rate == 1 && adadelta.epsilon == 1e-6);
+    EXPECT_TRUE(own.learning_rate == 2 && own.momentum == 0);
     EXPECT_TRUE(o.train_data.empty());
     EXPECT_EQ(parsed("train").command, Command::train);
     EXPECT_EQ(parsed("finetune -e d12").command, Command::finetune);
@@ -276,7 +282,7 @@ TEST(Options, ErrorsNameOptionValueAndRemedy) {
 TEST(Options, HelpShowsWhatConcernsTheCommand) {
     const std::string top = help({"--help"}), sample = help({"sample", "--help"}), eval = help({"eval", "-h"});
     for (const char* word : {"train ", "finetune", "sample", "eval", "--train-data", "-b,  --micro-batch-size B",
-                             "[3e-04]", "L6:H6:C384:T256]", "gpt3:125m", "-nk, --keep-checkpoints"})
+                             "[3e-4; sgd", "L6:H6:C384:T256]", "gpt3:125m", "-nk, --keep-checkpoints"})
         EXPECT_HAS(top, word);
     EXPECT_LACKS(top, "--temperature");
     EXPECT_HAS(sample, "--temperature");
