@@ -19,7 +19,7 @@ struct Launch {
 // All blocks, one after the other. Throws Bug.
 void run(const Launch& launch);
 void run_on_ptx(const Launch& launch);  // ptx.cpp
-extern const Launch* running;  // null: none
+extern const Launch* running;           // null: none
 
 // ---- threads ----
 
