@@ -100,13 +100,15 @@ TEST_P(PtxSizes, Products) {
 TEST_P(PtxSizes, Optimizer) {
     const int64_t P = s.parameters;
     Sparse<bf16> p(static_cast<size_t>(P));
-    Sparse<float> master(static_cast<size_t>(P)), m(static_cast<size_t>(P)), v(static_cast<size_t>(P)),
-        grad(static_cast<size_t>(P));
-    Sparse<AdamWSegment> segments(1);
-    cudaMemcpy(segments, std::vector<AdamWSegment>{{0, P, 0.1f}}.data(), sizeof(AdamWSegment), cudaMemcpyHostToDevice);
-    adamw_update<bf16>(p, master, m, v, grad, segments, 1, 0, P, AdamWOptions{}, state, stream);
+    Sparse<float> master(static_cast<size_t>(P)), grad(static_cast<size_t>(P)), sum(static_cast<size_t>(P));
+    Sparse<char> m(4 * static_cast<size_t>(P)), v(4 * static_cast<size_t>(P));
+    Sparse<OptimizerSegment> segments(1);
+    OptimizerSegment all{.begin = 0, .n = P, .v_shift = 0, .weight_decay = 0.1f};
+    CUDA_CHECK(cudaMemcpy(segments, &all, sizeof all, cudaMemcpyHostToDevice));
+    optimizer_update<bf16>({p, master, Moment{m}, Moment{v}, grad}, segments, 1, 0, P,
+                           OptimizerOptions{.beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f}, state, stream);
     scale_by<float>(grad, 0.5f, P, stream);
-    add_to(grad, m, P, stream);
+    add_to(sum, grad, P, stream);
 }
 
 INSTANTIATE_TEST_SUITE_P(Of, PtxSizes,
