@@ -67,7 +67,7 @@ advance() {
     pid=$!
     trap 'stop $pid; exit 130' INT TERM
     while kill -0 $pid 2>/dev/null; do
-        sleep 0.3
+        sleep 0.1
         if [ "$target" -lt "$steps" ] && [ -n "$(reached "$trial" "$target")" ]; then stop $pid; break; fi
         if [ "$SECONDS" -ge "$ends" ]; then stop $pid; trap - INT TERM; return 2; fi
     done
@@ -87,6 +87,7 @@ ranking() {
     done | sort -g
 }
 
+declare -A at=()  # the step to which each trial was taken
 live=("${trials[@]}") ended='' target=0
 echo "${#trials[@]} trials of $steps steps"
 for part in 1 2 4 8; do
@@ -96,7 +97,9 @@ for part in 1 2 4 8; do
         status=0
         advance "$trial" "$target" || status=$?
         if [ $status -eq 2 ]; then ended="the time is up; the same command goes on"; break 2; fi
-        [ $status -ne 0 ] || echo "  step $target: $(reached "$trial" "$target")  $trial"
+        [ $status -eq 0 ] || continue
+        at[$trial]=$target
+        echo "  step $target: $(reached "$trial" "$target")  $trial"
     done
     survivors=()
     while IFS=$'\t' read -r _ trial; do
@@ -111,14 +114,8 @@ done
 # The furthest first, and among those the best.
 {
     printf '%-8s %-12s %s\n' steps 'val loss' trial
-    seen=' '
-    for at in $steps $((4 * rung)) $((2 * rung)) $rung; do
-        while IFS=$'\t' read -r loss trial; do
-            [[ $seen != *" <$trial> "* ]] || continue
-            seen+="<$trial>  "
-            printf '%-8s %-12.5f %s\n' "$at" "$loss" "$trial"
-        done < <(ranking "$at")
-    done
+    for trial in "${!at[@]}"; do printf '%-8s %-12.5f %s\n' "${at[$trial]}" "$(reached "$trial" "${at[$trial]}")" "$trial"; done |
+        sort -k1,1nr -k2,2g
     [ -z "$ended" ] || echo "$ended"
 } | tee "$out/table.txt"
 best=()

@@ -1,4 +1,5 @@
 // --optimizer, --state-type and --l1 in whole runs: they learn, resume to the same bits, and say what cannot be.
+#include <sstream>
 #include "llmc/base/files.h"
 #include "llmc/base/json.h"
 #include "llmc/files/safetensors.h"
@@ -115,4 +116,32 @@ TEST_F(Optimizing, WhatCannotBeIsSaid) {
     expect_one_error(gpt2(options() + "--l1 -1 -o other"), 2, "--l1");
     expect_one_error(gpt2(options() + "--momentum 1 -o other"), 2, "--momentum");
     EXPECT_FALSE(fs::exists(dir / "other"));
+}
+
+TEST_F(Optimizing, SweepStopsTheLosingHalfAndGoesOn) {
+    const std::string sweep = "TRAIN_GPT2=" + program_path("TRAIN_GPT2", "train_gpt2") + " bash " +
+                              fs::current_path().string() + "/dev/sweep.sh ";
+    const std::string all =
+        sweep +
+        "-o s --grid -l 1e-6 1e-2 --grid --optimizer adamw sgd -- -i data/t -e L1:H2:C16:T16 -b 4 -d 64 -x 16 -m 1";
+    const CommandResult r = run_shell(all, dir.path);
+    expect_good(r);
+    const std::string table = file("s/table.txt");
+    int whole = 0, lines = 0;
+    std::istringstream in(table);
+    for (std::string line; std::getline(in, line); lines++) whole += line.starts_with("16 ");
+    EXPECT_EQ(lines, 5) << table;
+    EXPECT_EQ(whole, 1) << table;
+    EXPECT_NE(table.find("16       "), std::string::npos);
+    EXPECT_LT(table.find("-l 1e-2 --optimizer adamw"), table.find("-l 1e-6 --optimizer adamw")) << table;
+    EXPECT_TRUE(fs::exists(dir / "s/sweep.svg"));
+    const CommandResult again = run_shell(all, dir.path);  // has all that it needs
+    expect_good(again);
+    EXPECT_EQ(file("s/table.txt"), table);
+    // what was stopped can be finished, by hand
+    expect_good(gpt2("train -o s/l_1e-6_optimizer_sgd --resume"));
+    EXPECT_TRUE(fs::exists(dir / "s/l_1e-6_optimizer_sgd/step_00000016"));
+    expect_one_error(run_shell(sweep + "-o s --grid -l -- -x 16", dir.path), 2, "--grid -l has no values");
+    expect_one_error(run_shell(sweep + "-o s --grid -l 1 -- -i d", dir.path), 2, "-x (--max-steps)");
+    expect_one_error(run_shell(sweep + "-o s -- -x 9", dir.path), 2, "--grid is missing");
 }
