@@ -52,8 +52,8 @@ struct Moment {
 HOST_DEVICE inline float dynamic_value(int j, int bits) {
     const float x = static_cast<float>(j);  // 2^i (1 + k / 2^i): its exponent is i, its mantissa k / 2^i
     const int i = static_cast<int>(std::bit_cast<uint32_t>(x) >> 23) - 127;
-    const float half = std::bit_cast<float>(static_cast<uint32_t>(126 - i) << 23);  // 0.5 / 2^i
-    const float part = std::bit_cast<float>((std::bit_cast<uint32_t>(x) & 0x7fffff) | 0x3f800000) - 1 + half;
+    const float middle = std::bit_cast<float>(static_cast<uint32_t>(126 - i) << 23);  // 0.5 / 2^i
+    const float part = std::bit_cast<float>((std::bit_cast<uint32_t>(x) & 0x7fffff) | 0x3f800000) - 1 + middle;
     float decade = 1;
     for (int d = 1; d < 8; d++) decade = i + d < bits ? decade * 0.1f : decade;
     return j == 0 ? 0 : (0.1f + 0.9f * part) * decade;
