@@ -342,7 +342,7 @@ ifneq ($(filter $(HOST_GOALS),$(MAKECMDGOALS)),)
 endif
 
 # .cuh and .cu files go through a filter into $(H)/src, where the compiler finds them before the originals.
-HOST_SOURCES := $(addprefix $(H)/src/,$(filter-out llmc/cuda/ptx.cuh,$(wildcard llmc/*/*.cuh llmc/cuda/*.cu dev/cuda/*.cu dev/cuda/*.cuh dev/bench/cuda/*.cuh test/cuda/*.cu test/cuda/*.cuh)))
+HOST_SOURCES := $(addprefix $(H)/src/,$(filter-out llmc/cuda/ptx.cuh,$(wildcard llmc/*/*.cuh llmc/cuda/*.cu dev/cuda/*.cu dev/cuda/*.cuh dev/bench/cuda/*.cuh test/cuda/*.cu test/cuda/*.cuh test/ptx/*.cu)))
 HOST_LIB := $(patsubst %.cpp,$(B)/%.o,$(filter-out %/missing.cpp %/on_ptx.cpp,$(wildcard test/cudahost/*.cpp)))
 HOST_OBJ := $(patsubst %,$(H)/%.o,$(wildcard test/cuda/*.cu))
 HOST_LAYERS := $(CUDA_SOURCES:%=$(H)/%.o) $(CUDA_HOST_SOURCES:%=$(H)/%.o)
