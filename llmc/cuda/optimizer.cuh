@@ -79,8 +79,9 @@ __device__ inline void store_moments(const Moment& to, int64_t i, const float (&
         uint32_t codes = 0;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            const int code = dynamic_code(fabsf(x[j]) * inverse, n_bits);
-            codes |= static_cast<uint32_t>((to.has_sign && x[j] < 0 ? -code : code) & 255) << 8 * j;
+            const uint32_t code = static_cast<uint32_t>(dynamic_code(fabsf(x[j]) * inverse, n_bits));
+            const uint32_t negative = to.has_sign && x[j] < 0 ? ~0u : 0u;  // its two's complement
+            codes |= (((code ^ negative) - negative) & 255) << 8 * j;
         }
         *reinterpret_cast<uint32_t*>(to.as<int8_t>() + i) = codes;
         if (i % kMomentBlock == 0) to.scales[moment_block(i)] = scale;
