@@ -131,13 +131,11 @@ StateType state_type_of(const Options& o) {
 // What is left to the optimizer: its paper's, and for SGD what small GPTs bear.
 static void fill_in_optimizer(Options* o) {
     const Optimizer kind = optimizer_of(*o);
-    if (o->learning_rate == 0)
-        o->learning_rate = kind == Optimizer::sgd        ? 0.1
-                           : kind == Optimizer::adagrad  ? 0.01
-                           : kind == Optimizer::adadelta ? 1
-                                                         : 3e-4;
-    if (o->epsilon == 0) o->epsilon = kind == Optimizer::adagrad ? 1e-10 : kind == Optimizer::adadelta ? 1e-6 : 1e-8;
-    if (o->momentum < 0) o->momentum = kind == Optimizer::muon ? 0.95 : 0.9;
+    const bool sgd = kind == Optimizer::sgd, adagrad = kind == Optimizer::adagrad,
+               adadelta = kind == Optimizer::adadelta;
+    if (!o->was_given("learning-rate")) o->learning_rate = sgd ? 0.1 : adagrad ? 0.01 : adadelta ? 1 : 3e-4;
+    if (!o->was_given("epsilon")) o->epsilon = adagrad ? 1e-10 : adadelta ? 1e-6 : 1e-8;
+    if (!o->was_given("momentum")) o->momentum = kind == Optimizer::muon ? 0.95 : 0.9;
 }
 
 void check_combinations(const Options& o) {

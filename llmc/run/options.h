@@ -62,13 +62,13 @@ struct Options {
     std::vector<std::string> adapters;    // sample, chat, eval
     // optimizer
     std::string optimizer = "adamw";     // a name of kOptimizers
-    double learning_rate = 0;            // -l; 0: the optimizer's, as parse_options fills in
+    double learning_rate = 3e-4;         // -l; sgd, adagrad, adadelta have others: parse_options
     std::string lr_schedule = "cosine";  // -k cosine|linear|constant|wsd
     int64_t warmup_steps = 0;            // -u
     double final_lr_fraction = 0.1;      // -q
     double weight_decay = 0.1;           // -c
     double l1 = 0;
-    double beta1 = 0.9, beta2 = 0.95, epsilon = 0, momentum = -1;  // epsilon 0, momentum < 0: the optimizer's
+    double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, momentum = 0.9;
     double grad_clip = 1.0;
     double skip_loss_z = 0, skip_grad_z = 0;  // -sl -sg; 0 = off
     double dropout = 0;
