@@ -11,7 +11,7 @@
 # -x (--max-steps) is needed. Writes OUT/table.txt and OUT/sweep.svg (the best eight). TRAIN_GPT2: the program (./train_gpt2). Needs no Python.
 set -euo pipefail
 program=${TRAIN_GPT2:-./train_gpt2}
-out='' minutes=0 keep=0.5 steps='' names=() trials=('') fixed=()
+out='' minutes=0 keep=0.5 steps='' trials=('') fixed=()
 fail() { echo "error: $*; see the head of dev/sweep.sh" >&2; exit 2; }
 
 cross() {  # cross OPTION VALUE...: each trial so far with each value

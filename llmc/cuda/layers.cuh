@@ -167,7 +167,7 @@ void scaled_copy(float* u, const X* x, float scale, int64_t n, cudaStream_t stre
 
 // ---- between the layers of a step: step.cu, as llmc/plain/step.h ----
 
-// The micro-batch at hand, N rows of this rank's part of the step's tokens from first_sample on, to where the layers
+// The micro-batch at hand, N rows of this rank's part of the step's tokens from first_token on, to where the layers
 // read it: a captured graph has fixed addresses.
 void load_micro_batch(MicroBatch<float> to, StepTokens step, const StepState* state, int N, int T, cudaStream_t stream);
 void next_micro_batch(StepState* state, int B, int T, int skip, cudaStream_t stream);

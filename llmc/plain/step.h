@@ -5,7 +5,7 @@
 #include "llmc/model/arguments.h"
 #include "llmc/model/step_state.h"
 
-// The micro-batch at hand, N rows of this rank's part of the step's tokens from first_sample on.
+// The micro-batch at hand, N rows of this rank's part of the step's tokens from first_token on.
 template <typename A>
 void load_micro_batch(MicroBatch<A> to, StepTokens step, const StepState* state, int N, int T, Plain) {
     const int64_t from = state->first_token;
