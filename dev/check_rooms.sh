@@ -17,7 +17,7 @@ declare -A may=(
     [cuda]="base model ranks"
     [gpt2]="base model"
     [objectives]="base model gpt2"
-    [run]="base model plain cuda gpt2 objectives text files ranks"
+    [run]="base model plain cpu cuda gpt2 objectives text files ranks"
 )
 status=0
 complain() { echo "$*" >&2; status=1; }
@@ -30,8 +30,9 @@ while IFS=: read -r file line include; do
     [ -n "${may[$from]+x}" ] || { complain "$file: no such room: $from (dev/check_rooms.sh lists them)"; continue; }
     [ "$from" = "$to" ] || [[ " ${may[$from]} " == *" $to "* ]] ||
         complain "$file:$line: $from must not include $to (it may: ${may[$from]:-nothing}): $include"
-    # of the machines' room, only what plans needs without CUDA
-    [ "$from" != run ] || [ "$to" != cuda ] || [[ $include == *workspaces.h* ]] || complain "$file:$line: run may include only workspaces.h of cuda"
+    # of the machines' rooms, only what plans need without a machine
+    [ "$from" != run ] || [[ $to != cpu && $to != cuda ]] || [[ $include == *workspaces.h* ]] ||
+        complain "$file:$line: run may include only workspaces.h of cpu and cuda"
 done < <(git ls-files 'llmc/*' | xargs grep -nE '^#include "llmc/' /dev/null)
 while IFS=: read -r file line include; do complain "$file:$line: llmc/ includes what is outside of it: $include"; done < <(
     git ls-files 'llmc/*' | xargs grep -nE '^#include "' /dev/null | grep -v '"llmc/' || true)

@@ -122,6 +122,13 @@ std::string file_crc32c(const std::string& path) {
     }
 }
 
+void MappedFile::was_read(size_t bytes) const {
+    constexpr size_t kOften = 4 << 20;
+    if ((read_ += bytes) < kOften) return;
+    read_ = 0;
+    madvise(data_, size_, MADV_DONTNEED);
+}
+
 MappedFile::MappedFile(const std::string& path) {
     OpenFile file(path, O_RDONLY);
     size_ = regular_file_size(file.fd, path);

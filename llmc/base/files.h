@@ -1,5 +1,6 @@
 // Small helpers for files: checksums, whole files in memory, and writes that are on disk when they return.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -27,8 +28,12 @@ class MappedFile {
     MappedFile(const MappedFile&) = delete;
     const unsigned char* data() const { return data_; }
     size_t size() const { return size_; }
+    // Says that so many bytes were read. From time to time those pages leave the process's memory, not the kernel's cache:
+    // of a model that is read into memory there is then no second copy.
+    void was_read(size_t bytes) const;
 
   private:
+    mutable std::atomic<size_t> read_ = 0;
     unsigned char* data_ = nullptr;
     size_t size_ = 0;
 };

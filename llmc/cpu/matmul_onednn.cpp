@@ -14,6 +14,7 @@
 #include "llmc/cpu/gemm.h"
 #include "llmc/cpu/layers.h"
 #include "llmc/cpu/matmul.h"
+#include "llmc/cpu/workspaces.h"
 #include "llmc/base/error.h"
 
 namespace {
@@ -28,10 +29,6 @@ dnnl::engine& engine() {
     static dnnl::engine engine(dnnl::engine::kind::cpu, 0);
     return engine;
 }
-
-// Whether to copy b into the layout that oneDNN likes best, for this one product. With AVX-512 that wins 3 to 15% at
-// M = 4096 (AMX: more) and 7 to 25% where b's rows are long strides apart, as in dx; else it costs up to 5%.
-bool worth_packing(int M, int K, bool b_transposed) { return M >= 2048 || (M >= 512 && K >= 2048 && !b_transposed); }
 
 bool said_unsupported = false;
 

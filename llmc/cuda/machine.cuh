@@ -78,6 +78,7 @@ class Gpu {
     using Event = OwnEvent;
     using Work = CapturedWork;
     static constexpr LogitsLimit logits = kGpuLogits;
+    static constexpr bool kIsHost = false;
 
     // Before anything else: finds the GPU, or says in one line why there is none. Fills in what options leave to it.
     static void open(DeviceOptions& options, int local_rank) { open_device(options, local_rank); }

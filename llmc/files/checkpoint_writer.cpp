@@ -60,10 +60,10 @@ std::optional<ModelTensors> CheckpointWriter::copy(const ModelTensors& tensors) 
     return view;
 }
 
-void CheckpointWriter::begin(const ModelTensors& tensors, const TrainerState& state) {
+void CheckpointWriter::begin(const ModelTensors& tensors, const TrainerState& state, bool beside) {
     CHECK(!copying_.valid() && !writing_.valid(), "the outcome of the checkpoint before was not fetched");
     begun_ = {tensors, state, 0};
-    auto job = [this] { return copy(begun_.tensors); };
+    auto job = [this, beside] { return beside ? copy(begun_.tensors) : std::optional<ModelTensors>(); };
     try {
         copying_ =
             std::async(tensors.read_by_thread && !tensors.collective ? std::launch::async : std::launch::deferred, job);

@@ -31,8 +31,9 @@ class CheckpointWriter {
         std::string path, error, warning;  // path: it is there; warning: an old one could not be deleted
         double seconds = 0, waited = 0;    // that writing took, and that begin() and finish_copy() did
     };
-    // Rank 0; the others call take_part_in_checkpoint(). Its outcome is fetched first: one at a time is written.
-    void begin(const ModelTensors& tensors, const TrainerState& state);
+    // Rank 0; the others call take_part_in_checkpoint(). Its outcome is fetched first: one at a time is written. Not
+    // beside: without a copy; finish_copy() then waits until it is written.
+    void begin(const ModelTensors& tensors, const TrainerState& state, bool beside = true);
     void finish_copy();             // before the model changes
     std::optional<Outcome> poll();  // of the one that was begun last, once, when it is known
     std::optional<Outcome> wait();

@@ -66,6 +66,7 @@ void load_llmc_bin(const std::string& path, const ModelConfig& config, const Mod
     for (auto& [kind, p] : order) {
         auto read = [&](int64_t offset, int64_t n, float* out) {
             const unsigned char* in = data + offset * header.element_bytes;
+            file.was_read(static_cast<size_t>(n * header.element_bytes));  // those before these
             if (header.element_bytes == 4) {
                 memcpy(out, in, static_cast<size_t>(n) * 4);
             } else {

@@ -154,6 +154,7 @@ void SafetensorsFile::read_float(const TensorInfo& t, int64_t offset, int64_t n,
           static_cast<long long>(offset), static_cast<long long>(n), static_cast<long long>(t.elements()));
     const unsigned char* in = bytes(t) + static_cast<uint64_t>(offset) * dtype_bytes(t.dtype);
     if (n == 0) return;
+    file_.was_read(static_cast<size_t>(n) * dtype_bytes(t.dtype));  // those before these
     if (t.dtype == "F32") memcpy(out, in, static_cast<size_t>(n) * 4);
     else if (t.dtype == "BF16") convert<bf16>(in, n, out, [](bf16 x) { return static_cast<float>(x); });
     else if (t.dtype == "F16") convert<uint16_t>(in, n, out, half_to_float);

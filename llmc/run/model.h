@@ -26,6 +26,7 @@ concept Model = requires(M model, const ModelConfig& config, const StepOptions& 
     { M::Device::health() } -> std::convertible_to<std::string>;       // clock, power, temperature; "" if unknown
     { M::Device::available_memory() } -> std::convertible_to<double>;  // bytes
     { M::Device::peak_flops(true) } -> std::convertible_to<double>;    // FLOP/s; 0 if unknown
+    requires std::same_as<decltype(M::Device::kIsHost), const bool>;   // its memory is the host's
     { M::memory_plan(config, options) } -> std::same_as<MemoryPlan>;   // bytes that a model would take
     requires std::constructible_from<typename M::Communicator, Group&>;
     // A model with room for micro-batches of options.B sequences of options.T tokens; without a communicator, alone.

@@ -1,5 +1,6 @@
 // An option's value as text, and the record of options that a resume obeys.
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <cstring>
@@ -21,6 +22,23 @@ std::string value_text(const OptionRow& row) {
     if (auto p = std::get_if<double*>(&row.field)) return number_text(**p);
     if (auto p = std::get_if<std::string*>(&row.field)) return **p;
     return "";
+}
+
+double parse_memory_limit(const std::string& text) {
+    double number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    std::string unit(end, text.data() + text.size());
+    std::transform(unit.begin(), unit.end(), unit.begin(), [](unsigned char c) { return std::tolower(c); });
+    const std::string prefixes = "kmgt";
+    const size_t power = unit.empty() ? std::string::npos : prefixes.find(unit[0]);
+    const std::string rest = power == std::string::npos ? unit : unit.substr(1);
+    const bool binary = rest == "ib" && power != std::string::npos, good = rest == "" || rest == "b" || binary;
+    const double bytes = power == std::string::npos
+                             ? number
+                             : number * std::pow(binary ? 1024.0 : 1000.0, static_cast<double>(power + 1));
+    if (error != std::errc() || !good || !(bytes >= 1) || bytes > 1e18)
+        throw UsageError(strf("--memory-limit takes a size such as 16GB, 512MB or 7.5GiB, not '%s'", text.c_str()));
+    return bytes;
 }
 
 template <typename T>

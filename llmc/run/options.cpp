@@ -158,6 +158,7 @@ void check_combinations(const Options& o) {
             throw UsageError(strf("--format %s has no --type %s; choose %s", o.format.c_str(), o.type.c_str(),
                                   o.format == "hf" ? "f32, f16 or bf16, or --format gguf" : "f32 or f16"));
     }
+    if (!o.memory_limit.empty()) parse_memory_limit(o.memory_limit);
     if (o.max_steps == 0) throw UsageError("--max-steps 0 would train nothing; give 1 or more, or -1 for whole epochs");
     if (o.seq_len > 0 && o.total_batch_size > 0 && o.total_batch_size % o.seq_len != 0) {
         const int64_t below = o.total_batch_size / o.seq_len * o.seq_len, above = below + o.seq_len;

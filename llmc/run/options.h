@@ -77,6 +77,7 @@ struct Options {
     bool master_weights = true;  // -w
     bool stochastic_rounding = false;
     std::string state_type = "fp32";  // a name of kStateTypes
+    std::string memory_limit;         // memory_limit.h; "": what is free
     int recompute = 0;                // -r 0 none, 1 GELU, 2 GELU + layernorm, 3 whole block
     int zero_stage = 0;               // -z
     DeviceOptions device;             // -f (tf32), -ge (gelu_fusion), --matmul: the CUDA program only
@@ -136,6 +137,8 @@ inline const std::vector<std::string> kOptimizers = {"adamw", "muon", "sgd", "ad
 inline const std::vector<std::string> kStateTypes = {"fp32", "bf16", "int8"};
 Optimizer optimizer_of(const Options& o);
 StateType state_type_of(const Options& o);
+// Bytes of "16GB", "512MB", "7.5GiB", "1000000". UsageError names --memory-limit.
+double parse_memory_limit(const std::string& text);
 
 // What differs between the two programs.
 struct ProgramInfo {

@@ -7,7 +7,7 @@
 
 // ---- the model on a machine that counts ----------------------------------------------------------------------------
 
-static StepOptions step_options(const PlanSetup& s) {
+StepOptions step_options(const PlanSetup& s) {
     StepOptions o;
     o.B = s.B, o.T = s.T, o.recompute = s.recompute, o.world = s.gpus, o.zero_stage = s.zero_stage;
     o.master_weights = s.master_weights, o.adapters = s.adapters, o.optimizer = s.optimizer,
@@ -30,13 +30,24 @@ MemoryPlan plan_memory(const PlanSetup& s) {
     set_device(s);
     return s.bf16 ? memory_of<bf16>(s) : memory_of<float>(s);
 }
-bool fits(const PlanSetup& s) { return static_cast<double>(plan_memory(s).total()) <= s.memory_bytes; }
+HostMemory plan_host_memory(const PlanSetup& s) {
+    return host_memory({s.model, step_options(s), s.bf16, s.cpu, s.checkpoint_every > 0 && s.copy_checkpoints,
+                        s.own_sequences() * s.T, 0, s.program_bytes},
+                       plan_memory(s));
+}
+double memory_needed(const PlanSetup& s) {
+    return s.cpu ? plan_host_memory(s).peak() : static_cast<double>(plan_memory(s).total());
+}
+bool fits(const PlanSetup& s) { return memory_needed(s) <= s.memory_bytes; }
 
-int largest_micro_batch(PlanSetup s, double share) {
+int largest_micro_batch(const PlanSetup& s, double share) {
+    return largest_micro_batch(s, share * s.memory_bytes, memory_needed);
+}
+int largest_micro_batch(PlanSetup s, double limit, const std::function<double(const PlanSetup&)>& demand) {
     int64_t own = s.own_sequences(), low = 0, high = own;  // low fits, nothing above high does
     while (low < high) {
         s.B = static_cast<int>((low + high + 1) / 2);
-        if (static_cast<double>(plan_memory(s).total()) <= share * s.memory_bytes) low = s.B;
+        if (demand(s) <= limit) low = s.B;
         else high = s.B - 1;
     }
     int64_t parts = low > 0 ? (own + low - 1) / low : 1;

@@ -7,12 +7,14 @@
 // the arithmetic and slow it by nothing, at the slower of two bandwidths: of a GPU within its machine, of a machine to the
 // others. No time is counted for latency, launches, data, evaluation, checkpoints.
 #pragma once
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 #include "llmc/model/activations.h"
 #include "llmc/model/config.h"
 #include "llmc/model/adapter_config.h"
+#include "llmc/run/host_memory.h"
 #include "llmc/run/roofline.h"
 
 struct Options;
@@ -30,6 +32,9 @@ struct PlanSetup {
     StateType state_type = StateType::fp32;
     std::vector<AdapterConfig> adapters;    // the one that is trained, if any
     double memory_bytes = 0;                // of a GPU
+    double program_bytes = 0;               // cpu: of the process without the model
+    int64_t checkpoint_every = 0;           // steps; 0: at the end alone, which needs no copy
+    bool copy_checkpoints = true;           // they are written beside training, from a copy in the host's memory
     Rates rates;                            // of a GPU
     double bus = 0, network = 0, peak = 0;  // bytes/s out of a GPU, out of a machine; FLOP/s of the data sheet
     std::string rates_from;
@@ -39,12 +44,16 @@ struct PlanSetup {
     int64_t micro_steps() const { return (own_sequences() + B - 1) / B; }
 };
 
-MemoryPlan plan_memory(const PlanSetup& setup);  // bytes of a GPU
+StepOptions step_options(const PlanSetup& setup);
+MemoryPlan plan_memory(const PlanSetup& setup);       // bytes of a GPU
+HostMemory plan_host_memory(const PlanSetup& setup);  // cpu
+double memory_needed(const PlanSetup& setup);         // of a GPU, or cpu: of the process
 bool fits(const PlanSetup& setup);
 
-// The largest equal split of a GPU's sequences that needs no more than `share` of its memory; 0: there is none. With
-// 0.8 that is what train takes when it is left the choice (choose_micro_batch in run.h).
-int largest_micro_batch(PlanSetup setup, double share);
+// The largest equal split of a GPU's sequences that needs no more than `share` of its memory, or than `limit` by `demand`;
+// 0: there is none. With 0.8 that is what train takes when it is left the choice (memory_limit.h).
+int largest_micro_batch(PlanSetup setup, double limit, const std::function<double(const PlanSetup&)>& demand);
+int largest_micro_batch(const PlanSetup& setup, double share);
 
 struct PlanStep {                      // seconds
     double total, compute, update;     // arithmetic and update: of one GPU
@@ -56,6 +65,9 @@ PlanStep predict_step(const PlanSetup& setup);
 // What has to change so that it fits: the fewest of micro-batch, recomputation and ZeRO stage, and among those what
 // takes the least predicted time; where none of it is enough, the fewest GPUs more.
 std::optional<PlanSetup> smallest_change(const PlanSetup& setup);
+
+// Where nothing was measured, by the GPU that is nearest to this peak; 0: a CPU's, of which only the ratio counts.
+Rates nominal_rates(const ModelConfig& model, bool bf16, double peak_flops);
 
 PlanSetup plan_setup(const Options& options);  // UsageError: what cannot be
 int plan_command(const Options& options);      // prints the plan; returns the exit code

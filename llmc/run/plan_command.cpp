@@ -8,6 +8,7 @@
 #include "llmc/files/model_files.h"
 #include "llmc/run/gpus.h"
 #include "llmc/base/human.h"
+#include "llmc/run/memory_limit.h"
 #include "llmc/run/options.h"
 #include "llmc/run/plan.h"
 
@@ -26,6 +27,17 @@
 constexpr double kMemoryShare = 0.75, kBusShare = 0.8;
 static double product_share(const ModelConfig& m) { return 0.77 * m.C / (m.C + 210.0); }
 static double attention_share(const ModelConfig& m) { return 0.35 * std::min(1.0, m.HS() / 112.0); }
+
+Rates nominal_rates(const ModelConfig& m, bool bf16, double peak_flops) {
+    if (peak_flops == 0) return {2e10, bf16 ? 4e11 : 2e11, 1e11};  // a core or two with AVX-512
+    const auto distance = [&](const GpuSheet& g) {
+        return std::abs(1e12 * g.bf16_tflops - peak_flops * (bf16 ? 1 : 2));
+    };
+    const GpuSheet& g = *std::min_element(std::begin(kGpuSheets), std::end(kGpuSheets) - 1,
+                                          [&](auto& a, auto& b) { return distance(a) < distance(b); });
+    return {1e12 * kMemoryShare * g.memory_tbs, product_share(m) * peak_flops,
+            attention_share(m) * (bf16 ? peak_flops : 1e12 * g.fp32_tflops)};
+}
 
 // Rates that bench_cuda measured: its JSON, or the report.json that holds it.
 static void read_rates(const Options& o, PlanSetup* s, const GpuSheet** gpu) {
@@ -109,6 +121,14 @@ PlanSetup plan_setup(const Options& o) {
     choose(&s.network, 1e9 * o.network_gbs, 1e9 * kBusShare * gpu->network_gbs);
     double memory = s.cpu ? available_host_memory() / std::min(s.gpus, s.gpus_per_node) : 1e9 * gpu->memory_gb;
     choose(&s.memory_bytes, 1e9 * o.memory_gb, memory);
+    if (s.cpu) s.program_bytes = resident_memory();
+    if (!o.memory_limit.empty()) {
+        const double limit = parse_memory_limit(o.memory_limit);
+        if (limit > s.memory_bytes)
+            throw UsageError(strf("--memory-limit %s is more than there is: %s; give at most that",
+                                  o.memory_limit.c_str(), human_bytes(s.memory_bytes).c_str()));
+        s.memory_bytes = limit;
+    }
     if (s.rates.copy == 0 || (s.gpus > 1 && s.bus == 0) || (s.gpus > s.gpus_per_node && s.network == 0)) s.rates = {};
     return s;
 }
@@ -124,7 +144,11 @@ static OrderedJson describe(const PlanSetup& s) {
         j["lora_rank"] = s.adapters[0].lora.rank, j["prompt_tokens"] = s.adapters[0].prompts.tokens;
     memory["parameters"] = m.parameters, memory["gradients"] = m.gradients, memory["optimizer"] = m.optimizer;
     memory["activations"] = m.activations, memory["buffers"] = m.buffers, memory["total"] = m.total();
-    j["fits"] = static_cast<double>(m.total()) <= s.memory_bytes, j["memory"] = memory, j["sent_bytes"] = t.sent;
+    if (s.cpu) {
+        const HostMemory h = plan_host_memory(s);
+        memory["peak"] = h.peak(), memory["parts"] = h.text();
+    }
+    j["fits"] = fits(s), j["memory"] = memory, j["sent_bytes"] = t.sent;
     if (!s.timed()) return j;
     double tokens_per_second = static_cast<double>(s.sequences) * s.T / t.total;
     step["seconds"] = t.total, step["compute"] = t.compute, step["update"] = t.update;
@@ -138,6 +162,14 @@ static OrderedJson describe(const PlanSetup& s) {
 
 static OrderedJson plan_json(const Options& o, const PlanSetup& asked) {
     PlanSetup s = asked;
+    std::string chosen;
+    if (!o.memory_limit.empty()) {
+        Names fixed;
+        for (const char* option : {"micro-batch-size", "recompute", "state-type"})
+            if (o.was_given(option)) fixed.insert(option);
+        if (const auto found = cheapest_fit(asked, fixed, s.memory_bytes, memory_needed))
+            s = *found, chosen = chosen_text(s, asked, memory_needed);
+    }
     if (s.B == 0) s.B = largest_micro_batch(s, 0.8);
     bool none = s.B == 0;
     s.B = std::max(s.B, 1);
@@ -150,6 +182,7 @@ static OrderedJson plan_json(const Options& o, const PlanSetup& asked) {
                  human_count(kMostMicroSteps).c_str()));
     OrderedJson j = describe(s), model, batch, training, rates;
     if (none) j["fits"] = false;
+    if (!chosen.empty()) j["chosen"] = chosen;
     model["name"] = o.model, model["size"] = model_size_text(s.model);
     for (const ConfigField& f : kConfigFields) {
         if (f.goes_without_saying(s.model)) continue;
@@ -234,6 +267,9 @@ static std::string plan_text(const OrderedJson& j) {
             "{/memory/gradients b}, optimizer {/memory/optimizer b}, activations {/memory/activations b}, buffers "
             "{/memory/buffers b}, together {/memory/total b} of {/memory_available b}: ",
         j);
+    const std::string process =
+                          j["memory"].contains("parts") ? fill("memory of the process: {/memory/parts t}\n", j) : "",
+                      chosen = j.contains("chosen") ? fill("to fit: {/chosen t}\n", j) : "";
     if (j["fits"]) text += "fits\n";
     else if (j["change"].is_null())
         text +=
@@ -245,7 +281,7 @@ static std::string plan_text(const OrderedJson& j) {
             "GPU) "
             "{/predicted_step/seconds g} s, {/predicted_step/mfu p}\n",
             j["change"]);
-    text += "\nrecompute    activations       together         step     tokens/s    MFU\n";
+    text += process + chosen + "\nrecompute    activations       together         step     tokens/s    MFU\n";
     for (const OrderedJson& r : j["by_recompute"])
         text += fill(std::string("{/recompute t 9} {/memory/activations b 14} {/memory/total b 14}") + step, r);
     text += "\nZeRO stage   sent a step       together         step     tokens/s    MFU\n";

@@ -1,5 +1,6 @@
 // main() of both programs: parse, choose the precision, run the command; every error ends here in one line.
 #pragma once
+#include <malloc.h>
 #include <unistd.h>
 #include <chrono>
 #include <csignal>
@@ -119,6 +120,7 @@ int run_options(Options& options, const ProgramInfo& program, std::unique_ptr<Gr
 // ModelOf<X>: the model with weights and activations of type X; Half: the type of --precision bf16.
 template <template <typename X> class ModelOf, typename Half>
 int run_program(int argc, char** argv, const ProgramInfo& program) {
+    mallopt(M_MMAP_THRESHOLD, 4 << 20);  // large pieces go back to the system when they are freed, at any time of a run
     end_in_one_line(program.name.c_str());
     handle_signals_of_files();
     open_standard_streams();

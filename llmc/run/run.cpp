@@ -244,25 +244,3 @@ Run prepare_inference(const Options& options, const ProgramInfo& program, std::v
         throw UsageError("--answers goes with --task, or with labelled texts and a model that has a head; name one");
     return run;
 }
-
-int choose_micro_batch(const Run& run, const std::function<size_t(int)>& bytes, double available) {
-    auto refuse = [&](int B, double need) {
-        throw Error(
-            strf("not enough memory: %d sequence(s) of %d tokens at a time need %s, %s are available; try a smaller "
-                 "%s--model (-e) or --seq-len (-t), "
-                 "or --recompute (-r) 3",
-                 B, run.T, human_bytes(need).c_str(), human_bytes(available).c_str(),
-                 B > 1 ? "--micro-batch-size (-b), " : ""));
-    };
-    if (int B = run.options.micro_batch_size; B > 0) {
-        if (double need = static_cast<double>(bytes(B)); need > available) refuse(B, need);
-        return B;
-    }
-    int64_t sequences = (run.rows_of_update() + run.world - 1) / run.world;
-    for (int64_t parts = 1;; parts++) {
-        int B = static_cast<int>((sequences + parts - 1) / parts);
-        double need = static_cast<double>(bytes(B));
-        if (need <= 0.8 * available) return B;
-        if (B == 1) refuse(B, need);
-    }
-}

@@ -96,7 +96,3 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
 
 // sample and eval: model, vocabulary, and for eval the validation shards.
 Run prepare_inference(const Options& options, const ProgramInfo& program, std::vector<std::string>* notes);
-
-// Sequences per micro-batch: options.micro_batch_size, or the largest equal split of a rank's sequences that `bytes(B)`
-// says fits in `available` bytes.
-int choose_micro_batch(const Run& run, const std::function<size_t(int)>& bytes, double available);

@@ -26,6 +26,7 @@
 #include "llmc/run/rank_batches.h"
 #include "llmc/run/reference.h"
 #include "llmc/run/run.h"
+#include "llmc/run/run_memory.h"
 #include "llmc/run/schedule.h"
 #include "llmc/run/stop_signal.h"
 #include "llmc/run/text_beside.h"
@@ -38,7 +39,8 @@ class Trainer {
         : run(std::move(run_in)),
           o(run.options),
           group(ranks),
-          B(micro_batch()),
+          memory(run, group),
+          B(memory.B),
           model(run.config, run.step_options(B), std::make_unique<typename M::Communicator>(group)),
           train_data(run.training_rows()),
           batches(train_data, run.sequences, B, group.rank(), group.world()),
@@ -50,8 +52,9 @@ class Trainer {
 
     // Returns the program's exit code.
     int train() {
-        const auto memory = [&](const StepOptions& options) { return M::memory_plan(run.config, options); };
-        for (const std::string& line : introduction(run, B, train_data, group, memory)) log.print(line);
+        const auto plan = [&](const StepOptions& options) { return M::memory_plan(run.config, options); };
+        for (const std::string& line : introduction(run, B, train_data, group, plan)) log.print(line);
+        for (const std::string& line : memory.lines) log.print(line);
         start();
         catch_stop_signals();
         bool fresh = run.resume_from.empty();  // what was done before the checkpoint is not done again
@@ -83,26 +86,13 @@ class Trainer {
             log.print(strf("stopped early: %lld validations in a row without a lower loss (--patience)",
                            static_cast<long long>(run.state.best.waited)));
         say_best();
+        log.print(memory.measured());
         log.print("done: model and optimizer in " + newest_checkpoint(run.output) + ", log and plot in " + run.output +
                   "/log.jsonl and loss.svg");
         return 0;
     }
 
   private:
-    int micro_batch() {
-        int b = choose_micro_batch(
-            run,
-            [&](int candidate) {
-                return M::memory_plan(run.config, run.step_options(candidate)).total() +
-                       frozen_bytes<M>(run.teacher, run, candidate) +
-                       (run.policy ? Policy<M>::bytes(run, candidate) : 0);
-            },
-            M::Device::available_memory());
-        b = static_cast<int>(-group.most(-b));  // the least that any rank has room for
-        o.micro_batch_size = b;                 // recorded: a resume takes the same, whatever is free then
-        return b;
-    }
-
     static std::unique_ptr<DataLoader> make_loader(std::shared_ptr<const Rows> rows) {
         return rows ? std::make_unique<DataLoader>(std::move(rows)) : nullptr;
     }
@@ -438,7 +428,7 @@ class Trainer {
         run.state.seconds = elapsed();
         if (group.rank() > 0) return take_part_in_checkpoint(model.trained_tensors());
         look_at_checkpoint(true);
-        writer.begin(model.trained_tensors(), run.state);
+        writer.begin(model.trained_tensors(), run.state, memory.copies && !at_once);
         log.write_plot();
         if (at_once) look_at_checkpoint(true, true);
     }
@@ -468,7 +458,8 @@ class Trainer {
     Run run;
     Options& o;
     Group& group;
-    int B;  // sequences per micro-batch
+    const RunMemory<M> memory;
+    const int B;  // sequences per micro-batch
     M model;
     const double token_flops = flops_per_token(run.config, run.T, !run.adapters.empty());
     DataLoader train_data;

@@ -106,6 +106,7 @@ Shard::Shard(const std::string& path, int vocab_size) : path_(path), vocab_size_
                 static_cast<long long>(tokens_), token_bytes_, static_cast<long long>(expected)));
         const int64_t part = std::min(tokens_, kCheckAtOpenBytes / token_bytes_);
         check_range(0, part);
+        forget();
     } catch (...) {
         munmap(map_, map_bytes_);
         throw;
@@ -149,8 +150,11 @@ int64_t Shard::read(int64_t offset, int64_t n, int* out) const {
     } else {
         std::memcpy(out, data, static_cast<size_t>(n) * sizeof(int));
     }
+    forget();
     return n;
 }
+
+void Shard::forget() const { madvise(map_, map_bytes_, MADV_DONTNEED); }
 
 void Shard::prefetch(int64_t offset, int64_t n) const {
     offset = std::clamp<int64_t>(offset, 0, tokens_);

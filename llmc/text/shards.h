@@ -23,6 +23,7 @@ class Shard {
     void prefetch(int64_t offset, int64_t n) const;  // madvise(WILLNEED)
   private:
     void check_range(int64_t offset, int64_t n) const;
+    void forget() const;  // pages that were read stay in the kernel's cache, and are no longer this process's memory
     std::string path_;
     int vocab_size_ = 0, token_bytes_ = 2;
     int64_t tokens_ = 0;

@@ -1,0 +1,40 @@
+// How much working memory the CPU layers need beside a model's arenas: plain arithmetic, for the layers and for who plans
+// a run (llmc/cuda/workspaces.h is that of a GPU).
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include "llmc/model/activations.h"
+#include "llmc/model/config.h"
+#include "llmc/model/step_state.h"
+
+// Whether a product of (M,K) and (K,N) copies the latter into the layout that oneDNN likes best, for this one product. With
+// AVX-512 that wins 3 to 15% at M = 4096 (AMX: more) and 7 to 25% where b's rows are long strides apart, as in dx; else it
+// costs up to 5%.
+inline bool worth_packing(int64_t M, int64_t K, bool b_transposed) {
+    return M >= 2048 || (M >= 512 && K >= 2048 && !b_transposed);
+}
+// That copy, of elements of so many bytes: columns in blocks of 64, rows of at most 16.
+inline size_t packed_bytes(int64_t M, int64_t N, int64_t K, bool b_transposed, size_t element) {
+    if (!worth_packing(M, K, b_transposed)) return 0;
+    return static_cast<size_t>((K + 15) / 16 * 16) * static_cast<size_t>((N + 63) / 64 * 64) * element;
+}
+
+// Working memory of a thread: tiles of products and of attention, oneDNN's scratch. Measured (dev/bench/memory_table.sh).
+inline constexpr size_t kCpuThreadBytes = 2 << 20;
+
+// Of all products of a training step with weights of so many bytes an element. One copy serves all products of the same types:
+// in fp32 all, in bf16 those with activations as their result, and those with gradients of weights.
+inline size_t cpu_products_bytes(const ModelConfig& m, const StepOptions& o, size_t element, int threads) {
+    const int64_t N = int64_t(o.B) * o.T, C = m.C, chunk = std::min(N, kCpuLogits.chunk(m.Vp()));
+    size_t activations = 0, gradients = 0;
+    const auto layer = [&](int64_t rows, int64_t in, int64_t out) {
+        activations = std::max({activations, packed_bytes(rows, out, in, true, element),
+                                o.training ? packed_bytes(rows, in, out, false, element) : 0});
+        if (o.training && o.adapters.empty())
+            gradients = std::max(gradients, packed_bytes(out, in, rows, false, element));
+    };
+    layer(N, C, 3 * C), layer(N, C, C), layer(N, C, m.F()), layer(N, m.F(), C), layer(chunk, C, m.Vp());
+    const size_t packed = element == 4 ? std::max(activations, gradients) : activations + gradients;
+    return packed + kCpuThreadBytes * static_cast<size_t>(threads);
+}
