@@ -23,9 +23,17 @@ inline size_t packed_bytes(int64_t M, int64_t N, int64_t K, bool b_transposed, s
 // Working memory of a thread: tiles of products and of attention, oneDNN's scratch. Measured (dev/bench/memory_table.sh).
 inline constexpr size_t kCpuThreadBytes = 2 << 20;
 
-// Of all products of a training step with weights of so many bytes an element. One copy serves all products of the same types:
-// in fp32 all, in bf16 those with activations as their result, and those with gradients of weights.
-inline size_t cpu_products_bytes(const ModelConfig& m, const StepOptions& o, size_t element, int threads) {
+// The machine code that oneDNN writes for the 14 products of a step, each in two or three sizes of tiles, more of them where the
+// width is odd. Measured likewise, with AMX for bf16.
+inline size_t product_code_bytes(const ModelConfig& m, size_t element) {
+    const bool odd = m.C % 32 != 0;
+    return 14 * (element == 4 ? odd ? 170'000 : 60'000 : odd ? 620'000 : 180'000);
+}
+
+// Of all products of a training step with weights of so many bytes an element, in micro-batches of so many sizes. One copy
+// serves all products of the same types: in fp32 all, in bf16 those with activations as their result, and those with gradients
+// of weights.
+inline size_t cpu_products_bytes(const ModelConfig& m, const StepOptions& o, size_t element, int threads, int sizes) {
     const int64_t N = int64_t(o.B) * o.T, C = m.C, chunk = std::min(N, kCpuLogits.chunk(m.Vp()));
     size_t activations = 0, gradients = 0;
     const auto layer = [&](int64_t rows, int64_t in, int64_t out) {
@@ -36,5 +44,6 @@ inline size_t cpu_products_bytes(const ModelConfig& m, const StepOptions& o, siz
     };
     layer(N, C, 3 * C), layer(N, C, C), layer(N, C, m.F()), layer(N, m.F(), C), layer(chunk, C, m.Vp());
     const size_t packed = element == 4 ? std::max(activations, gradients) : activations + gradients;
-    return packed + kCpuThreadBytes * static_cast<size_t>(threads);
+    return packed + kCpuThreadBytes * static_cast<size_t>(threads) +
+           product_code_bytes(m, element) * static_cast<size_t>(sizes);
 }
