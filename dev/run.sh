@@ -74,7 +74,7 @@ mkdir -p "$output" || exit 1
 log=$output/restarts.log
 said=$(mktemp) hosts=$(mktemp)
 trap 'rm -f "$said" "$hosts"' EXIT
-say() { echo "run.sh: $1" | tee -a "$log" >&2; }
+say() { echo "run.sh: $1" >>"$log"; echo "run.sh: $1" >&2; } # by itself: a signal to the group would kill a tee
 
 # A shell's background job is a process group of its own: Ctrl-C reaches this script alone, which passes it on as
 # SIGUSR1. mpirun hands that to the ranks; of SIGINT and SIGTERM it kills them.
@@ -85,7 +85,8 @@ stop() {
     [ -n "$job" ] || exit 130
     if ((!stopping)); then
         stopping=1 stopping_since=$SECONDS
-        say "stopping after this step and a checkpoint" && kill -USR1 "$job" 2>/dev/null
+        kill -USR1 "$job" 2>/dev/null
+        say "stopping after this step and a checkpoint"
     elif ((SECONDS - stopping_since > 2)); then # sooner it is the same one: timeout sends to the script, then to its group
         kill -TERM "$job" 2>/dev/null
     fi
@@ -127,7 +128,7 @@ again=() stuck=0 before=$(newest_step)
 for ((start = 0; ; start++)); do
     : >"$said"
     say "start $((start + 1)) on $ranks ranks, $([ "$before" -lt 0 ] && echo "no checkpoint yet" || echo "from step $before")"
-    mpirun -np "$ranks" "${mpi[@]}" "${command[@]}" "${again[@]}" </dev/null 2> >(tee -a "$log" "$said" >&2) &
+    mpirun -np "$ranks" "${mpi[@]}" "${command[@]}" "${again[@]}" </dev/null 2> >(trap '' TERM INT HUP USR1; exec tee -a "$log" "$said" >&2) &
     job=$!
     watch "$job" &
     watcher=$! && disown "$watcher"

@@ -50,7 +50,7 @@ class MpiProgram : public Program, public testing::WithParamInterface<Which> {
         return "export TERM=dumb NCCL_SOCKET_IFNAME=lo OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 "
                "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
                "OMPI_MCA_rmaps_base_oversubscribe=1 ASAN_OPTIONS=detect_leaks=0${ASAN_OPTIONS:+:$ASAN_OPTIONS}; "
-               "timeout -k 5 500 ";
+               "timeout -k 60 500 ";
     }
     static std::string before(int ranks) {
         return environment() + (ranks > 1 ? "mpirun -np " + std::to_string(ranks) + " " : "");

@@ -9,7 +9,7 @@
 //   dv_j = sum_i dropout(p)_ij dout_i      dq_i = sum_j ds_ij k_j / sqrt(HS)      dk_j = sum_i ds_ij q_i / sqrt(HS)
 //
 // A block of queries meets a block of keys after the other; maximum and sum of its softmax are corrected on the way.
-// Sums have one order, whatever the number of threads: a thread has a key head to itself.
+// Sums have one order, whatever the number of threads.
 //
 // Limit: arithmetic. fp32 runs at about 0.7 (forward) and 0.8 (backward) of a large sgemm at T=1024, HS=64, bf16 with
 // AVX512_BF16 at 1.1 and 1.35 of it (dev/bench/bench_attention.cpp, AMD Zen 5).
@@ -138,8 +138,14 @@ void backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const 
     CHECK(s.Tq == s.Tk && s.NH % s.NKV == 0, "Tq=%d Tk=%d NH=%d NKV=%d", s.Tq, s.Tk, s.NH, s.NKV);
     const int width = pad_to_lanes<A>(s.HS), k_width = packed<E>(s.HS), group = s.NH / s.NKV, T = s.Tk;
     const A scale = 1 / (std::sqrt(A(s.HS)) * A(s.divisor));
-    parallel_for_dynamic(int64_t(s.B) * s.NKV, [&](int64_t task) {
-        const int b = int(task / s.NKV), kv_head = int(task % s.NKV);
+    // A task is a key head. Where there are fewer of them than threads to feed, it is some query blocks of one, whose dq it
+    // has, or some key blocks, whose dk and dv it has: p and dp are computed twice then, by many more threads.
+    const int heads = s.B * s.NKV, parts = std::clamp(thread_count() / heads, 1, (T + kQueries - 1) / kQueries);
+    const bool split = parts > 1;
+    parallel_for_dynamic(int64_t(heads) * parts * (split ? 2 : 1), [&](int64_t task) {
+        const int part = int(task % parts), head = int(task / parts % heads), b = head / s.NKV, kv_head = head % s.NKV;
+        const bool for_queries = !split || task < int64_t(heads) * parts, for_keys = !split || !for_queries;
+        auto mine = [&](int block) { return block % parts == part; };
         const int64_t kv_offset = b * s.kv_batch + kv_head * s.HS;
         const int* starts = doc_start ? doc_start + int64_t(b) * T : nullptr;
         // rows: as score_product reads them; columns: packed the other way, as query_product and key_product do.
@@ -158,6 +164,7 @@ void backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const 
         std::fill_n(dkeys, 2 * size_t(T) * width, A(0));
         for (int h = kv_head * group; h < (kv_head + 1) * group; h++) {
             for (int t = 0; t < T; t += kQueries) {
+                if (!for_keys && !mine(t / kQueries)) continue;
                 QueryBlock block(std::min(kQueries, T - t), t, starts);
                 const int64_t q_offset = b * s.q_batch + t * s.q_row + h * s.HS;
                 const int64_t out_offset = b * s.out_batch + t * s.out_row + h * s.HS;
@@ -174,6 +181,7 @@ void backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const 
                     D[i] = dot<A>(dout + out_offset + i * s.out_row, out + out_offset + i * s.out_row, s.HS);
                 }
                 for (int key = block.first_key / kKeys * kKeys; key < block.end_key; key += kKeys) {
+                    if (!for_queries && !mine(key / kKeys)) continue;
                     const int n = std::min(kKeys, block.end_key - key);
                     score_product(p, key_rows + size_t(key) * k_width, k_width, queries, block, key, n, k_width);
                     score_product(ds, value_rows + size_t(key) * k_width, k_width, douts, block, key, n, k_width);
@@ -183,18 +191,22 @@ void backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const 
                         softmax_backward<false>(p, ds, log_sum, D, scale, dropped, block, key, n);
                     else softmax_backward<true>(p, ds, log_sum, D, scale, dropped, block, key, n);
                     const size_t column = size_t(key) * width;
-                    key_product(dvalues + column, pack_along_queries(packed_p, p, n), dout_columns, block, key, n,
-                                width);
-                    key_product(dkeys + column, pack_along_queries(packed_p, ds, n), query_columns, block, key, n,
-                                width);
-                    query_product(dqueries, pack_along_keys(packed_p, ds, n), key_columns + column / kPack<E>, block,
-                                  key, n, width);
+                    if (for_keys) {
+                        key_product(dvalues + column, pack_along_queries(packed_p, p, n), dout_columns, block, key, n,
+                                    width);
+                        key_product(dkeys + column, pack_along_queries(packed_p, ds, n), query_columns, block, key, n,
+                                    width);
+                    }
+                    if (for_queries)
+                        query_product(dqueries, pack_along_keys(packed_p, ds, n), key_columns + column / kPack<E>,
+                                      block, key, n, width);
                 }
-                for (int i = 0; i < block.n; i++)
+                for (int i = 0; for_queries && i < block.n; i++)
                     store_row(dq + q_offset + i * s.q_row, dqueries + i * width, s.HS, scale);
             }
         }
         for (int j = 0; j < T; j++) {
+            if (!for_keys || !mine(j / kKeys)) continue;
             store_row(dk + kv_offset + j * s.kv_row, dkeys + size_t(j) * width, s.HS, scale);
             store_row(dv + kv_offset + j * s.kv_row, dvalues + size_t(j) * width, s.HS, A(1));
         }

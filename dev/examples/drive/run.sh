@@ -24,7 +24,7 @@ say ./tokenize examples -i $data/logs.jsonl -j $data/held_out.jsonl -e $data -o 
 words=$(grep -o '"special"' $data/tokenizer.json | wc -l)
 
 step "2. Pretraining on them: of $size words $words are in use"
-say ./train_gpt2 train -e L3:H4:C64:T24:V$size:U$words -i $data/examples -j $data/examples -b 64 -d 6144 -l 4e-3 -u 50 -x 600 -v 100 \
+say ./train_gpt2 train -e L3:H4:C64:T48:V$size:U$words -i $data/examples -j $data/examples -b 32 -d 6144 -l 4e-3 -u 50 -x 600 -v 100 \
     -o runs/drive-pretrained | quiet
 stages futures runs/drive-pretrained --of 64
 
@@ -33,13 +33,13 @@ stages takeovers runs/drive-pretrained --scenes 1000
 head -n 1 $data/pairs.jsonl
 
 step "4. Supervised fine-tuning on what the careful driver would have done; then once more, with the drives of what came of it"
-tune="-i $data/corrected.jsonl -b 64 -d 6144"
+tune="-i $data/corrected.jsonl -b 32 -d 6144"
 say ./train_gpt2 finetune -e runs/drive-pretrained $tune --epochs 2 -l 2e-3 -o runs/drive-tuned-once | quiet
 stages watch runs/drive-tuned-once --scenes 1500
 say ./train_gpt2 finetune -e runs/drive-tuned-once $tune --epochs 4 -l 3e-3 -q 0.02 -o runs/drive-tuned | quiet
 
 step "5. A reward model, and DPO, of the take-overs"
-pairs="-i $data/pairs.jsonl -j $data/pairs_held_out.jsonl -b 32 -d 1536 --epochs 2"
+pairs="-i $data/pairs.jsonl -j $data/pairs_held_out.jsonl -b 16 -d 1536 --epochs 2"
 say ./train_gpt2 finetune -e runs/drive-pretrained $pairs --objective reward -l 1e-3 -o runs/drive-reward | quiet
 say ./train_gpt2 finetune -e runs/drive-pretrained $pairs --objective dpo --beta 0.3 -l 3e-4 -o runs/drive-dpo | quiet
 
