@@ -20,8 +20,11 @@ inline size_t packed_bytes(int64_t M, int64_t N, int64_t K, bool b_transposed, s
     return static_cast<size_t>((K + 15) / 16 * 16) * static_cast<size_t>((N + 63) / 64 * 64) * element;
 }
 
-// Working memory of a thread: tiles of products and of attention, oneDNN's scratch. Measured (dev/bench/memory_table.sh).
-inline constexpr size_t kCpuThreadBytes = 2 << 20;
+// Working memory of a thread: tiles of products and of attention, oneDNN's scratch: measured (dev/bench/memory_table.sh); and one
+// head's keys and values (T,HS) in the backward pass of attention, three copies in the layers' type and two gradients in fp32.
+inline size_t cpu_thread_bytes(const ModelConfig& m, int T, size_t element) {
+    return (2 << 20) + static_cast<size_t>(T) * static_cast<size_t>((m.HS() + 15) / 16 * 16) * (3 * element + 8);
+}
 
 // The machine code that oneDNN writes for the 14 products of a step, each in two or three sizes of tiles, more of them where the
 // width is odd. Measured likewise, with AMX for bf16.
@@ -44,6 +47,6 @@ inline size_t cpu_products_bytes(const ModelConfig& m, const StepOptions& o, siz
     };
     layer(N, C, 3 * C), layer(N, C, C), layer(N, C, m.F()), layer(N, m.F(), C), layer(chunk, C, m.Vp());
     const size_t packed = element == 4 ? std::max(activations, gradients) : activations + gradients;
-    return packed + kCpuThreadBytes * static_cast<size_t>(threads) +
+    return packed + cpu_thread_bytes(m, o.T, element) * static_cast<size_t>(threads) +
            product_code_bytes(m, element) * static_cast<size_t>(sizes);
 }

@@ -157,9 +157,12 @@ FittedRun fit_run(const Run& run, bool cpu, double peak_flops, double there_is, 
                          change_text(asked, fixed, limit, demand).c_str()));
     }
     fitted.setup = *found;
-    if (const std::string text = chosen_text(*found, asked, demand);
-        limited || found->recompute != asked.recompute || found->copy_checkpoints != asked.copy_checkpoints)
-        fitted.lines.push_back(strf("memory limit: %s; %s", human_bytes(limit).c_str(),
-                                    text.empty() ? "all fits as it is" : text.c_str()));
+    // micro-batches alone, of what is free, are said in the line of the batch
+    const bool other = std::any_of(std::begin(kMeasures), std::end(kMeasures),
+                                   [&](const Measure& m) { return m.level(*found) != m.level(asked); });
+    if (!limited && !other) return fitted;
+    const std::string text = chosen_text(*found, asked, demand);
+    fitted.lines.push_back(
+        strf("memory limit: %s; %s", human_bytes(limit).c_str(), text.empty() ? "all fits as it is" : text.c_str()));
     return fitted;
 }
