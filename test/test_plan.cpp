@@ -4,7 +4,6 @@
 #include "llmc/cpu/machine.h"
 #include "llmc/gpt2.h"
 #include "llmc/run/plan.h"
-#include "llmc/run/run.h"
 #include "program_fixture.h"
 
 namespace {
@@ -16,12 +15,6 @@ PlanSetup small_setup() {
     s.rates.product = 800e12, s.rates.attention = 300e12, s.rates.copy = 3e12;
     s.bus = 300e9, s.network = 50e9, s.peak = 1000e12, s.memory_bytes = 80e9;
     return s;
-}
-StepOptions step_options(const PlanSetup& s) {
-    StepOptions o;
-    o.B = s.B, o.T = s.T, o.recompute = s.recompute, o.world = s.gpus, o.zero_stage = s.zero_stage;
-    o.master_weights = s.master_weights;
-    return o;
 }
 
 TEST(Plan, MemoryIsThatOfTheCpuProgram) {
@@ -104,19 +97,17 @@ TEST(Plan, ZeroAndRecomputationSaveMemory) {
     }
 }
 
-// As the trainer chooses when it is left the choice.
-TEST(Plan, MicroBatchIsTheTrainers) {
+// One by one, from the whole on.
+TEST(Plan, TheLargestMicroBatchThatFits) {
     PlanSetup s = small_setup();
     for (int64_t sequences : {1, 7, 48, 1000})
         for (double memory : {1.05e8, 1.2e8, 2e8, 1e9, 8e10}) {
             s.sequences = sequences, s.memory_bytes = memory, s.gpus = sequences < 3 ? 1 : 3;
-            ::Run run;
-            run.T = s.T, run.sequences = s.own_sequences();
+            const int own = static_cast<int>(s.own_sequences());
             int want = 0;
-            try {
-                want = choose_micro_batch(
-                    run, [&](int B) { return s.B = B, plan_memory(s).total(); }, memory);
-            } catch (const Error&) {
+            for (int parts = 1; parts <= own && want == 0; parts++) {
+                s.B = (own + parts - 1) / parts;
+                if (static_cast<double>(plan_memory(s).total()) <= 0.8 * memory) want = s.B;
             }
             EXPECT_EQ(largest_micro_batch(s, 0.8), want) << sequences << " sequences, " << memory << " bytes";
         }

@@ -43,25 +43,32 @@ static double seconds_of(const PlanSetup& s) {
     return seconds;
 }
 
+// How many levels of what changes the loss `s` has more than was asked for, and then its time.
+using Cost = std::pair<int, double>;
+static Cost cost_of(const PlanSetup& s, const PlanSetup& asked) {
+    int loss = 0;
+    for (const Measure& m : kMeasures) loss += m.changes_loss ? m.level(s) - m.level(asked) : 0;
+    return {loss, seconds_of(s)};
+}
+
 std::optional<PlanSetup> cheapest_fit(const PlanSetup& asked, const Names& fixed, double limit,
                                       const MemoryDemand& demand) {
     std::optional<PlanSetup> best;
-    std::pair<int, double> best_cost;
-    const std::function<void(PlanSetup, size_t, int)> choose = [&](PlanSetup s, size_t measure, int loss) {
-        if (best && loss > best_cost.first) return;
+    Cost best_cost;
+    const std::function<void(PlanSetup, size_t)> choose = [&](PlanSetup s, size_t measure) {
         if (measure < std::size(kMeasures)) {
             const Measure& m = kMeasures[measure];
             const int from = m.level(asked);
             for (int level = from; level <= (fixed.count(m.option) ? from : m.most); level++)
-                m.set(s, level), choose(s, measure + 1, loss + (m.changes_loss ? level - from : 0));
+                m.set(s, level), choose(s, measure + 1);
             return;
         }
         if (!fixed.count("micro-batch-size")) s.B = largest_micro_batch(s, limit, demand);
         if (s.B == 0 || demand(s) > limit) return;
-        const std::pair<int, double> cost{loss, seconds_of(s)};
+        const Cost cost = cost_of(s, asked);
         if (!best || cost < best_cost) best = s, best_cost = cost;
     };
-    choose(asked, 0, 0);
+    choose(asked, 0);
     return best;
 }
 
@@ -99,7 +106,7 @@ std::string change_text(const PlanSetup& asked, const Names& fixed, double limit
         Names others = fixed;
         others.erase(name);
         const auto found = cheapest_fit(asked, others, limit, demand);
-        if (found && (!best || seconds_of(*found) < seconds_of(*best))) best = found;
+        if (found && (!best || cost_of(*found, asked) < cost_of(*best, asked))) best = found;
     }
     if (!best) best = cheapest_fit(asked, {}, limit, demand);
     if (best) return "it fits with " + changes(*best);

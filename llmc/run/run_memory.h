@@ -25,7 +25,8 @@ struct RunMemory {
         constexpr bool on_host = M::Device::kIsHost;
         const double program =
             group.most(resident_memory());  // the most that any rank has, and the least that is free:
-        free_before = -group.most(-M::Device::available_memory());
+        free_before = static_cast<double>(M::Device::library_bytes());  // which the library has taken already
+        free_before -= group.most(-M::Device::available_memory());
         const auto host = [&](const PlanSetup& s, double* device) {
             StepOptions options = run.step_options(s.B);
             options.recompute = s.recompute, options.state_type = s.state_type;
