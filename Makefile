@@ -423,7 +423,7 @@ fuzz:  ## libFuzzer on every parser of what others wrote, FUZZ_SECONDS=600 each 
 build-fuzz/llmc/base/json.o: CXXFLAGS += -O0 -fno-sanitize=all -fsanitize=fuzzer-no-link  # the library: a minute less
 FUZZ_ROOMS := base model text files ranks run
 FUZZ_NOT := bpe_trainer checkpoint_writer communicator compare_starts dataset_writer export_command group initial_weights introduction \
-  parallel run run_output scarcity schedule
+  run run_output scarcity schedule
 FUZZ_SOURCES := $(foreach r,$(FUZZ_ROOMS),$(filter-out $(FUZZ_NOT:%=llmc/$(r)/%.cpp),$(wildcard llmc/$(r)/*.cpp)))
 $(B)/fuzz: $(patsubst %.cpp,$(B)/%.o,$(wildcard test/fuzz/*.cpp) $(FUZZ_SOURCES))
 	@echo "  link     $@"

@@ -3,6 +3,7 @@
 
 #include "llmc/cpu/machine.h"
 #include "llmc/gpt2.h"
+#include "llmc/run/options.h"
 #include "llmc/run/plan.h"
 #include "program_fixture.h"
 
