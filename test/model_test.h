@@ -2,9 +2,8 @@
 #pragma once
 #include <gtest/gtest.h>
 #include <memory>
-#include "llmc/cpu/machine.h"
-#include "llmc/gpt2.h"
 #include "test/finite_difference.h"
+#include "test/models.h"
 
 // Weight i, and its fp32 master where there is one.
 template <typename X, class Machine>
