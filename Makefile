@@ -130,6 +130,7 @@ Q := $(if $(V),,@)
 LLMC_OBJ := $(patsubst %.cpp,$(B)/%.o,$(filter-out llmc/cuda/%,$(wildcard llmc/*/*.cpp)))
 LIB := $(B)/libllmc.a
 TEST_OBJ := $(patsubst %.cpp,$(B)/%.o,$(wildcard test/*.cpp))
+TEST_MODELS := $(B)/test/models.o
 PROGRAMS := $(BIN)train_gpt2 $(BIN)tokenize
 
 TESTS := $(patsubst %.cpp,$(B)/%,$(wildcard test/test_*.cpp))  # one file each, for make test T=NAME
@@ -144,13 +145,13 @@ train_gpt2_plain:  ## train_gpt2 with the layers of llmc/plain/: slow, for tiny 
 $(PLAIN): $(B)/dev/train_gpt2_plain.o $(LIB)
 $(B)/test/run_tests $(TESTS): LDLIBS += -lgtest -lgtest_main $(if $(call have,libpcre2-8),-lpcre2-8)
 $(B)/test/run_tests: $(TEST_OBJ) $(LIB)
-$(TESTS): $(B)/test/%: $(B)/test/%.o $(LIB)
+$(TESTS): $(B)/test/%: $(B)/test/%.o $(TEST_MODELS) $(LIB)
 # Compiled more often than they are waited for: -O1; under the sanitizers, which slow the compiler down by half, -O0 but for
 # tests that compute.
 $(TEST_OBJ) $(B)/llmc/base/json.o $(filter $(B)/llmc/run/%,$(LLMC_OBJ)): CXXFLAGS := $(CXXFLAGS:-O3=-O1)
 QUICK_TESTS := $(TEST_OBJ)
 ifdef SANITIZE
-  QUICK_TESTS := $(patsubst %.cpp,$(B)/%.o,$(shell grep -LE '"llmc/(gpt2|plain|cpu|cuda|text)|(layer|model|tokenizer)_test' test/*.cpp))
+  QUICK_TESTS := $(patsubst %.cpp,$(B)/%.o,$(shell grep -LE '"llmc/(gpt2|plain|cpu|cuda|text)|(layer|tokenizer)_test' test/*.cpp))
   $(filter $(B)/llmc/run/% $(B)/llmc/files/%,$(LLMC_OBJ)) $(B)/train_gpt2.o $(QUICK_TESTS): CXXFLAGS := $(CXXFLAGS:-O1=-O0)
 endif
 # What most tests include is read once for all of them. GCC 12 then reports string concatenation (bug 105651) in more ways.
@@ -290,7 +291,7 @@ CUDA_PROGRAM_FILE := $(if $(CUDA_QUICK),$(CU)/,$(BIN))train_gpt2cu
 train_gpt2cu:  ## the CUDA program (CUDA_ARCH="80 90": for these GPUs)
 $(CUDA_PROGRAM_FILE): $(CU)/train_gpt2.cu.o $(CUDA_OBJ) $(NO_CPU_OBJ)
 $(CU)/test/cuda/run_tests: LDLIBS += -lgtest -lgtest_main
-$(CU)/test/cuda/run_tests: $(CUDA_TEST_OBJ) $(CUDA_OBJ) $(LIB)
+$(CU)/test/cuda/run_tests: $(CUDA_TEST_OBJ) $(TEST_MODELS) $(CUDA_OBJ) $(LIB)
 $(CU)/bench_cuda: $(CU)/dev/bench/bench_cuda.cu.o $(CUDA_OBJ) $(NO_CPU_OBJ)
 $(ZOO_PAGES): $(CU)/dev/cuda/%: $(CU)/dev/cuda/%.cu.o $(CUDA_OBJ) $(LIB)
 $(CUDA_PROGRAM_FILE) $(CU)/test/cuda/run_tests $(CU)/bench_cuda $(ZOO_PAGES):
@@ -370,11 +371,11 @@ $(B)/test/cudahost/nccl.o: CPPFLAGS += $(if $(MPICC),-DUSE_MPI $(MPI_CFLAGS))
 $(B)/test/cudahost/missing.o: CPPFLAGS += -DCUDAHOST_MISSING='"$(or $(HOST_MISSING),on PTX: nvcc is missing)"'
 
 $(CUDA_TESTS) $(B)/test/run_ptx_tests: LDLIBS += -lgtest -lgtest_main
-$(CUDA_TESTS): $(if $(HOST_MISSING),$(B)/test/cudahost/missing.o,$(HOST_OBJ) $(HOST_LAYERS) $(HOST_LIB) $(LIB))
+$(CUDA_TESTS): $(if $(HOST_MISSING),$(B)/test/cudahost/missing.o,$(HOST_OBJ) $(TEST_MODELS) $(HOST_LAYERS) $(HOST_LIB) $(LIB))
 $(B)/train_gpt2cu_cpu: $(H)/train_gpt2.cu.o $(HOST_LAYERS) $(HOST_LIB) $(NO_CPU_OBJ)
 $(B)/bench_cuda_cpu: $(H)/dev/bench/bench_cuda.cu.o $(HOST_LAYERS) $(HOST_LIB) $(NO_CPU_OBJ)  # for dev/gpu_check.sh --dry
 $(H)/test_%: LDLIBS += -lgtest -lgtest_main
-$(H)/test_%: $(H)/test/cuda/test_%.cu.o $(HOST_LAYERS) $(HOST_LIB) $(LIB)  # one file alone
+$(H)/test_%: $(H)/test/cuda/test_%.cu.o $(TEST_MODELS) $(HOST_LAYERS) $(HOST_LIB) $(LIB)  # one file alone
 	@echo "  link     $@"
 	$(Q)$(CXX) $(CXXFLAGS) -fsanitize=alignment $(LDFLAGS) -o $@ $^ $(BOOST_CONTEXT) $(LDLIBS)
 $(CUDA_TESTS) $(B)/test/run_ptx_tests $(B)/train_gpt2cu_cpu $(B)/bench_cuda_cpu:

@@ -3,10 +3,9 @@
 #include <cmath>
 #include <functional>
 #include <sstream>
-#include "llmc/cpu/machine.h"
-#include "llmc/gpt2.h"
 #include "llmc/run/trainer.h"
 #include "program_fixture.h"
+#include "test/models.h"
 
 namespace {
 

@@ -1,10 +1,9 @@
 // plan: its memory beside what the programs allocate, its bytes and suggestions, its command line.
 #include <nlohmann/json.hpp>
 
-#include "llmc/cpu/machine.h"
-#include "llmc/gpt2.h"
 #include "llmc/run/options.h"
 #include "llmc/run/plan.h"
+#include "test/models.h"
 #include "program_fixture.h"
 
 namespace {

@@ -245,11 +245,13 @@ TEST_P(RanksOfPolicies, WriteAndLearnTheSame) {
             expect_good(start(2, run + "-b 2 -z " + std::to_string(stage) + " -o " + several));
             expect_close(rewards(several), rewards(name), 1e-6);
             EXPECT_EQ(logged(several, "val_reward"), logged(name, "val_reward"));
+            // The norm of a gradient multiplies what rounding has done to the weights: 4e-4 by another order of sums alone.
             for (const char* key : {"loss", "kl", "grad_norm"}) {
                 const std::vector<std::string> got = logged(several, key), want = logged(name, key);
                 ASSERT_EQ(got.size(), want.size());
                 for (size_t i = 0; i < got.size(); i++)
-                    EXPECT_NEAR(std::stod(got[i]), std::stod(want[i]), 1e-4 * (1 + std::abs(std::stod(want[i]))))
+                    EXPECT_NEAR(std::stod(got[i]), std::stod(want[i]),
+                                (key[0] == 'g' ? 2e-3 : 1e-4) * (1 + std::abs(std::stod(want[i]))))
                         << key;
             }
         }

@@ -13,7 +13,7 @@ cd "$(dirname "$0")/../../.."
 step() { printf '\n== %s\n' "$*"; }
 say() { echo "$*" | sed "s/  */ /g"; "$@"; }
 here=dev/examples/preferences data=data/preferences
-tune() { say ./train_gpt2 finetune --seed "${SEED:-1337}" "$@" | sed -nE '/^\.\/|^done|accuracy|\/[0-9]*0 \| reward/ { s/ \| lr .*//; p }'; }
+tune() { say ./train_gpt2 finetune --seed "${SEED:-1337}" "$@" | sed -nE '/^\.\/|^done|accuracy|step [0-9]*0\/[0-9]+ \| reward/ { s/ \| lr .*//; p }'; }
 write() { ./train_gpt2 sample --max-tokens 48 --seed "${SEED:-1337}" --json "$@"; }  # answers
 
 step "1. A model that has read FOLDOC (dev/examples/foldoc.sh) learns to answer questions of it"
