@@ -1,9 +1,9 @@
 // plan: what a training run on given GPUs needs of each of them, how long a step of it takes, and what that costs.
 // Needs none of the GPUs.
 //
-// Both come from the model itself (gpt2.h), run on a machine that counts instead of computing (plan_machine.h). Memory is
-// exact but for the step's tokens (16 bytes for each token of a rank), the cache of sampling, and what CUDA and NCCL take
-// for themselves. Time is a prediction: each kernel takes what roofline.h says at the given rates; collectives run beside
+// Both come from the model itself (gpt2.h), run on a machine that counts instead of computing (plan_machine.h). A GPU's memory
+// is exact but for the step's tokens (16 bytes for each token of a rank), the cache of sampling, and what CUDA and NCCL take
+// for themselves; a CPU's is that of the process (host_memory.h). Time is a prediction: each kernel takes what roofline.h says at the given rates; collectives run beside
 // the arithmetic and slow it by nothing, at the slower of two bandwidths: of a GPU within its machine, of a machine to the
 // others. No time is counted for latency, launches, data, evaluation, checkpoints.
 #pragma once
