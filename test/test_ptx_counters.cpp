@@ -128,8 +128,8 @@ TEST_F(PtxCounters, CachesAndScale) {
     grid = {1000}, blocks = {3, 500};
     t = count("ld.global.u32 %r3, [%x];", 1000);  // the same everywhere
     EXPECT_EQ(t.far, 1000);
-    EXPECT_EQ(t.dram_bytes, 32 * 1000);  // what it may be at most: of 64 KiB
-    t = count("ld.global.u32 %r3, [%x];", 10000);
+    EXPECT_EQ(t.dram_bytes, 32 * 500);             // one sector of two blocks
+    t = count("ld.global.u32 %r3, [%x];", 10000);  // the tensor has 64 KiB
     EXPECT_EQ(t.dram_bytes, 1 << 16);
 }
 

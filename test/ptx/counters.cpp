@@ -151,9 +151,9 @@ void Counters::count_global(Warp& w, const Operand& o, uint32_t lanes, const uin
                 tensor = &tensors_[tensor_begin];
                 tensor->bytes = tensor_end - tensor_begin;
             }
-            if (writes) tensor->written++;
+            if (writes) tensor->written.insert(s);
             if (reads && cached && is_near(s)) continue;
-            if (reads) tensor->read++;
+            if (reads) tensor->read.insert(s);
             now_->far++;
         }
     }
@@ -211,7 +211,8 @@ Totals Counters::totals(const Kernel& kernel, uint64_t grid) const {
     }
     for (const auto& [begin, tensor] : tensors_) {
         const double all = static_cast<double>(kSector * ((tensor.bytes + kSector - 1) / kSector));
-        for (uint64_t sectors : {tensor.read, tensor.written}) t.dram_bytes += std::min(all, times(sectors * kSector));
+        for (const auto* sectors : {&tensor.read, &tensor.written})
+            t.dram_bytes += std::min(all, times(sectors->size() * kSector));
     }
     return t;
 }

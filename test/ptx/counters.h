@@ -72,8 +72,8 @@ class Counters {
     std::vector<Tally> at;  // by instruction
     uint64_t blocks = 0;
 
-    // of a launch of `grid` blocks, of which `blocks` were counted. Memory behind the L2 cache sees of each tensor what the blocks
-    // want of it, but not more than there is: they share the rest.
+    // of a launch of `grid` blocks, of which `blocks` were counted. From memory comes what these blocks want together, each sector
+    // once, times the others; but no more of a tensor than there is.
     Totals totals(const Kernel& kernel, uint64_t grid = 0) const;
 
     // ---- for the machine ----
@@ -82,7 +82,8 @@ class Counters {
 
   private:
     struct Traffic {
-        uint64_t bytes = 0, read = 0, written = 0;  // sectors
+        uint64_t bytes = 0;
+        std::unordered_set<uint64_t> read, written;  // sectors, by any block
     };
     // A block's share of the L1 cache: 16 KiB, the oldest goes first.
     static constexpr size_t kNear = 512;

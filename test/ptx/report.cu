@@ -389,7 +389,8 @@ int main(int argc, char** argv) {
         cudahost::use_ptx(argv[1]);
         cudahost::large_sizes();
         ptxas = argv[2];
-        device().multiprocessors = 132, device().l2_bytes = 0;  // of the H100; one head's blocks together (counted.h)
+        device().multiprocessors = 132, device().capability = 90, device().max_shared_bytes = 227 << 10;  // an H100's
+        device().l2_bytes = 0;  // one head's blocks together (counted.h)
         if (argc == 5) return print_pages(argv[4]);
         print_report();
         return 0;
