@@ -18,7 +18,7 @@ class PtxCounters : public PtxTest {
         ptx::Launch l{grid, block, 0, ptx::arguments(x), blocks};
         l.counters = &counters;
         ptx::launch(memory, *kernel, l);
-        return counters.totals(*kernel, of_blocks);
+        return counters.totals(of_blocks);
     }
     // x[stride * tid + offset], of `type`
     ptx::Totals load(int stride, int offset, const std::string& type = "u32", const std::string& to = "%r9") {
@@ -119,6 +119,20 @@ TEST_F(PtxCounters, Instructions) {
     EXPECT_EQ(of(ptx::Class::integer), 2 * (1 + 1 + 2 + 1));  // tid, shl, an add of 64 bits, setp
     EXPECT_EQ(of(ptx::Class::control), 2);                    // ret
     EXPECT_EQ(t.lanes, 64 * 9 + 16);                          // of ten: parameters and moves are none
+}
+// What ptxas makes one instruction of costs once.
+TEST_F(PtxCounters, InstructionsThatBecomeOne) {
+    auto slots = [&](const std::string& body) { return count(body).slots - count("").slots; };
+    const std::string one = "mov.f32 %f0, 0f3F800000;\n";
+    EXPECT_EQ(slots(one + "mul.f32 %f1, %f0, %f0;\nadd.f32 %f2, %f1, %f0;"), 1);
+    EXPECT_EQ(slots(one + "mul.rn.f32 %f1, %f0, %f0;\nadd.f32 %f2, %f1, %f0;"), 2);
+    EXPECT_EQ(slots(one + "mul.f32 %f1, %f0, %f0;\nadd.f32 %f2, %f1, %f0;\nmax.f32 %f3, %f1, %f0;"),
+              3);  // the product, too
+    EXPECT_EQ(slots("shl.b32 %r3, %r0, 4;\nadd.s32 %r4, %r3, %r2;"), 1);
+    EXPECT_EQ(slots("add.s32 %r3, %r2, 16;\nst.global.u32 [%x], %r3;"), 2);
+    EXPECT_EQ(slots("add.s64 %d1, %x, 16;\nld.global.u32 %r3, [%d1];"), 1);
+    EXPECT_EQ(slots("setp.lt.u32 %p0, %r0, 5;\nsetp.lt.u32 %p1, %r0, 9;\nor.pred %p2, %p0, %p1;"), 2);
+    EXPECT_EQ(slots("div.u32 %r3, %r0, 7;"), 18);
 }
 // A line of the cache that the block has read is near; what blocks share comes from memory once.
 TEST_F(PtxCounters, CachesAndScale) {

@@ -16,7 +16,7 @@ struct CountedLaunch {
 
     uint64_t blocks() const { return uint64_t{grid.x} * grid.y * grid.z; }
     int threads() const { return static_cast<int>(block.x * block.y * block.z); }
-    ptx::Totals totals() const { return counters.totals(*kernel, blocks()); }
+    ptx::Totals totals() const { return counters.totals(blocks()); }
 };
 
 // Launches from now on are added here; null: no longer. Of each, with large_sizes(), eight blocks run that follow each other: in

@@ -33,14 +33,6 @@ bool among(std::string_view word, std::initializer_list<std::string_view> list) 
     return std::find(list.begin(), list.end(), word) != list.end();
 }
 
-}  // namespace
-
-const char* name_of(Class c) {
-    constexpr const char* names[] = {"none",   "integer", "float",    "special", "tensor", "shared",
-                                     "global", "local",   "exchange", "barrier", "control"};
-    return names[static_cast<int>(c)];
-}
-
 // Integers of 64 bits are two registers: two instructions for what is bit by bit or carries, three for a product's low half. Quotients and
 // roots that are rounded to nearest are a special function and Newton steps; ptxas' own expansions are about that long. Moves are
 // mostly gone, parameters are operands (constant bank).
@@ -86,6 +78,53 @@ Kind kind_of(const Instruction& i) {
     return {of, 2};
 }
 
+}  // namespace
+
+const char* name_of(Class c) {
+    constexpr const char* names[] = {"none",   "integer", "float",    "special", "tensor", "shared",
+                                     "global", "local",   "exchange", "barrier", "control"};
+    return names[static_cast<int>(c)];
+}
+
+std::vector<Kind> kinds_of(const Kernel& kernel) {
+    const auto& code = kernel.code;
+    std::vector<Kind> kinds;
+    std::map<int, std::vector<const Instruction*>> users;  // by row
+    for (const Instruction& i : code) {
+        kinds.push_back(kind_of(i));
+        for (int row : i.uses) users[row].push_back(&i);
+    }
+    for (size_t n = 0; n < code.size(); n++) {
+        const Instruction& i = code[n];
+        const auto words = words_of(i);
+        if (words.empty() || kinds[n].slots == 0) continue;
+        if (words.back() == "pred") kinds[n].slots = 0;
+        if (i.defines.size() != 1 || users[i.defines[0]].empty()) continue;
+        auto all_users = [&](auto is) {
+            return std::all_of(users[i.defines[0]].begin(), users[i.defines[0]].end(),
+                               [&](const Instruction* u) { return is(*u, words_of(*u)[0]); });
+        };
+        auto is_sum = [](const Instruction& u, std::string_view name) {
+            return name == "add" || (name == "sub" && u.type.kind != 'u');
+        };
+        auto is_address = [&](const Instruction& u, std::string_view) {
+            return std::any_of(u.operands.begin(), u.operands.end(), [&](const Operand& o) {
+                return o.kind == Operand::Kind::address && o.index == i.defines[0];
+            });
+        };
+        auto immediate = [&](size_t operand) {
+            return i.operands.size() > operand && i.operands[operand].kind == Operand::Kind::immediate;
+        };
+        const bool contracted = words[0] == "mul" && !among(words[1], {"rn", "hi"});
+        const bool shifted = words[0] == "shl" && immediate(2),
+                   widened = words[0] == "cvt" && kinds[n].of == Class::integer;
+        const bool offset = words[0] == "add" && immediate(2);
+        if (((contracted || shifted || widened) && all_users(is_sum)) || (offset && all_users(is_address)))
+            kinds[n].slots = 0;
+    }
+    return kinds;
+}
+
 uint32_t wavefronts(const uint64_t* address, uint32_t lanes, uint32_t bytes, uint32_t* parts) {
     const int width = bytes <= 4 ? 32 : bytes <= 8 ? 16 : 8;  // lanes that go together
     uint32_t sum = 0;
@@ -110,8 +149,7 @@ void Counters::start_block(const Kernel& kernel) {
     if (kernel_ != &kernel) {
         kernel_ = &kernel;
         at.assign(kernel.code.size(), {});
-        kinds_.clear();
-        for (const Instruction& i : kernel.code) kinds_.push_back(kind_of(i));
+        kinds_ = kinds_of(kernel);
         tensors_.clear(), blocks = 0;
     }
     blocks++;
@@ -193,12 +231,12 @@ void Counters::count(Warp& w, const Instruction& i, uint32_t lanes) {
     count_global(w, o, lanes, bytes, reads, writes, name == "ld");
 }
 
-Totals Counters::totals(const Kernel& kernel, uint64_t grid) const {
+Totals Counters::totals(uint64_t grid) const {
     Totals t;
     const double scale = grid && blocks ? static_cast<double>(grid) / static_cast<double>(blocks) : 1;
     auto times = [&](uint64_t n) { return scale * static_cast<double>(n); };
     for (size_t n = 0; n < at.size(); n++) {
-        const Kind k = kind_of(kernel.code[n]);
+        const Kind k = kinds_[n];
         const Tally& a = at[n];
         const double warps = times(a.warps);
         t.slots += warps * k.slots, t.slots_of[static_cast<int>(k.of)] += warps * k.slots;

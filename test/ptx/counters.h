@@ -3,7 +3,7 @@
 //
 //   Counters c;
 //   launch(memory, kernel, {.grid = {768}, .block = {128}, .args = ..., .blocks = {0, 1, 2, 3}, .counters = &c});
-//   Totals t = c.totals(kernel);             // of these four blocks
+//   Totals t = c.totals();                   // of these four blocks
 //
 // Global memory, as NVIDIA's Nsight Compute counts it: a request is an instruction of a warp, and takes as many sectors as its
 // lanes touch stretches of 32 bytes (CUDA C++ Best Practices Guide, "Coalesced Access to Global Memory").
@@ -12,7 +12,7 @@
 // that want the same word share it (CUDA C++ Programming Guide, "Shared Memory"). Accesses of 8 bytes a lane go by halves of
 // the warp, those of 16 by quarters, ldmatrix by its matrices; more wavefronts than such parts are bank conflicts.
 //
-// Instructions are PTX, of which ptxas makes others: slots() says how many, in the main.
+// Instructions are PTX, of which ptxas makes others: kinds_of() says how many, in the main.
 #pragma once
 #include <cstdint>
 #include <deque>
@@ -46,7 +46,9 @@ struct Kind {
     double slots = 0;
     int special = 0;
 };
-Kind kind_of(const Instruction& i);
+// Of all instructions of a kernel. What ptxas makes one of two costs once: a product and the sum that it is for (FFMA, IMAD), a shift or
+// a change of width and the sum (LEA, IMAD.WIDE), a constant added to an address, predicates combined by the comparison.
+std::vector<Kind> kinds_of(const Kernel& kernel);
 
 struct Tally {
     uint64_t warps = 0, lanes = 0;  // executions by a warp, and by its lanes
@@ -70,11 +72,12 @@ struct Totals {
 class Counters {
   public:
     std::vector<Tally> at;  // by instruction
+    const std::vector<Kind>& kinds() const { return kinds_; }
     uint64_t blocks = 0;
 
     // of a launch of `grid` blocks, of which `blocks` were counted. From memory comes what these blocks want together, each sector
     // once, times the others; but no more of a tensor than there is.
-    Totals totals(const Kernel& kernel, uint64_t grid = 0) const;
+    Totals totals(uint64_t grid = 0) const;
 
     // ---- for the machine ----
     void start_block(const Kernel& kernel);
@@ -94,7 +97,7 @@ class Counters {
     std::map<uint64_t, Traffic> tensors_;  // by address
     std::unordered_set<uint64_t> near_;
     std::deque<uint64_t> order_;
-    std::vector<Kind> kinds_;
+    std::vector<Kind> kinds_;  // of the kernel's instructions
     const Kernel* kernel_ = nullptr;
     Tally* now_ = nullptr;
 };

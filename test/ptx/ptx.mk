@@ -22,12 +22,13 @@ $(B)/ptx/%.ptx: %.cu $(B)/flags
 ON_PTX := $(if $(HOST_MISSING)$(SANITIZE),,$(B)/test/run_ptx_tests)
 PTX_TESTS := attention attention_decode classifier cublaslt distill_loss dropout encoder gelu layernorm matmul objectives optimizer \
   prompts ptx score_loss
+PTXAS = $(dir $(PTX_NVCC))ptxas
+$(H)/test/ptx/test_kernels.cu.o: CPPFLAGS += -DPTXAS='"$(PTXAS)"'
 $(B)/test/cudahost/on_ptx.o: CPPFLAGS += -DPTX_DIRECTORY='"$(CURDIR)/$(B)/ptx"'
-$(B)/test/run_ptx_tests: $(if $(PTX_NVCC),$(PTX_TESTS:%=$(H)/test/cuda/test_%.cu.o) $(H)/test/ptx/test_sizes.cu.o $(B)/test/cudahost/on_ptx.o $(HOST_LAYERS) $(HOST_LIB) \
+$(B)/test/run_ptx_tests: $(if $(PTX_NVCC),$(PTX_TESTS:%=$(H)/test/cuda/test_%.cu.o) $(H)/test/ptx/test_sizes.cu.o $(H)/test/ptx/test_kernels.cu.o $(B)/test/cudahost/on_ptx.o $(HOST_LAYERS) $(HOST_LIB) \
   $(LIB),$(B)/test/cudahost/missing.o) | $(if $(PTX_NVCC),$(PTX))
 
 # What they ask of a GPU.
-PTXAS = $(dir $(PTX_NVCC))ptxas
 .PHONY: kernels kernel
 kernels:  ## dev/reports/kernels.md: every kernel of a step, its limiter and time on an A100, H100 and RTX 4090, by counting; no GPU
 	@$(MAKE) --no-print-directory $(B)/kernels

@@ -350,7 +350,7 @@ void print_page(const CountedLaunch& l) {
     }
     const auto& at = l.counters.at;
     print_lines(l, "issue slots",
-                [&](size_t i) { return static_cast<double>(at[i].warps) * ptx::kind_of(l.kernel->code[i]).slots; });
+                [&](size_t i) { return static_cast<double>(at[i].warps) * l.counters.kinds()[i].slots; });
     print_lines(l, "sectors", [&](size_t i) { return static_cast<double>(at[i].sectors); });
     print_lines(l, "sectors above the least",
                 [&](size_t i) { return static_cast<double>(at[i].sectors - at[i].least_sectors); });
