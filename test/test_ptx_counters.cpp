@@ -147,6 +147,18 @@ TEST_F(PtxCounters, CachesAndScale) {
     EXPECT_EQ(t.dram_bytes, 1 << 16);
 }
 
+// The line of the kernel, not that of a function which was inlined into one that was inlined.
+TEST_F(PtxCounters, LinesOfTheKernel) {
+    count(
+        ".loc 1 10 5\nadd.s32 %r3, %r0, 1;\n.loc 1 20 3, function_name $L, inlined_at 1 11 7\n.loc 1 30 1, "
+        "function_name $L, "
+        "inlined_at 1 20 3\nadd.s32 %r4, %r0, 2;\n.loc 1 12 1\n");
+    std::vector<std::pair<int, int>> lines;
+    for (const ptx::Instruction& i : kernel->code)
+        if (i.outer_line) lines.emplace_back(i.source_line, i.outer_line);
+    EXPECT_EQ(lines, (std::vector<std::pair<int, int>>{{10, 10}, {30, 11}, {12, 12}}));
+}
+
 // ---- what follows ----
 
 TEST(KernelLimits, Occupancy) {

@@ -307,7 +307,9 @@ void print_lines(const CountedLaunch& l, const char* what, const std::function<d
     for (size_t i = 0; i < l.kernel->code.size(); i++)
         if (double n = of(i); n > 0) {
             const ptx::Instruction& instruction = l.kernel->code[i];
-            lines[place(l, instruction.file, instruction.source_line)] += n, all += n;
+            std::string outer = place(l, instruction.outer_file, instruction.outer_line),
+                        inner = place(l, instruction.file, instruction.source_line);
+            lines[outer + (inner == outer ? "" : "  (" + inner + ")")] += n, all += n;
         }
     std::vector<std::pair<double, std::string>> order;
     for (auto& [line, n] : lines) order.emplace_back(n, line);
