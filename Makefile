@@ -493,4 +493,4 @@ clean:  ## remove what was built (data and runs stay)
 	rm -rf build build-asan build-fuzz train_gpt2 train_gpt2_plain train_gpt2cu tokenize
 
 help:  ## this list
-	@sed -n 's/^\([a-z][a-z0-9_ ]*\):.*  ## \(.*\)/\1\t\2/p' Makefile | awk -F'\t' '{ printf "  make %-22s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z][a-z0-9_ ]*\):.*  ## \(.*\)/\1\t\2/p' Makefile test/ptx/ptx.mk | awk -F'\t' '{ printf "  make %-22s %s\n", $$1, $$2 }'

@@ -3,6 +3,7 @@
 //
 //   build/kernels PTX_DIRECTORY PTXAS [--kernel NAME]        Markdown on stdout
 #include <cstring>
+#include <fstream>
 
 #include "dev/bench/cuda/step_kernels.cuh"
 #include "test/cudahost/counted.h"
@@ -18,7 +19,7 @@ using cudahost::CountedLaunch;
 constexpr int kB = 64, kT = 1024;
 constexpr int kCapabilities[] = {80, 89, 90, 100};
 constexpr const char* kCards[] = {"a100", "h100", "rtx4090"};
-std::string ptxas;
+std::string ptxas, compiler;
 
 ModelConfig model_size(const char* name) {
     ModelConfig m;
@@ -253,22 +254,23 @@ void print_calibration(double h100_step) {
 }
 
 void print_report() {
-    printf(
-        "# Kernels of a training step, by counting\n\n"
-        "Written by `make kernels`, without a GPU: **nothing here was measured.** The machine of test/ptx/ runs nvcc's "
-        "PTX of eight "
-        "blocks of each launch at the size of the model and counts; the launch is as many times that "
-        "(test/ptx/counters.h). Each "
-        "part of the GPU takes its time over the counts (test/ptx/limits.h); the longest is the limiter. Predicted: "
-        "that, %.0f%% "
-        "of what the others take, and %.0f us a launch. Floor: bytes that have to move at the data sheet's rate, FLOPs "
-        "at the "
-        "tensor cores'. Instructions are PTX with what ptxas makes of each in the main; a step's B = %d, T = %d. "
-        "Products are "
-        "the library's, which has no PTX: %.2f (C = 768) and %.2f (C = 1600) of the data sheet (llmc/run/gpus.h). Not "
-        "counted: "
-        "CUB's sort; other kernels' data in L2.\n\n",
-        100 * ptx::kUnhidden, 1e6 * ptx::kLaunchSeconds, kB, kT, product_share(768), product_share(1600));
+    printf(R"(# Kernels of a training step, by counting
+
+Written by `make kernels`, without a GPU: **nothing here was measured.** The machine of test/ptx/ runs nvcc's PTX (%s)
+of eight blocks of each launch at the size of the model, and counts; the launch is as many times that
+(test/ptx/counters.h). Each part of the GPU takes its time over the counts (test/ptx/limits.h); the longest is the limiter.
+
+- Predicted: the limiter's time, %.0f%% of what the others take, and %.0f us a launch. How far off that is: at the end.
+- Floor: bytes that have to move at the data sheet's rate, FLOPs at the tensor cores'.
+- Instructions are PTX, with what ptxas makes of each in the main. A step's B = %d, T = %d, in bf16.
+- Products are the library's, which has no PTX: %.2f (C = 768) and %.2f (C = 1600) of the data sheet (llmc/run/gpus.h).
+- Not counted: CUB's sort, with which the encoder's backward pass begins; what other kernels left in L2.
+
+The cards, by their data sheets:
+
+)",
+           compiler.c_str(), 100 * ptx::kUnhidden, 1e6 * ptx::kLaunchSeconds, kB, kT, product_share(768),
+           product_share(1600));
     for (const char* name : kCards) {
         const ptx::Card& c = ptx::card(name);
         printf(
@@ -391,6 +393,9 @@ int main(int argc, char** argv) {
         cudahost::use_ptx(argv[1]);
         cudahost::large_sizes();
         ptxas = argv[2];
+        for (std::ifstream file(std::string(argv[1]) + "/llmc/cuda/layernorm.ptx"); std::getline(file, compiler);)
+            if (compiler.find("release") != std::string::npos) break;
+        compiler.erase(0, std::min(compiler.size(), compiler.find_first_not_of("/ ")));
         device().multiprocessors = 132, device().capability = 90, device().max_shared_bytes = 227 << 10;  // an H100's
         device().l2_bytes = 0;  // one head's blocks together (counted.h)
         if (argc == 5) return print_pages(argv[4]);
