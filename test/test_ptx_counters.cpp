@@ -132,6 +132,7 @@ TEST_F(PtxCounters, InstructionsThatBecomeOne) {
     EXPECT_EQ(slots("add.s32 %r3, %r2, 16;\nst.global.u32 [%x], %r3;"), 2);
     EXPECT_EQ(slots("add.s64 %d1, %x, 16;\nld.global.u32 %r3, [%d1];"), 1);
     EXPECT_EQ(slots("setp.lt.u32 %p0, %r0, 5;\nsetp.lt.u32 %p1, %r0, 9;\nor.pred %p2, %p0, %p1;"), 2);
+    EXPECT_EQ(slots("setp.lt.u32 %p0, %r0, 5;\nbar.red.or.pred %p1, 0, %p0;"), 2);
     EXPECT_EQ(slots("div.u32 %r3, %r0, 7;"), 18);
 }
 // A line of the cache that the block has read is near; what blocks share comes from memory once.

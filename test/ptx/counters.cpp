@@ -98,7 +98,7 @@ std::vector<Kind> kinds_of(const Kernel& kernel) {
         const Instruction& i = code[n];
         const auto words = words_of(i);
         if (words.empty() || kinds[n].slots == 0) continue;
-        if (words.back() == "pred") kinds[n].slots = 0;
+        if (words.back() == "pred" && kinds[n].of == Class::integer) kinds[n].slots = 0;
         if (i.defines.size() != 1 || users[i.defines[0]].empty()) continue;
         auto all_users = [&](auto is) {
             return std::all_of(users[i.defines[0]].begin(), users[i.defines[0]].end(),
@@ -130,7 +130,7 @@ uint32_t wavefronts(const uint64_t* address, uint32_t lanes, uint32_t bytes, uin
     uint32_t sum = 0;
     *parts = 0;
     for (int begin = 0; begin < 32; begin += width) {
-        uint64_t words[64];
+        uint64_t words[96];
         int n = 0;
         for (int l = begin; l < begin + width; l++)
             if (lanes >> l & 1)
@@ -219,7 +219,7 @@ void Counters::count(Warp& w, const Instruction& i, uint32_t lanes) {
         const auto whole = static_cast<uint32_t>(i.operands[2].value);
         uint32_t scratch[32];
         const uint32_t* size = i.operands.size() > 3 ? source<uint32_t>(w, i.operands[3], scratch) : nullptr;
-        for (int l = 0; l < 32; l++) bytes[l] = size ? size[l] : whole;
+        for (int l = 0; l < 32; l++) bytes[l] = size ? std::min(size[l], whole) : whole;
         count_global(w, i.operands[1], lanes, bytes, true, false, i.text.find(".ca.") != std::string::npos);
         return count_shared(i.operands[0], lanes, whole);
     }

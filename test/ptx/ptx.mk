@@ -40,6 +40,7 @@ kernel:  ## one kernel's page (K=layernorm_forward_kernel): counters, limiter, t
 	@[ -n "$(K)" ] || { echo "make kernel K=NAME, of a kernel or a part of it" >&2; exit 2; }
 	@$(MAKE) --no-print-directory $(B)/kernels
 	@$(B)/kernels $(B)/ptx $(PTXAS) --kernel '$(K)'
+check_programs: $(if $(ON_PTX),$(if $(PTX_NVCC),$(B)/kernels))
 $(B)/kernels: $(H)/test/ptx/report.cu.o $(HOST_LAYERS) $(HOST_LIB) $(LIB) | $(PTX)
 	@mkdir -p $(@D)
 	@echo "  link     $@"

@@ -275,7 +275,7 @@ The cards, by their data sheets:
         const ptx::Card& c = ptx::card(name);
         printf(
             "- %s: %d multiprocessors at %.2f GHz, %.0f TFLOP/s dense, mma.sync %.0f; L2 %.1f TB/s; DRAM %.2f TB/s, "
-            "%.1f reached. %s.\n",
+            "%.1f of it reached. %s.\n",
             c.sheet.product, c.sheet.multiprocessors, 1e-9 * c.clock, c.sheet.bf16_tflops,
             c.sheet.bf16_tflops * c.mma_share, 1e-12 * c.l2_clock * c.clock, c.sheet.memory_tbs, ptx::kDramShare,
             c.notes);
