@@ -20,7 +20,7 @@ void step_kernels(const ModelConfig& m, int B, int T, Set set, Each each) {
     using X = bf16;
     int N = B * T, C = m.C, Vp = m.Vp(), L = m.L;
     int64_t NC = int64_t(N) * C;
-    int chunk = static_cast<int>(std::min<int64_t>(N, kGpuLogits.chunk(m.Vp())));
+    int chunk = static_cast<int>(kGpuLogits.chunk(N, m.Vp()));
     double chunks = double(N) / chunk, S = sizeof(X), x_bytes = static_cast<double>(NC) * S, rows = std::min(N, m.V);
     std::vector<Parameter> table = parameter_table(m);
     int64_t parameters = arena_size(table);
