@@ -195,7 +195,7 @@ $(B)/flags: ;
 # ---- the CUDA program ----------------------------------------------------------------------------------------------------
 # Looked for only when a goal needs it. A root has include/ and lib64/ or lib/: a toolkit, or one of pip's packages.
 CUDA_GOALS := train_gpt2cu test_cuda check_cuda bench_cuda build_gpu_check compile_cuda $(B)/bench_cuda
-HOST_GOALS := test test_asan check_programs debug_build $(B)/test/run_cuda_tests $(B)/test/run_ptx_tests \
+HOST_GOALS := test test_asan check_programs debug_build kernels kernel $(B)/kernels $(B)/test/run_cuda_tests $(B)/test/run_ptx_tests \
   $(B)/train_gpt2cu_cpu $(B)/bench_cuda_cpu $(B)/cudahost/%
 ifneq ($(filter $(CUDA_GOALS) $(HOST_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_tests $(B)/dev/cuda/%,$(MAKECMDGOALS)),)
   PIP := $(shell python3 -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")))' 2>/dev/null)
@@ -494,4 +494,4 @@ clean:  ## remove what was built (data and runs stay)
 	rm -rf build build-asan build-fuzz train_gpt2 train_gpt2_plain train_gpt2cu tokenize
 
 help:  ## this list
-	@sed -n 's/^\([a-z][a-z0-9_ ]*\):.*  ## \(.*\)/\1\t\2/p' Makefile | awk -F'\t' '{ printf "  make %-22s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z][a-z0-9_ ]*\):.*  ## \(.*\)/\1\t\2/p' Makefile test/ptx/ptx.mk | awk -F'\t' '{ printf "  make %-22s %s\n", $$1, $$2 }'

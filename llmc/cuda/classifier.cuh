@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(512, 2)
                     if (v + j == target) x[j] -= weight;
                 }
             }
-            store_pack(row + v, x);
+            Pack<X, W>::rounded(x).store_whole(row + v);
         }
     }
 }

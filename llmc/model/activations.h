@@ -27,12 +27,14 @@ struct BlockActivations {
     acc_t<X>* lse;                                       // (B,NH,T) log-sum-exp of attention's scores
 };
 
-// How many rows of the LM head are worked on at once: so many that there are at most `most` logits, in multiples of
-// `unit`. A rule of the shape alone, because chunks decide the order of sums; each chunk reads and writes the gradient of
-// wte once more.
+// How many of N rows of the LM head are worked on at once: equal chunks of at most `most` logits, in multiples of `unit`. A
+// rule of the shape alone: chunks decide the order of sums. Each reads and writes the gradient of wte once more.
 struct LogitsLimit {
     int64_t most, unit;
-    constexpr int64_t chunk(int Vp) const { return std::max(unit, most / Vp / unit * unit); }
+    constexpr int64_t chunk(int64_t N, int Vp) const {
+        const int64_t chunks = (N - 1) / std::max(unit, most / Vp / unit * unit) + 1;
+        return std::min(N, ((N - 1) / chunks / unit + 1) * unit);
+    }
 };
 inline constexpr LogitsLimit kCpuLogits{int64_t(52) << 20, 64};  // 208 MiB in fp32: 1024 rows of GPT-2's vocabulary
 inline constexpr LogitsLimit kGpuLogits{int64_t(1) << 30, 128};  // 2 GiB in bf16: 21,248 rows
@@ -56,7 +58,7 @@ struct Activations {
     // tensors are not kept but computed again in the backward pass (StepOptions).
     Activations(const ModelConfig& m, int64_t N, int64_t lm_head_chunk, bool keep_all, int recompute,
                 const std::vector<AdapterConfig>& adapters)
-        : h(static_cast<size_t>(m.L) + 1), chunk(std::min(N, lm_head_chunk)) {
+        : h(static_cast<size_t>(m.L) + 1), chunk(lm_head_chunk) {
         int64_t C = m.C;
         int lora_rank = 0;
         for (size_t l = 0; l < h.size(); l++) {

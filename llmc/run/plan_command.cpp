@@ -16,8 +16,7 @@
 
 // What of them programs reach, where nobody has measured it, by the shape at hand. Published figures of an H100 SXM:
 //
-//   products    cuBLAS reaches 750 of 989 TFLOP/s at 8192^3, and about 0.6 where the inner or outer width is 768: a hyperbola
-//               through both, by the model's width C
+//   products    product_share() of gpus.h
 //   attention   FlashAttention-2, causal: 192 TFLOP/s forward and backward at head size 64 and T = 1024 (figure in
 //               Dao-AILab/flash-attention), up to 335 at its best (Dao 2023, https://arxiv.org/abs/2307.08691)
 //   memory      copies reach 0.9 of the sheet, and kernels that read and write several tensors about 0.83 of that
@@ -25,7 +24,6 @@
 // With them a step of 124M at B = 64, T = 1024 takes what llm.c reports within 10%: 139 ms (KellerJordan/modded-nanogpt,
 // records/101324_llmc); test_plan.cpp holds the plan to it.
 constexpr double kMemoryShare = 0.75, kBusShare = 0.8;
-static double product_share(const ModelConfig& m) { return 0.77 * m.C / (m.C + 210.0); }
 static double attention_share(const ModelConfig& m) { return 0.35 * std::min(1.0, m.HS() / 112.0); }
 
 Rates nominal_rates(const ModelConfig& m, bool bf16, double peak_flops) {
@@ -104,7 +102,7 @@ PlanSetup plan_setup(const Options& o) {
     s.rates_from =
         s.cpu ? "given"
               : strf("data sheet of %s; of it reached: products %.2f, attention %.2f, memory %.2f, transfers %.2f",
-                     gpu->product, product_share(s.model), attention_share(s.model), kMemoryShare, kBusShare);
+                     gpu->product, product_share(s.model.C), attention_share(s.model), kMemoryShare, kBusShare);
     s.multiprocessors = gpu->multiprocessors, s.capability = gpu->capability;
     if (!o.rates_file.empty()) read_rates(o, &s, &gpu);
     // what the command line says, else what was measured, else a share of the data sheet
@@ -112,7 +110,7 @@ PlanSetup plan_setup(const Options& o) {
         *rate = given > 0 ? given : *rate > 0 ? *rate : sheet;
     };
     s.peak = 1e12 * (s.bf16 ? gpu->bf16_tflops : o.device.tf32 ? gpu->bf16_tflops / 2 : gpu->fp32_tflops);
-    choose(&s.rates.product, 1e12 * o.matmul_tflops, product_share(s.model) * s.peak);
+    choose(&s.rates.product, 1e12 * o.matmul_tflops, product_share(s.model.C) * s.peak);
     double attention = 1e12 * (s.bf16 ? gpu->bf16_tflops : gpu->fp32_tflops);  // in fp32 without TF32
     choose(&s.rates.attention, 1e12 * o.attention_tflops,
            s.cpu ? s.rates.product : attention_share(s.model) * attention);

@@ -198,6 +198,15 @@ void copy_memory(void* to, const void* from, size_t bytes) {
     });
 }
 void fill_memory(void* to, int value, size_t bytes) {
+    constexpr size_t page = 4096;
+    if (heap().sparse && value == 0 && bytes > 2 * page) {  // zeros again for nothing, and written as all of it is
+        char *begin = static_cast<char*>(to), *end = begin + bytes;
+        char* first = begin + (page - reinterpret_cast<uintptr_t>(begin) % page) % page;
+        char* last = end - reinterpret_cast<uintptr_t>(end) % page;
+        std::memset(begin, 0, static_cast<size_t>(first - begin)),
+            std::memset(last, 0, static_cast<size_t>(end - last));
+        if (madvise(first, static_cast<size_t>(last - first), MADV_DONTNEED) == 0) return;
+    }
     note_written(to, bytes, true);
     for_each_open_piece(static_cast<char*>(to), bytes,
                         [&](char* begin, char* end) { std::memset(begin, value, static_cast<size_t>(end - begin)); });

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "test/cudahost/block.h"
+#include "test/cudahost/counted.h"
 #include "test/cudahost/heap.h"
 #include "test/ptx/machine.h"
 
@@ -14,12 +15,17 @@ namespace cudahost {
 
 namespace {
 
-std::vector<ptx::Module> modules;
+struct File {
+    std::string path;
+    ptx::Module module;
+};
+std::vector<File> files;
+std::vector<CountedLaunch>* counted = nullptr;
 std::unique_ptr<ptx::Memory> memory;  // on_ptx(): it exists
 
-const ptx::Kernel& find_kernel(const std::string& name) {
-    for (auto& m : modules)
-        if (const ptx::Kernel* k = m.kernel(name)) return *k;
+const ptx::Kernel& find_kernel(const std::string& name, std::string* path) {
+    for (auto& f : files)
+        if (const ptx::Kernel* k = f.module.kernel(name)) return *path = f.path, *k;
     throw Bug(name + ": no PTX of this kernel was made (PTX_SOURCES in the Makefile)");
 }
 
@@ -30,12 +36,13 @@ void use_ptx(const std::string& directory) {
         if (file.path().extension() != ".ptx") continue;
         std::stringstream text;
         text << std::ifstream(file.path()).rdbuf();
-        modules.push_back(ptx::parse(text.str()));
+        files.push_back({file.path(), ptx::parse(text.str())});
     }
-    if (modules.empty()) throw Bug("no PTX in " + directory);
+    if (files.empty()) throw Bug("no PTX in " + directory);
     release(allocate(1));  // now there is a heap
     memory = std::make_unique<ptx::Memory>(heap().base, kHeapBytes);
 }
+void count_launches(std::vector<CountedLaunch>* into) { counted = into; }
 bool on_ptx() { return memory != nullptr; }
 
 void note_written(const void* begin, size_t bytes, bool written) {
@@ -56,13 +63,20 @@ void run_on_ptx(const Launch& launch) {
     for (const auto& [p, bytes] : heap().guards) memory->add_guard(p, bytes);
     const std::string name = kernel_name(launch.kernel);
     if (name == "stable_sort_kernel") return run(launch);  // a stand-in (include/llmc/cuda/sort.cuh)
-    std::vector<uint64_t> blocks;
-    uint64_t n = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
-    if (heap().sparse && n > 4) blocks = {0, n - 1, schedule.random() % n, schedule.random() % n};
+    std::string path;
+    const ptx::Kernel& kernel = find_kernel(name, &path);
     auto dim = [](dim3 d) { return ptx::Dim{d.x, d.y, d.z}; };
+    ptx::Launch l{dim(launch.grid), dim(launch.block), launch.shared_bytes, launch.args, {}, schedule.seed};
+    const uint64_t n = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
+    if (heap().sparse && counted && n > 8)
+        for (uint64_t i = 0; i < 8; i++) l.blocks.push_back(std::min(n / 16 * 8, n - 8) + i);
+    else if (heap().sparse && !counted && n > 4) l.blocks = {0, n - 1, schedule.random() % n, schedule.random() % n};
+    if (counted) {
+        counted->push_back({&kernel, path, l.grid, l.block, l.shared_bytes, {}});
+        l.counters = &counted->back().counters;
+    }
     try {
-        ptx::launch(*memory, find_kernel(name),
-                    {dim(launch.grid), dim(launch.block), launch.shared_bytes, launch.args, blocks, schedule.seed});
+        ptx::launch(*memory, kernel, l);
     } catch (const ptx::Fault& fault) {
         throw Bug(std::string("on PTX: ") + fault.what());
     }

@@ -168,6 +168,7 @@ void run_path(Warp& w, size_t n) {
             lanes &= i.guard_negated ? ~p : p;
         }
         if (lanes && i.defined == Defined::must_be) check_defined(w, i, lanes);
+        if (b.launch.counters) b.launch.counters->count(w, i, lanes);
         switch (i.flow) {
             case Flow::next:
                 if (lanes) {
@@ -298,6 +299,7 @@ void start_block(Block& b, Dim index, int threads) {
     b.index = index;
     b.shared.start_block(k.shared_bytes + b.launch.shared_bytes, k.shared_unit);
     b.steps = 0, b.arrived = b.votes = b.voters = 0;
+    if (b.launch.counters) b.launch.counters->start_block(k);
     for (size_t n = 0; n < b.warps.size(); n++) {
         Warp& w = b.warps[n];
         int lanes = std::min(32, threads - static_cast<int>(n) * 32);

@@ -25,6 +25,7 @@
 #include <string>
 #include <vector>
 
+#include "test/ptx/counters.h"
 #include "test/ptx/memory.h"
 #include "test/ptx/module.h"
 #include "test/ptx/races.h"
@@ -42,6 +43,7 @@ struct Launch {
     uint64_t seed = 0;                 // order of warps
     uint64_t most_steps = 2000000000;  // of a block: more is an endless loop
     bool worst_error = false;          // of approximations: what is documented, with a sign drawn from the seed
+    Counters* counters = nullptr;      // what the blocks ask of a GPU, added up
 };
 void launch(Memory& memory, const Kernel& kernel, const Launch& launch);
 

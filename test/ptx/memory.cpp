@@ -87,6 +87,13 @@ std::string Memory::check(uint64_t address, size_t bytes) {
     return "is " + std::to_string(address - end) + " bytes behind " + tensor;
 }
 
+std::pair<uint64_t, uint64_t> Memory::tensor(uint64_t address) const {
+    auto it = tensors_.upper_bound(address);
+    if (it == tensors_.begin() || std::prev(it)->second.end <= address) return {address, address};
+    --it;
+    return {it->first, it->second.end};
+}
+
 bool Memory::written(uint64_t address, size_t bytes, uint64_t mask) const {
     if (!contains(address)) return true;
     auto filled = filled_.upper_bound(address);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 
 namespace ptx {
 
@@ -35,6 +36,8 @@ class Memory {
     std::string check(uint64_t address, size_t bytes);
     // Whether all bytes that `mask` names (bit 0 the first) were written.
     bool written(uint64_t address, size_t bytes, uint64_t mask) const;
+    // Begin and end of the tensor that has the address; where none has: of nothing.
+    std::pair<uint64_t, uint64_t> tensor(uint64_t address) const;
     bool contains(uint64_t address) const { return address - reinterpret_cast<uint64_t>(base_) < bytes_; }
 
   private:

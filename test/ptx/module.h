@@ -90,8 +90,9 @@ struct Instruction {
     std::vector<int> defines, predicate_defines;
 
     std::string text;
-    int line = 0;                   // of the PTX
-    int file = 0, source_line = 0;  // .loc
+    int line = 0;                        // of the PTX
+    int file = 0, source_line = 0;       // .loc
+    int outer_file = 0, outer_line = 0;  // the same, but where it was inlined, in the end into the kernel
 };
 
 struct Variable {

@@ -2,6 +2,7 @@
 #include <cxxabi.h>
 
 #include <algorithm>
+#include <array>
 #include <unordered_map>
 #include <utility>
 
@@ -52,7 +53,11 @@ class Text {  // a position in it
         at_ = std::min(text_.find(stop, at_), end_);
         return text_.substr(begin, at_++ - begin);
     }
-    void skip_line() { at_ = std::min(text_.find('\n', at_), end_); }
+    std::string rest_of_line() {
+        size_t begin = at_;
+        at_ = std::min(text_.find('\n', at_), end_);
+        return text_.substr(begin, at_ - begin);
+    }
 
   private:
     const std::string& text_;
@@ -151,6 +156,7 @@ class Reader {
         if (c == '.') return directive(text_.word());
         Instruction i;
         i.line = text_.line(), i.file = file_, i.source_line = source_line_;
+        i.outer_file = outer_file_, i.outer_line = outer_line_;
         size_t from = text_.position();
         if (text_.take('@')) {
             i.guard_negated = text_.take('!');
@@ -202,7 +208,16 @@ class Reader {
             text_.expect(';');
         } else if (name == ".loc") {  // ends with its line
             file_ = std::stoi(text_.word()), source_line_ = std::stoi(text_.word());
-            text_.skip_line();
+            // FILE LINE COLUMN, function_name LABEL, inlined_at FILE LINE COLUMN, a place that may have such a line itself
+            std::string rest = text_.rest_of_line();
+            const size_t at = rest.find("inlined_at ");
+            Place here{file_, source_line_, atoi(rest.c_str())}, outer = here;
+            if (at != std::string::npos) {
+                sscanf(rest.c_str() + at + 11, "%d %d %d", &outer[0], &outer[1], &outer[2]);
+                if (auto further = outer_.find(outer); further != outer_.end()) outer = further->second;
+                outer_[here] = outer;
+            }
+            outer_file_ = outer[0], outer_line_ = outer[1];
         } else if (name == ".pragma") {
             std::string what = text_.until(';');
             size_t mask = what.find("used_bytes_mask ");  // of the next load
@@ -342,7 +357,9 @@ class Reader {
     std::vector<std::pair<size_t, size_t>> dynamic_uses_;
     bool is_dynamic_ = false;
     uint64_t used_bytes_ = ~0ull;
-    int file_ = 0, source_line_ = 0;
+    using Place = std::array<int, 3>;  // file, line, column
+    std::map<Place, Place> outer_;     // where what stands there was inlined, in the end
+    int file_ = 0, source_line_ = 0, outer_file_ = 0, outer_line_ = 0;
 };
 
 }  // namespace

@@ -3,7 +3,7 @@
 # Its arithmetic is a GPU's, not the compiler's.
 PTX_MACHINE := $(patsubst %.cpp,$(B)/%.o,$(wildcard test/ptx/*.cpp))
 $(PTX_MACHINE): CXXFLAGS := $(CXXFLAGS:-O3=-O2) -fno-strict-aliasing -frounding-math -ffp-contract=off
-$(B)/test/run_tests $(B)/test/test_ptx_machine $(B)/test/test_ptx_faults: $(PTX_MACHINE)
+$(B)/test/run_tests $(patsubst %,$(B)/test/test_ptx_%,machine faults counters): $(PTX_MACHINE)
 HOST_LIB += $(PTX_MACHINE)
 
 # What nvcc makes of the kernels. sort.cu is CUB's, which has other code on the CPU.
@@ -22,6 +22,26 @@ $(B)/ptx/%.ptx: %.cu $(B)/flags
 ON_PTX := $(if $(HOST_MISSING)$(SANITIZE),,$(B)/test/run_ptx_tests)
 PTX_TESTS := attention attention_decode classifier cublaslt distill_loss dropout encoder gelu layernorm matmul objectives optimizer \
   prompts ptx score_loss
+PTXAS = $(dir $(PTX_NVCC))ptxas
+$(H)/test/ptx/test_kernels.cu.o: CPPFLAGS += -DPTXAS='"$(PTXAS)"'
 $(B)/test/cudahost/on_ptx.o: CPPFLAGS += -DPTX_DIRECTORY='"$(CURDIR)/$(B)/ptx"'
-$(B)/test/run_ptx_tests: $(if $(PTX_NVCC),$(PTX_TESTS:%=$(H)/test/cuda/test_%.cu.o) $(H)/test/ptx/test_sizes.cu.o $(B)/test/cudahost/on_ptx.o $(HOST_LAYERS) $(HOST_LIB) \
+$(B)/test/run_ptx_tests: $(if $(PTX_NVCC),$(PTX_TESTS:%=$(H)/test/cuda/test_%.cu.o) $(H)/test/ptx/test_sizes.cu.o $(H)/test/ptx/test_kernels.cu.o $(B)/test/cudahost/on_ptx.o $(HOST_LAYERS) $(HOST_LIB) \
   $(LIB),$(B)/test/cudahost/missing.o) | $(if $(PTX_NVCC),$(PTX))
+
+# What they ask of a GPU.
+.PHONY: kernels kernel
+KERNELS_NEED = @$(if $(HOST_MISSING)$(if $(PTX_NVCC),,x),echo "make $@ needs $(or $(HOST_MISSING),nvcc (CUDA Toolkit$(comma) or dev/setup.sh --cuda))" >&2; exit 1,:)
+kernels:  ## dev/reports/kernels.md: every kernel of a step, its limiter and time on an A100, H100 and RTX 4090, by counting; no GPU
+	$(KERNELS_NEED)
+	@$(MAKE) --no-print-directory $(B)/kernels
+	@$(B)/kernels $(B)/ptx $(PTXAS) >$(B)/kernels.md && mv $(B)/kernels.md dev/reports/kernels.md
+kernel:  ## one kernel's page (K=layernorm_forward_kernel): counters, limiter, the lines of the source that cost most
+	$(KERNELS_NEED)
+	@[ -n "$(K)" ] || { echo "make kernel K=NAME, of a kernel or a part of it" >&2; exit 2; }
+	@$(MAKE) --no-print-directory $(B)/kernels
+	@$(B)/kernels $(B)/ptx $(PTXAS) --kernel '$(K)'
+check_programs: $(if $(ON_PTX),$(if $(PTX_NVCC),$(B)/kernels))
+$(B)/kernels: $(H)/test/ptx/report.cu.o $(HOST_LAYERS) $(HOST_LIB) $(LIB) | $(PTX)
+	@mkdir -p $(@D)
+	@echo "  link     $@"
+	$(Q)$(CXX) $(CXXFLAGS) -fsanitize=alignment $(LDFLAGS) -o $@ $^ $(BOOST_CONTEXT) $(LDLIBS)
