@@ -9,6 +9,7 @@
 #include <iterator>
 #include <memory>
 #include <vector>
+#include "llmc/base/turns.h"
 #include "llmc/model/memory.h"
 
 template <typename X, class Machine>
@@ -20,34 +21,44 @@ class Exchange {
     using Event = typename Machine::Event;
 
     Exchange(Machine& machine, const ModelMemory<X, typename Machine::Arena>& memory)
-        : machine_(machine), memory_(memory) {}
+        : machine_(machine), memory_(memory), weights_(machine), gradients_(machine) {}
 
     // comm: null with one rank.
     void start(Communicator* comm) {
         comm_ = comm;
+        weights_.start(), gradients_.start();
         for (int slot = 0; slot < Sharding::kSlots; slot++)
             weights_here_[slot] = machine_.make_event(), gradients_sent_[slot] = machine_.make_event();
     }
     // Waits for everything. Ranks that wait for others are watched (group.h).
     void finish() { machine_.finish(comm_); }
 
-    // ---- weights (stage 3) ----
+    // ---- weights (stage 3, and where they are offloaded) ----
 
     // Bucket b's weights are gathered into their slot, unless they lie there; need_weights() waits for them.
     void fetch_weights(int b) {
         int slot = memory_.shards.slot(b);
-        if (memory_.stage < 3 || b >= memory_.shards.buckets() || resident_[slot] == b) return;
+        if (memory_.whole_weights() || b >= memory_.shards.buckets() || resident_[slot] == b) return;
         resident_[slot] = b;
+        const int64_t n = memory_.shards.part(b);
+        X *part = memory_.weight_part + memory_.shards.local(b), *here = memory_.weight_slots[slot];
+        if (memory_.away.weights) {
+            here += memory_.stage < 3 ? 0 : memory_.rank * n;
+            weights_.fetch(slot, [&] { machine_.bring(here, part, n); });
+            if (memory_.stage < 3) return;
+            part = here;
+        }
         machine_.follow_computation();  // which has done with the bucket that lies there now
-        comm_->all_gather(memory_.weight_slots[slot], memory_.weight_part + memory_.shards.local(b),
-                          static_cast<size_t>(memory_.shards.part(b)), machine_.network());
+        weights_.need(slot, Lane::network);
+        comm_->all_gather(memory_.weight_slots[slot], part, static_cast<size_t>(n), machine_.network());
         machine_.record(weights_here_[slot]);
         fetching_[slot] = true;
     }
     void need_weights(int b) {
         fetch_weights(b);
-        if (b < memory_.shards.buckets())
-            wait_if_pending(&fetching_[memory_.shards.slot(b)], weights_here_[memory_.shards.slot(b)]);
+        if (b >= memory_.shards.buckets()) return;
+        wait_if_pending(&fetching_[memory_.shards.slot(b)], weights_here_[memory_.shards.slot(b)]);
+        weights_.need(memory_.shards.slot(b));
     }
     // The embeddings and the final layernorm have slots of their own: they stay for a whole step.
     void need_weights_of_all_micro_steps() { need_weights(0), need_weights(memory_.shards.buckets() - 1); }
@@ -59,7 +70,11 @@ class Exchange {
     // ---- gradients ----
 
     // A micro-step begins: the first, the last of its step?
-    void begin_micro_step(bool first, bool last) { first_micro_step_ = first, last_micro_step_ = last; }
+    void begin_micro_step(bool first, bool last) {
+        first_micro_step_ = first, last_micro_step_ = last;
+        std::fill_n(sums_here_, Sharding::kSlots, -1);
+    }
+    bool last_micro_step() const { return last_micro_step_; }
 
     // Before bucket b's gradients are computed. They add up over micro-steps, in the arena (stages 0 and 1) or in the
     // owner's part of their sums. Those of the matrices, nearly all of them, are not cleared first but overwritten,
@@ -67,6 +82,7 @@ class Exchange {
     void begin_gradients(int b) {
         int slot = memory_.shards.slot(b);
         wait_if_pending(&sending_[slot], gradients_sent_[slot]);  // the bucket that lay here before
+        fetch_sums(b), gradients_.need(slot), gradients_.need_room(slot), fetch_sums(b - 1);
         if (add_gradients()) return;
         // Tensors to clear lie side by side between the matrices: one call for each row of them.
         Bucket bucket = memory_.shards.bucket(b);
@@ -89,6 +105,11 @@ class Exchange {
     // When bucket b's gradients of a micro-step are complete: they are summed over ranks while the backward pass goes
     // on. Stages 0 and 1 send them once a step, 2 and 3 after each micro-step.
     void reduce_gradients(int b) {
+        if (memory_.away.gradients && (is_block(b) || last_micro_step_))
+            gradients_.put_away(memory_.shards.slot(b), [&] {
+                machine_.put_away(memory_.own_grads + memory_.shards.local(b),
+                                  memory_.grad_slots[memory_.shards.slot(b)], memory_.shards.bucket(b).size);
+            });
         if (memory_.world == 1 || (memory_.stage < 2 && !last_micro_step_)) return;
         Bucket bucket = memory_.shards.bucket(b);
         if (bucket.rows == 0) return;
@@ -109,6 +130,8 @@ class Exchange {
     }
     // The layers wait for all that travels. (A captured graph must end with all its work in one stream.)
     void join() {
+        if (memory_.away.any()) machine_.join(Lane::in), machine_.join(Lane::out);
+        weights_.forget(), gradients_.forget();
         if (memory_.world == 1) return;
         machine_.join();
         std::fill_n(sending_, Sharding::kSlots, false);
@@ -186,6 +209,17 @@ class Exchange {
     }
 
   private:
+    // A block's gradients of the micro-steps before, where they are offloaded. (Those of other buckets stay in their slots.)
+    bool is_block(int b) const { return b > 0 && b < memory_.shards.buckets() - 1; }
+    void fetch_sums(int b) {
+        const int slot = memory_.shards.slot(b);
+        if (!memory_.away.gradients || first_micro_step_ || !is_block(b) || sums_here_[slot] == b) return;
+        sums_here_[slot] = b;
+        gradients_.fetch(slot, [&] {
+            machine_.bring(memory_.grad_slots[slot], memory_.own_grads + memory_.shards.local(b),
+                           memory_.shards.bucket(b).size);
+        });
+    }
     void wait_if_pending(bool* pending, const Event& event) {
         if (*pending) machine_.wait_for(event);
         *pending = false;
@@ -199,10 +233,8 @@ class Exchange {
     }
     // Of element `local` of the local arena; of int8 that of the block which it is in.
     Moment moment(Buffer buffer, int64_t arena, int64_t local) const {
-        const auto row = std::upper_bound(memory_.table.begin(), memory_.table.end(), arena,
-                                          [](int64_t at, const Parameter& p) { return at < p.offset; });
         const int64_t within = memory_.state_type == StateType::int8 ? arena % kMomentBlock : 0;
-        return memory_.moment(buffer, static_cast<size_t>(row - memory_.table.begin() - 1), local - within);
+        return memory_.moment(buffer, memory_.row_of(arena), local - within);
     }
     void copy_moment(float* to, const Moment& from, int64_t first, size_t n) {
         if (memory_.state_type == StateType::fp32) return machine_.copy_beside(to, from.template as<A>(), n);
@@ -228,7 +260,8 @@ class Exchange {
     Communicator* comm_ = nullptr;
     bool first_micro_step_ = true, last_micro_step_ = true;
     // Of each slot (zero.h): the bucket whose weights it holds, and whether the layers have yet to wait for an event
-    int resident_[Sharding::kSlots] = {-1, -1, -1, -1};
+    int resident_[Sharding::kSlots] = {-1, -1, -1, -1}, sums_here_[Sharding::kSlots] = {-1, -1, -1, -1};
     bool fetching_[Sharding::kSlots] = {}, sending_[Sharding::kSlots] = {};
     Event weights_here_[Sharding::kSlots], gradients_sent_[Sharding::kSlots];
+    Turns<Machine, Sharding::kSlots> weights_, gradients_;  // offloaded
 };

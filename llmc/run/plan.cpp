@@ -11,7 +11,7 @@ static StepOptions step_options(const PlanSetup& s) {
     StepOptions o;
     o.B = s.B, o.T = s.T, o.recompute = s.recompute, o.world = s.gpus, o.zero_stage = s.zero_stage;
     o.master_weights = s.master_weights, o.adapters = s.adapters, o.optimizer = s.optimizer,
-    o.state_type = s.state_type;
+    o.state_type = s.state_type, o.offload = s.offload;
     return o;
 }
 static void set_device(const PlanSetup& s) {
@@ -30,13 +30,19 @@ MemoryPlan plan_memory(const PlanSetup& s) {
     set_device(s);
     return s.bf16 ? memory_of<bf16>(s) : memory_of<float>(s);
 }
-bool fits(const PlanSetup& s) { return static_cast<double>(plan_memory(s).total()) <= s.memory_bytes; }
+// The device's memory up to `share`, and what is known of the host's, in which the ranks of a machine have their parts.
+static bool fits(const PlanSetup& s, double share) {
+    const MemoryPlan m = plan_memory(s);
+    const double host = static_cast<double>(m.host) * std::min(s.gpus, s.gpus_per_node);
+    return static_cast<double>(m.total()) <= share * s.memory_bytes && (s.host_bytes <= 0 || host <= s.host_bytes);
+}
+bool fits(const PlanSetup& s) { return fits(s, 1); }
 
 int largest_micro_batch(PlanSetup s, double share) {
     int64_t own = s.own_sequences(), low = 0, high = own;  // low fits, nothing above high does
     while (low < high) {
         s.B = static_cast<int>((low + high + 1) / 2);
-        if (static_cast<double>(plan_memory(s).total()) <= share * s.memory_bytes) low = s.B;
+        if (fits(s, share)) low = s.B;
         else high = s.B - 1;
     }
     int64_t parts = low > 0 ? (own + low - 1) / low : 1;
@@ -58,8 +64,8 @@ PlanStep predict_step(const PlanSetup& s) {
     const int sequences = static_cast<int>(s.own_sequences());
     PlanClock c = s.bf16 ? walk_step<bf16, PlannedGpu>(s.model, step_options(s), sequences)
                          : walk_step<float, PlannedGpu>(s.model, step_options(s), sequences);
-    PlanStep step{std::max(c.now, c.wire), c.compute, c.update, c.communication, 0, c.sent};
-    step.not_hidden = s.gpus > 1 ? step.total - step.compute - step.update : 0;
+    PlanStep step{std::max(c.now, c.wire), c.compute, c.update, c.communication, 0, c.sent, c.copying, c.copied};
+    step.not_hidden = s.gpus > 1 || s.offload.any() ? step.total - step.compute - step.update : 0;
     return step;
 }
 

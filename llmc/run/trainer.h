@@ -100,6 +100,7 @@ class Trainer {
             M::Device::available_memory());
         b = static_cast<int>(-group.most(-b));  // the least that any rank has room for
         o.micro_batch_size = b;                 // recorded: a resume takes the same, whatever is free then
+        check_host_memory(o, M::memory_plan(run.config, run.step_options(b)).host, group.world());
         return b;
     }
 
