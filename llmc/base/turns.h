@@ -21,14 +21,14 @@ class Turns {
     void start() {
         for (int i = 0; i < kBuffers; i++) here_[i] = machine_.make_event(), away_[i] = machine_.make_event();
     }
-    // copies() puts what fills buffer i into the lane in. They begin when what the layers have been given so far is done, and
+    // copies() puts what fills buffer i into the lane. That begins when what the layers have been given so far is done, and
     // what was put away from there is away.
     template <typename Copies>
-    void fetch(int i, Copies copies) {
-        machine_.follow_computation(Lane::in);
-        if (std::exchange(going_[i], false)) machine_.wait_for(away_[i], Lane::in);
+    void fetch(int i, Copies copies, Lane lane = Lane::in) {
+        machine_.follow_computation(lane);
+        if (std::exchange(going_[i], false)) machine_.wait_for(away_[i], lane);
         copies();
-        machine_.record(here_[i], Lane::in), coming_[i] = true;
+        machine_.record(here_[i], lane), coming_[i] = true;
     }
     // What comes next in a lane begins when the buffer is filled.
     void need(int i, Lane lane = Lane::layers) {
@@ -36,22 +36,29 @@ class Turns {
     }
     // copies() empties the buffer, when the layers have done with what they have been given so far.
     template <typename Copies>
-    void put_away(int i, Copies copies) {
-        machine_.follow_computation(Lane::out);
+    void put_away(int i, Copies copies, Lane lane = Lane::out) {
+        machine_.follow_computation(lane);
         copies();
-        machine_.record(away_[i], Lane::out), going_[i] = true;
+        machine_.record(away_[i], lane), going_[i] = true;
     }
     // The layers may write to the buffer again.
     void need_room(int i) {
         if (std::exchange(going_[i], false)) machine_.wait_for(away_[i]);
     }
-    // After machine.join() of both lanes: nothing is on its way.
+    // After machine.join() of the lanes: nothing is on its way.
     void forget() { std::fill_n(coming_, kBuffers, false), std::fill_n(going_, kBuffers, false); }
 
   private:
     Machine& machine_;
     typename Machine::Event here_[kBuffers], away_[kBuffers];
     bool coming_[kBuffers] = {}, going_[kBuffers] = {};
+};
+
+// What stands on the device for so many elements of arrays that lie on the host, two in turn; null: that array is here.
+template <class Arrays>
+struct Pieces {
+    Arrays at[2]{};
+    int64_t elements = 0;  // 0: all arrays are here
 };
 
 // A row of arrays that are written from the first to the last and then read from the last to the first, of which the device

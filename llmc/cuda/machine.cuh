@@ -143,13 +143,13 @@ class Gpu {
     // Between page-locked host memory and the device, n elements, in the lanes in and out (base/turns.h).
     template <typename Y>
     void bring(Y* to, const Y* host, int64_t n) {
-        CUDA_CHECK(cudaMemcpyAsync(to, host, static_cast<size_t>(n) * sizeof(Y), cudaMemcpyHostToDevice,
-                                   lane_in_.get()));
+        CUDA_CHECK(
+            cudaMemcpyAsync(to, host, static_cast<size_t>(n) * sizeof(Y), cudaMemcpyHostToDevice, lane_in_.get()));
     }
     template <typename Y>
     void put_away(Y* host, const Y* from, int64_t n) {
-        CUDA_CHECK(cudaMemcpyAsync(host, from, static_cast<size_t>(n) * sizeof(Y), cudaMemcpyDeviceToHost,
-                                   lane_out_.get()));
+        CUDA_CHECK(
+            cudaMemcpyAsync(host, from, static_cast<size_t>(n) * sizeof(Y), cudaMemcpyDeviceToHost, lane_out_.get()));
     }
     void finish(NcclCommunicator* comm = nullptr) {
         comm ? comm->wait(stream()) : CUDA_CHECK(cudaStreamSynchronize(stream()));

@@ -31,9 +31,9 @@ void for_arrays_of_piece(const OptimizerArrays<X>& piece, const OptimizerArrays<
 // optimizer_update of elements [begin, end), the first of which is element `local` of what this rank has, and all arrays but at.v
 // begin with it.
 template <class Machine, typename X, typename VAt>
-void offloaded_update(Machine& machine, Turns<Machine, 2>& turns, const UpdatePieces<X>& pieces, const OptimizerArrays<X>& at,
-                      int64_t local, VAt v_at, const OptimizerSegment* segments, int count, int64_t begin, int64_t end,
-                      const OptimizerOptions& o, const StepState* state) {
+void offloaded_update(Machine& machine, Turns<Machine, 2>& turns, const Pieces<OptimizerArrays<X>>& pieces,
+                      const OptimizerArrays<X>& at, int64_t local, VAt v_at, const OptimizerSegment* segments,
+                      int count, int64_t begin, int64_t end, const OptimizerOptions& o, const StepState* state) {
     const int64_t size = pieces.elements, all = end - begin;
     const auto arrays = [&](int64_t k, auto body) {  // whole blocks of moments
         for_arrays_of_piece(pieces.at[k % 2], at, k * size, round_up(std::min(size, all - k * size), kMomentBlock),
@@ -53,7 +53,7 @@ void offloaded_update(Machine& machine, Turns<Machine, 2>& turns, const UpdatePi
         fetch(k + 1);
         turns.need(buffer);
         optimizer_update<X>({here.p ? here.p : at.p + from,
-                             here.master  ? here.master
+                             here.master ? here.master
                              : at.master ? at.master + from
                                          : nullptr,
                              here.m ? here.m : at.m.template from<float>(from, o.state_type),

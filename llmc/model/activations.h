@@ -126,8 +126,8 @@ struct BackwardScratch {
 
 // Bytes of each arena.
 struct MemoryPlan {
-    size_t parameters, gradients, optimizer, activations, buffers;
-    size_t host;  // of page-locked host memory, beside the device's
+    size_t parameters = 0, gradients = 0, optimizer = 0, activations = 0, buffers = 0;
+    size_t host = 0;  // of page-locked host memory, beside the device's
     size_t total() const { return parameters + gradients + optimizer + activations + buffers; }
     template <class ModelMemory>
     void add(const ModelMemory& memory) {

@@ -18,7 +18,6 @@ class Exchange {
     using A = acc_t<X>;
     using G = grad_t<X>;
     using Communicator = typename Machine::Communicator;
-    using Event = typename Machine::Event;
 
     Exchange(Machine& machine, const ModelMemory<X, typename Machine::Arena>& memory)
         : machine_(machine), memory_(memory), weights_(machine), gradients_(machine) {}
@@ -27,8 +26,6 @@ class Exchange {
     void start(Communicator* comm) {
         comm_ = comm;
         weights_.start(), gradients_.start();
-        for (int slot = 0; slot < Sharding::kSlots; slot++)
-            weights_here_[slot] = machine_.make_event(), gradients_sent_[slot] = machine_.make_event();
     }
     // Waits for everything. Ranks that wait for others are watched (group.h).
     void finish() { machine_.finish(comm_); }
@@ -48,17 +45,14 @@ class Exchange {
             if (memory_.stage < 3) return;
             part = here;
         }
-        machine_.follow_computation();  // which has done with the bucket that lies there now
-        weights_.need(slot, Lane::network);
-        comm_->all_gather(memory_.weight_slots[slot], part, static_cast<size_t>(n), machine_.network());
-        machine_.record(weights_here_[slot]);
-        fetching_[slot] = true;
+        const auto gather = [&] {
+            comm_->all_gather(memory_.weight_slots[slot], part, static_cast<size_t>(n), machine_.network());
+        };
+        weights_.need(slot, Lane::network), weights_.fetch(slot, gather, Lane::network);
     }
     void need_weights(int b) {
         fetch_weights(b);
-        if (b >= memory_.shards.buckets()) return;
-        wait_if_pending(&fetching_[memory_.shards.slot(b)], weights_here_[memory_.shards.slot(b)]);
-        weights_.need(memory_.shards.slot(b));
+        if (b < memory_.shards.buckets()) weights_.need(memory_.shards.slot(b));
     }
     // The embeddings and the final layernorm have slots of their own: they stay for a whole step.
     void need_weights_of_all_micro_steps() { need_weights(0), need_weights(memory_.shards.buckets() - 1); }
@@ -70,10 +64,7 @@ class Exchange {
     // ---- gradients ----
 
     // A micro-step begins: the first, the last of its step?
-    void begin_micro_step(bool first, bool last) {
-        first_micro_step_ = first, last_micro_step_ = last;
-        std::fill_n(sums_here_, Sharding::kSlots, -1);
-    }
+    void begin_micro_step(bool first, bool last) { first_micro_step_ = first, last_micro_step_ = last; }
     bool last_micro_step() const { return last_micro_step_; }
 
     // Before bucket b's gradients are computed. They add up over micro-steps, in the arena (stages 0 and 1) or in the
@@ -81,8 +72,8 @@ class Exchange {
     // which saves writing and reading them once (add_gradients).
     void begin_gradients(int b) {
         int slot = memory_.shards.slot(b);
-        wait_if_pending(&sending_[slot], gradients_sent_[slot]);  // the bucket that lay here before
-        fetch_sums(b), gradients_.need(slot), gradients_.need_room(slot), fetch_sums(b - 1);
+        gradients_.need_room(slot);  // for the bucket that lay here before
+        fetch_sums(b), gradients_.need(slot), fetch_sums(b - 1);
         if (add_gradients()) return;
         // Tensors to clear lie side by side between the matrices: one call for each row of them.
         Bucket bucket = memory_.shards.bucket(b);
@@ -116,26 +107,22 @@ class Exchange {
         size_t n = static_cast<size_t>(memory_.shards.part(b));
         G* own = memory_.own_grads + memory_.shards.local(b);
         int slot = memory_.shards.slot(b);
-        machine_.follow_computation();
         auto& network = machine_.network();
+        const auto to_owners = [&] {
+            comm_->reduce_scatter(memory_.received, memory_.grad_slots[slot], n, network);
+            add_to(own, memory_.received, memory_.shards.part(b), network);
+        };
+        if (memory_.stage >= 2) return gradients_.put_away(slot, to_owners, Lane::network);
+        machine_.follow_computation();
         if (memory_.stage == 0)
             comm_->all_reduce(memory_.grads + bucket.begin, static_cast<size_t>(bucket.size), network);
         if (memory_.stage == 1) comm_->reduce_scatter(own, memory_.grads + bucket.begin, n, network);
-        if (memory_.stage >= 2) {
-            comm_->reduce_scatter(memory_.received, memory_.grad_slots[slot], n, network);
-            add_to(own, memory_.received, memory_.shards.part(b), network);
-            machine_.record(gradients_sent_[slot]);
-            sending_[slot] = true;
-        }
     }
     // The layers wait for all that travels. (A captured graph must end with all its work in one stream.)
     void join() {
         if (memory_.away.any()) machine_.join(Lane::in), machine_.join(Lane::out);
-        weights_.forget(), gradients_.forget();
-        if (memory_.world == 1) return;
-        machine_.join();
-        std::fill_n(sending_, Sharding::kSlots, false);
-        std::fill_n(fetching_, Sharding::kSlots, false);
+        if (memory_.world > 1) machine_.join();
+        weights_.forget(), gradients_.forget(), std::fill_n(sums_here_, Sharding::kSlots, -1);
     }
 
     // ---- the update ----
@@ -220,10 +207,6 @@ class Exchange {
                            memory_.shards.bucket(b).size);
         });
     }
-    void wait_if_pending(bool* pending, const Event& event) {
-        if (*pending) machine_.wait_for(event);
-        *pending = false;
-    }
     // n elements of the local arena, or weights anywhere in the whole one.
     void copy_own(float* to, Buffer buffer, int64_t arena, int64_t local, int64_t n) {
         const size_t count = static_cast<size_t>(n);
@@ -259,9 +242,7 @@ class Exchange {
     const ModelMemory<X, typename Machine::Arena>& memory_;
     Communicator* comm_ = nullptr;
     bool first_micro_step_ = true, last_micro_step_ = true;
-    // Of each slot (zero.h): the bucket whose weights it holds, and whether the layers have yet to wait for an event
+    // Of each slot (zero.h): the bucket whose weights it holds, and that whose sums of gradients came from the host
     int resident_[Sharding::kSlots] = {-1, -1, -1, -1}, sums_here_[Sharding::kSlots] = {-1, -1, -1, -1};
-    bool fetching_[Sharding::kSlots] = {}, sending_[Sharding::kSlots] = {};
-    Event weights_here_[Sharding::kSlots], gradients_sent_[Sharding::kSlots];
-    Turns<Machine, Sharding::kSlots> weights_, gradients_;  // offloaded
+    Turns<Machine, Sharding::kSlots> weights_, gradients_;  // slots
 };

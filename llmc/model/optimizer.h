@@ -38,13 +38,6 @@ struct OptimizerArrays {
     grad_t<X>* grad;  // changed by the rule muon_momentum alone
 };
 
-// What an update works on in place of what is offloaded, two pieces of so many elements in turn; null: that is on the device.
-template <typename X>
-struct UpdatePieces {
-    OptimizerArrays<X> at[2]{};
-    int64_t elements = 0;  // a multiple of 64
-};
-
 // The moments that an optimizer keeps of a tensor. matrices: as a row of the parameter table says.
 inline bool keeps_m(Optimizer o) { return o != Optimizer::adagrad; }
 inline bool keeps_v(Optimizer o, int matrices) { return o == Optimizer::muon ? matrices == 0 : o != Optimizer::sgd; }

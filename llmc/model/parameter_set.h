@@ -20,7 +20,11 @@ struct ParameterSet {
     // As ModelMemory takes them.
     template <typename TableFor>
     ParameterSet(Machine& on, TableFor table_for, int blocks, const StepOptions& o, bool trained, int zero_stage)
-        : machine(on), memory(table_for, blocks, o, trained, zero_stage), exchange(on, memory), o_(o), updater_(on, memory, exchange, o_) {}
+        : machine(on),
+          memory(table_for, blocks, o, trained, zero_stage),
+          exchange(on, memory),
+          o_(o),
+          updater_(on, memory, exchange, o_) {}
     ParameterSet(const ParameterSet&) = delete;
 
     // If above 0, only the rows of words from this one on are trained; else all there is.
@@ -54,7 +58,6 @@ struct ParameterSet {
         if (memory.trained) clear_optimizer();
     }
     void clear_optimizer() {
-        machine.finish();
         memory.for_moments([&](auto* x, int64_t n) {
             if (memory.away.optimizer) std::memset(static_cast<void*>(x), 0, static_cast<size_t>(n) * sizeof *x);
             else machine.clear(x, n);
@@ -62,8 +65,7 @@ struct ParameterSet {
         machine.finish();
     }
 
-    // Bucket b's gradients of a micro-step are complete. Their norm is taken before they leave, from the last bucket to the
-    // first, which is the order of update().
+    // Bucket b's gradients of a micro-step are complete. Their norm is taken before they leave, in the order of update().
     void reduce_gradients(int b) {
         if (memory.away.gradients && exchange.last_micro_step()) add_to_norm(b);
         exchange.reduce_gradients(b);
@@ -87,8 +89,7 @@ struct ParameterSet {
         exchange.gather_weights();
     }
 
-    // How files reach the weights and the optimizer. With several ranks, all of them read together; each writes on its
-    // own.
+    // How files reach the weights and the optimizer. With several ranks, all of them read together; each writes alone.
     ModelTensors tensors() {
         ModelTensors t{.table = memory.table,
                        .bf16 = std::is_same_v<X, bf16>,

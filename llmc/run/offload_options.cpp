@@ -19,9 +19,10 @@ Offload offload_of(const Options& o) {
         const auto found =
             std::find_if(std::begin(names), std::end(names), [&](const auto& name) { return word == name.first; });
         if (found == std::end(names))
-            throw UsageError(strf("--offload: there is no '%s'; give any of optimizer, masters, gradients, activations "
-                                  "and weights, with commas between them",
-                                  word.c_str()));
+            throw UsageError(
+                strf("--offload: there is no '%s'; give any of optimizer, masters, gradients, activations "
+                     "and weights, with commas between them",
+                     word.c_str()));
         *found->second = true;
     }
     return all;
@@ -33,12 +34,12 @@ void check_offload(const Options& o, const OffloadPlace& at) {
     if (at.cpu)
         throw UsageError("--offload: the CPU program has everything in the host's memory already; leave it out");
     if (away.masters && !at.masters)
-        throw UsageError(
-            strf("--offload masters: there are none with --%s; leave masters out of it",
-                 o.master_weights ? "precision fp32" : "no-master-weights"));
+        throw UsageError(strf("--offload masters: there are none with --%s; leave masters out of it",
+                              o.master_weights ? "precision fp32" : "no-master-weights"));
     if (away.activations && o.recompute < 3)
-        throw UsageError("--offload activations: only the inputs of blocks travel; add --recompute (-r) 3, which keeps "
-                         "nothing else");
+        throw UsageError(
+            "--offload activations: only the inputs of blocks travel; add --recompute (-r) 3, which keeps "
+            "nothing else");
     if (away.weights && at.ranks > 1 && o.zero_stage < 3)
         throw UsageError(
             "--offload weights: with several ranks each would have all of them; add --zero-stage (-z) 3, or leave "
@@ -57,7 +58,8 @@ void check_host_memory(const Options& o, size_t bytes, int ranks) {
     const double need = static_cast<double>(bytes) * std::min(ranks, o.ranks.gpus_per_node),
                  there = available_host_memory();
     if (bytes == 0 || need <= there) return;
-    throw Error(strf("--offload %s needs %s of this machine's memory, %s are available; leave something out of it, or try "
-                     "--state-type int8 or a smaller --model (-e)",
-                     o.offload.c_str(), human_bytes(need).c_str(), human_bytes(there).c_str()));
+    throw Error(
+        strf("--offload %s needs %s of this machine's memory, %s are available; leave something out of it, or try "
+             "--state-type int8 or a smaller --model (-e)",
+             o.offload.c_str(), human_bytes(need).c_str(), human_bytes(there).c_str()));
 }

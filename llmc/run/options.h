@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 #include "llmc/model/config.h"
-#include "llmc/model/device_options.h"
+#include "llmc/base/device_options.h"
 #include "llmc/model/adapter_config.h"
 #include "llmc/model/step_state.h"
 #include "llmc/ranks/ranks.h"

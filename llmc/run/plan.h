@@ -29,7 +29,7 @@ struct PlanSetup {
     Optimizer optimizer = Optimizer::adamw;
     StateType state_type = StateType::fp32;
     Offload offload;
-    double host_bytes = 0;  // of a machine's memory
+    double host_bytes = 0;                  // of a machine's memory
     std::vector<AdapterConfig> adapters;    // the one that is trained, if any
     double memory_bytes = 0;                // of a GPU
     Rates rates;                            // of a GPU

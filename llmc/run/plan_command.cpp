@@ -75,7 +75,8 @@ PlanSetup plan_setup(const Options& o) {
     s.optimizer = optimizer_of(o), s.state_type = state_type_of(o);
     s.offload = offload_of(o), s.host_bytes = 1e9 * o.host_memory_gb;
     s.gpus = o.gpus, s.gpus_per_node = o.ranks.gpus_per_node, s.recompute = o.recompute, s.zero_stage = o.zero_stage;
-    check_offload(o, {.cpu = s.cpu, .masters = s.bf16 && s.master_weights, .adapter = !s.adapters.empty(), .ranks = s.gpus});
+    check_offload(
+        o, {.cpu = s.cpu, .masters = s.bf16 && s.master_weights, .adapter = !s.adapters.empty(), .ranks = s.gpus});
     s.T = o.seq_len > 0 ? o.seq_len : s.model.T, s.B = o.micro_batch_size;
     if (s.T > s.model.T)
         throw UsageError(strf("--seq-len (-t) %d is longer than the model's longest context, %d", s.T, s.model.T));
@@ -274,7 +275,8 @@ static std::string plan_text(const OrderedJson& j) {
         j);
     if (j.contains("offload"))
         text += fill(
-            "offloaded: {/copied_bytes b} a step come and go between the host and a GPU, each way at {/rates/host_gbs g} "
+            "offloaded: {/copied_bytes b} a step come and go between the host and a GPU, each way at {/rates/host_gbs "
+            "g} "
             "GB/s, {/predicted_step/copying g} s; what is not hidden includes them\n",
             j);
     if (j["training"].contains("dollars")) text += fill("cost: {/training/dollars n} dollars\n", j);

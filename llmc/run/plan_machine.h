@@ -55,8 +55,9 @@ struct PlanClock {
     // Seconds: the layers' clock, that of transfers between ranks, those of copies from and to the host
     double now = 0, wire = 0, coming = 0, leaving = 0;
     double skipped = 0;  // by which all were advanced for work that was not walked
-    double compute = 0, update = 0, communication = 0, sent = 0, copying = 0, copied = 0;  // seconds; sent, copied: bytes
-    int V = 1;                                                                           // of the model
+    double compute = 0, update = 0, communication = 0, sent = 0, copying = 0,
+           copied = 0;  // seconds; sent, copied: bytes
+    int V = 1;          // of the model
 
     double& of(Lane lane) {
         return lane == Lane::layers ? now : lane == Lane::network ? wire : lane == Lane::in ? coming : leaving;
@@ -360,9 +361,9 @@ void optimizer_update(OptimizerArrays<X> at, const OptimizerSegment*, int, int64
 // All pieces in one (llmc/cuda/offload.cuh): copies both ways beside the update.
 template <LogitsLimit limit, size_t alignment, bool gpu, typename X, typename VAt>
 void offloaded_update(PlanMachine<limit, alignment, gpu>& machine, Turns<PlanMachine<limit, alignment, gpu>, 2>&,
-                      const UpdatePieces<X>& pieces, const OptimizerArrays<X>& at, int64_t, VAt v_at,
-                      const OptimizerSegment* segments, int count, int64_t begin, int64_t end, const OptimizerOptions& o,
-                      const StepState* state) {
+                      const Pieces<OptimizerArrays<X>>& pieces, const OptimizerArrays<X>& at, int64_t, VAt v_at,
+                      const OptimizerSegment* segments, int count, int64_t begin, int64_t end,
+                      const OptimizerOptions& o, const StepState* state) {
     const OptimizerArrays<X>& away = pieces.at[0];
     const double n = static_cast<double>(end - begin), moment = static_cast<double>(Moment::bytes<float>(o.state_type)),
                  kept = (away.p ? n * sizeof(X) : 0) + (away.master ? 4 * n : 0) + (away.m ? moment * n : 0) +

@@ -1,25 +1,20 @@
 // The optimizer's part of a step, over all tensors of a set. A rank updates what it has the optimizer's state of.
 #pragma once
-#include <algorithm>
-#include <type_traits>
 #include <vector>
-#include "llmc/base/turns.h"
-#include "llmc/model/arguments.h"
 #include "llmc/model/exchange.h"
-#include "llmc/model/memory.h"
 #include "llmc/model/optimizers/muon.h"
 
 template <typename X, class Machine>
 class Updater {
   public:
-    using Memory = ModelMemory<X, typename Machine::Arena>;
-    Updater(Machine& machine, const Memory& memory, Exchange<X, Machine>& exchange, const StepOptions& o)
+    Updater(Machine& machine, const ModelMemory<X, typename Machine::Arena>& memory, Exchange<X, Machine>& exchange,
+            const StepOptions& o)
         : machine_(machine), memory_(memory), exchange_(exchange), o_(o), turns_(machine) {}
 
     template <class Arena>
     void add_to(Arena& arena) {
         arena.add(&segments_, static_cast<int64_t>(memory_.table.size()));
-        if (memory_.away.any()) add_pieces(arena);
+        add_update_pieces(arena, pieces_, memory_, o_.optimizer);
         if (o_.optimizer != Optimizer::muon) return;
         arena.add(&descents_, static_cast<int64_t>(memory_.table.size()));
         muon_.add_to(arena, memory_.table);
@@ -28,17 +23,15 @@ class Updater {
     template <typename Resting>
     void begin(Resting resting) {
         turns_.start();
-        const auto upload = [&](OptimizerSegment* to, bool descents) {
-            const std::vector<OptimizerSegment> all = segments(descents, resting);
-            machine_.copy_in(to, all.data(), all.size());
-            machine_.finish();  // before `all` goes
-        };
-        upload(segments_, false);
-        if (o_.optimizer == Optimizer::muon) upload(descents_, true);
+        for (OptimizerSegment* to : {segments_, descents_}) {
+            if (!to) continue;
+            const std::vector<OptimizerSegment> all = segments(to == descents_, resting);
+            machine_.copy_in(to, all.data(), all.size()), machine_.finish();  // before `all` goes
+        }
     }
     void run(const StepState* state) {
         apply(segments_, state);
-        if (o_.optimizer == Optimizer::muon) orthogonalise_all(), apply(descents_, state);
+        if (descents_) orthogonalise_all(), apply(descents_, state);
     }
 
   private:
@@ -48,9 +41,9 @@ class Updater {
         std::vector<OptimizerSegment> all;
         for (size_t t = 0; t < memory_.table.size(); t++) {
             const Parameter& p = memory_.table[t];
-            const int64_t n = p.trainable ? std::max<int64_t>(0, p.size_in_use() - resting(p)) : 0;
+            const bool moves = p.trainable && !(descents && p.matrices == 0);
             all.push_back({.begin = p.index + resting(p),
-                           .n = descents && p.matrices == 0 ? 0 : n,
+                           .n = moves ? std::max<int64_t>(0, p.size_in_use() - resting(p)) : 0,
                            .v_shift = memory_.v_shift[t],
                            .weight_decay = p.weight_decay ? o_.weight_decay : 0.0f,
                            .l1 = p.weight_decay ? o_.l1 : 0.0f,
@@ -58,43 +51,23 @@ class Updater {
         }
         return all;
     }
-    // An eighth of what a rank updates, so that copies and work go on beside each other, and 4M elements are enough for that.
-    template <class Arena>
-    void add_pieces(Arena& arena) {
-        const Offload& away = memory_.away;
-        const int64_t n = std::min<int64_t>(int64_t(4) << 20, round_up((memory_.shards.local_size() + 7) / 8, 64));
-        pieces_.elements = n;
-        const auto add_moment = [&](Moment& m) {
-            arena.add(&m.values, n * Moment::bytes<A>(o_.state_type));
-            if (o_.state_type == StateType::int8) arena.add(&m.scales, n / kMomentBlock);
-        };
-        for (OptimizerArrays<X>& at : pieces_.at) {
-            at.m.has_sign = memory_.m.has_sign, at.v.has_sign = memory_.v.has_sign;
-            if (away.weights) arena.add(&at.p, n);
-            if (away.gradients) arena.add(&at.grad, n);
-            if (away.masters && std::is_same_v<X, bf16> && o_.master_weights) arena.add(&at.master, n);
-            if (away.optimizer && keeps_m(o_.optimizer)) add_moment(at.m);
-            if (away.optimizer && memory_.has_v()) add_moment(at.v);
-        }
-    }
     // Each segment's rule, on the elements that this rank owns.
     void apply(const OptimizerSegment* segments, const StepState* state) {
         const OptimizerOptions options{o_.beta1,    o_.beta2,      o_.epsilon,
                                        o_.momentum, o_.state_type, o_.stochastic_rounding};
         const int count = static_cast<int>(memory_.table.size());
+        const Sharding& shards = memory_.shards;
         const auto range = [&](int b, int64_t arena, int64_t local, int64_t index, int64_t n) {
-            OptimizerArrays<X> arrays{memory_.own_weight(arena, local),
-                                      memory_.master ? memory_.master + local : nullptr,
-                                      memory_.m.template from<A>(local, o_.state_type), memory_.v,
-                                      memory_.own_grads + local};
+            OptimizerArrays<X> arrays{
+                memory_.own_weight(arena, local), memory_.master ? memory_.master + local : nullptr,
+                memory_.m.template from<A>(local, o_.state_type), memory_.v, memory_.own_grads + local};
+            const auto v_at = [&](int64_t i) { return memory_.v_before(arena + i, local + i, b); };
             if (pieces_.elements > 0)
-                return offloaded_update(machine_, turns_, pieces_, arrays, local,
-                                        [&](int64_t i) { return memory_.v_before(arena + i, local + i, b); }, segments,
-                                        count, index, index + n, options, state);
+                return offloaded_update(machine_, turns_, pieces_, arrays, local, v_at, segments, count, index,
+                                        index + n, options, state);
             arrays.v = memory_.v.template from<A>(local, o_.state_type);
             optimizer_update(arrays, segments, count, index, index + n, options, state, machine_.stream());
         };
-        const Sharding& shards = memory_.shards;
         if (memory_.stage == 0)
             for (auto [from, to] : ranges_in_use(memory_.table, memory_.size)) range(0, from, from, from, to - from);
         for (int b = 0; b < shards.buckets() && memory_.stage > 0; b++) {
@@ -130,11 +103,11 @@ class Updater {
 
     using A = acc_t<X>;
     Machine& machine_;
-    const Memory& memory_;
+    const ModelMemory<X, typename Machine::Arena>& memory_;
     Exchange<X, Machine>& exchange_;
     const StepOptions& o_;
     OptimizerSegment *segments_ = nullptr, *descents_ = nullptr;  // of each tensor; descents_: Muon's second pass
     MuonScratch<X> muon_{};
-    UpdatePieces<X> pieces_;
+    Pieces<OptimizerArrays<X>> pieces_;
     Turns<Machine, 2> turns_;
 };
