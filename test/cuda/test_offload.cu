@@ -5,8 +5,8 @@
 
 namespace {
 
-constexpr ModelConfig kConfig{4, 3, 36, 19, 67};
-constexpr int kBatch = 2, kSequences = 5;  // micro-batches of 2, 2 and 1
+constexpr ModelConfig kConfig{3, 1, 4, 3, 31};
+constexpr int kBatch = 2, kSequences = 3;  // micro-batches of 2 and 1
 
 Offload combination(int bits) {
     return {(bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0, (bits & 8) != 0, (bits & 16) != 0};
@@ -58,7 +58,7 @@ void expect_same_bits(const StepOptions& o, const std::vector<int>& combinations
 
 TEST(Offload, EveryCombinationHasTheSameBits) {
     std::vector<int> all;
-    for (int bits = 1; bits < 32; bits++) all.push_back(bits);
+    for (int k = 0; k < 3; k++) for (int bits = 1; bits < 32; bits++) all.push_back(bits + 32 * k);
     expect_same_bits<bf16>({}, all);
 }
 
@@ -76,7 +76,7 @@ TEST(Offload, EveryOptimizerHasTheSameBits) {
     expect_same_bits<bf16>(o, {1 | 2 | 4 | 16});
 }
 
-// The words from 40 on alone are trained; then everything, with an optimizer that begins anew.
+// The words from 20 on alone are trained; then everything, with an optimizer that begins anew.
 TEST(Offload, AnOptimizerIsClearedWhereItLies) {
     std::vector<float> results[2];
     for (int away = 0; away < 2; away++) {
@@ -84,7 +84,7 @@ TEST(Offload, AnOptimizerIsClearedWhereItLies) {
         o.B = kBatch, o.T = kConfig.T, o.offload = combination(away ? 3 : 0);
         auto model = random_model<bf16, Gpu>(kConfig, o);
         for (int step = 0; step < 4; step++) {
-            if (step == 0) model->train_words_from(40);
+            if (step == 0) model->train_words_from(20);
             if (step == 2) model->train_words_from(0), model->clear_optimizer();
             const Batch batch = random_batch(kBatch, kConfig.T, kConfig.V, 3);
             StepState state = step_state(batch, step, 1e-2f);
