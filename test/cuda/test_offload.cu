@@ -12,21 +12,23 @@ Offload combination(int bits) {
     return {(bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0, (bits & 8) != 0, (bits & 16) != 0};
 }
 
-// Losses, norms, weights, masters and moments after three steps: of which a GPU captures the second and replays the third.
+// Losses, norms, weights, masters and moments after two steps, of which a GPU captures the second.
 template <typename X>
-std::vector<float> after_three_steps(StepOptions o, uint64_t schedule) {
+std::vector<float> after_two_steps(StepOptions o, uint64_t schedule) {
 #ifdef CUDAHOST
     cudahost::set_seed(schedule);
 #endif
     o.B = kBatch, o.T = kConfig.T, o.recompute = 3, o.dropout = 0.1f;
     auto model = random_model<X, Gpu>(kConfig, o);
     std::vector<float> all;
-    for (int step = 0; step < 3; step++) {
+    for (int step = 0; step < 2; step++) {
         const Batch batch = random_batch(kSequences, kConfig.T, kConfig.V, 7 + static_cast<uint64_t>(step));
         StepState state = step_state(batch, step, 1e-2f);
-        if (step == 1) state.skip_loss_above = -1;  // no update: what travelled comes back as it was
+        if (step == 1 && o.optimizer != Optimizer::adamw)
+            state.skip_loss_above = -1;  // what travelled comes back as it was
         model->step(batch, &state);
         all.push_back(state.loss), all.push_back(state.grad_norm);
+        if (step > 0) continue;
         std::vector<float> losses(kBatch * kConfig.T);
         model->token_losses(losses.data(), random_batch(kBatch, kConfig.T, kConfig.V, 99));  // between steps
         all.insert(all.end(), losses.begin(), losses.end());
@@ -46,19 +48,19 @@ std::vector<float> after_three_steps(StepOptions o, uint64_t schedule) {
 
 template <typename X>
 void expect_same_bits(const StepOptions& o, const std::vector<int>& combinations) {
-    const std::vector<float> want = after_three_steps<X>(o, 0);
+    const std::vector<float> want = after_two_steps<X>(o, 0);
     EXPECT_NE(want[0], want[1]);
     for (int bits : combinations) {
         SCOPED_TRACE(testing::Message() << "combination " << bits);
         StepOptions away = o;
         away.offload = combination(bits);
-        EXPECT_TRUE(after_three_steps<X>(away, static_cast<uint64_t>(bits)) == want);
+        EXPECT_TRUE(after_two_steps<X>(away, static_cast<uint64_t>(bits)) == want);
     }
 }
 
 TEST(Offload, EveryCombinationHasTheSameBits) {
     std::vector<int> all;
-    for (int k = 0; k < 3; k++) for (int bits = 1; bits < 32; bits++) all.push_back(bits + 32 * k);
+    for (int bits = 1; bits < 32; bits++) all.push_back(bits);
     expect_same_bits<bf16>({}, all);
 }
 
