@@ -28,8 +28,9 @@ TEST_F(OffloadProgram, RunsGoOnWithItAndWithout) {
     for (const char* run : {"here", "away"})
         fs::copy(dir / run, dir / (std::string(run) + "2"), fs::copy_options::recursive);
     fs::remove_all(dir / "here2/step_00000004"), fs::remove_all(dir / "away2/step_00000004");
-    expect_good(cuda(std::string("-i data/t/train_000000.bin -j data/t/val_000000.bin -y 1 -o here2 ") + all));
-    expect_good(cuda("-i data/t/train_000000.bin -j data/t/val_000000.bin -y 1 -o away2"));
+    expect_good(
+        cuda(std::string("-i data/t/train_000000.bin -j data/t/val_000000.bin -v 2 -m 1 -y 1 -o here2 ") + all));
+    expect_good(cuda("-i data/t/train_000000.bin -j data/t/val_000000.bin -v 2 -m 1 -y 1 -o away2"));
     for (const std::string run : {"away", "here2", "away2"}) {
         SCOPED_TRACE(run);
         EXPECT_EQ(logged(run, "loss"), logged("here", "loss"));
