@@ -17,8 +17,12 @@ struct Adapter {
     Adapter(Machine& machine, const ModelConfig& m, const AdapterConfig& c, const StepOptions& o, bool trained)
         : config(c),
           set(
-              machine, [&](int world) { return adapter_table(m, c, world); }, m.L, o, trained,
+              machine, [&](int world) { return adapter_table(m, c, world); }, m.L, without_blocks_away(o), trained,
               std::min(o.zero_stage, 2)) {}  // its weights are few: all ranks have them
+    static StepOptions without_blocks_away(StepOptions o) {
+        o.offload.weights = o.offload.gradients = o.offload.activations = false;
+        return o;
+    }
     void allocate(const ModelConfig& m) {
         set.memory.allocate();
         w = {m, set.memory.table, [&](const Parameter& p) { return set.memory.weight_of(p); }};

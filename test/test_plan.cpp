@@ -180,6 +180,59 @@ TEST(Plan, PredictedStep) {
     EXPECT_NEAR(total(5) - total(4), total(40) - total(39), 1e-2 * total(5));
 }
 
+// The models that --offload is for, by what the device and the host have.
+TEST(Plan, WhatOffloadingMakesFit) {
+    const auto planned = [](const char* model, double gb, double host_gb, int B, const char* offload,
+                            bool small_state) {
+        Options o;
+        o.model = model, o.gpu = "rtx4090", o.memory_gb = gb, o.host_memory_gb = host_gb, o.micro_batch_size = B;
+        o.offload = offload, o.recompute = 3;
+        if (small_state) o.state_type = "int8", o.master_weights = false;
+        PlanSetup s = plan_setup(o);
+        return s;
+    };
+    // 6.7 billion parameters: bf16 weights without masters and moments in int8; fp32 gradients are half of it all
+    const PlanSetup large = planned("gpt3:6.7b", 16, 64, 4, "optimizer,gradients,activations,weights", true);
+    EXPECT_TRUE(fits(large));
+    EXPECT_LT(static_cast<double>(plan_memory(large).host), 58e9);  // what else runs on the host has 6 GB
+    EXPECT_LT(static_cast<double>(plan_memory(large).total()), 15e9);
+    EXPECT_FALSE(fits(planned("gpt3:6.7b", 16, 64, 4, "optimizer,activations,weights", true)));
+    EXPECT_FALSE(fits(planned("gpt3:6.7b", 16, 64, 4, "optimizer,gradients,activations,weights", false)));
+    EXPECT_TRUE(fits(planned("d48", 8, 32, 4, "optimizer,masters,gradients", false)));
+    EXPECT_FALSE(fits(planned("d48", 8, 32, 4, "optimizer,masters", false)));
+    EXPECT_TRUE(fits(planned("d12", 2, 2, 1, "optimizer,masters", false)));
+    EXPECT_FALSE(fits(planned("d12", 2, 2, 1, "", false)));
+}
+
+// Bytes that travel, by hand; and copies that are hidden where there is enough to do.
+TEST(Plan, CopiesOfWhatIsOffloaded) {
+    PlanSetup s = small_setup();
+    s.gpus = 1, s.sequences = 8, s.recompute = 3, s.rates.host = 25e9;
+    const double P = static_cast<double>(arena_size(parameter_table(s.model))), A = 4;  // micro-steps
+    const Sharding shards(parameter_table(s.model), s.model.L, 0, 1);
+    const double block = static_cast<double>(shards.bucket(1).size), inputs = 2.0 * 64 * 128 * 2;
+    const double free_step = predict_step(s).total;
+    const auto copied = [&](Offload away) {
+        s.offload = away;
+        const PlanStep t = predict_step(s);
+        EXPECT_NEAR(t.copying, t.copied / 25e9, 1e-9 * t.copying);
+        EXPECT_NEAR(t.total, t.compute + t.update + t.not_hidden, 1e-9 * t.total);
+        EXPECT_GE(t.total, free_step);
+        return t.copied;
+    };
+    const auto near = [](double got, double want) { EXPECT_NEAR(got, want, 1e-9 * want + 1e-9); };
+    near(copied({.optimizer = true}), 2 * 8 * P);
+    near(copied({.masters = true}), 2 * 4 * P);
+    near(copied({.activations = true}), A * 2 * (4 - 2 + 1) * inputs);  // the last of four blocks' stays
+    // weights: as at stage 3 of ZeRO, and in and out for the update; gradients: out, and in for micro-steps and the update
+    near(copied({.weights = true}), 2 * (P - 4 * block + A * (4 + 2) * block) + 2 * 2 * P);
+    near(copied({.gradients = true}), 4 * (P - 4 * block + A * 4 * block + (A - 1) * 4 * block) + 4 * P);
+    s.offload = {.optimizer = true, .masters = true};
+    const double slow = predict_step(s).not_hidden;
+    s.rates.host *= 1000;
+    EXPECT_LT(predict_step(s).not_hidden, 0.01 * slow);
+}
+
 // What nobody measured is what real systems reach: llm.c reports 139 ms for this step on an H100 (records/101324_llmc of
 // KellerJordan/modded-nanogpt); and the floors of the benchmarks are below it.
 TEST(Plan, PredictsAPublishedStep) {
@@ -264,6 +317,9 @@ TEST_F(Program, PlanRefusesNonsense) {
                  {"-e d12 -d 4096 -b 5", "--micro-batch-size"},
                  {"-e d12 --matmul-tflops -1", "--matmul-tflops"},
                  {"-e d12 --zero-stage 4", "--zero-stage"},
+                 {"-e d12 --offload disks", "there is no 'disks'"},
+                 {"-e d12 --offload optimizer --gpu cpu", "--offload"},
+                 {"-e d12 --offload weights --gpus 2", "--zero-stage"},
                  {"-e d12 --tokens 0", "--tokens"},
                  {"-e gpt3:1m", "gpt3:1m"},
                  {"-e d12 --warmup-steps 5", "--warmup-steps"}};

@@ -66,6 +66,23 @@ TEST_P(Ranks, AnLmHeadOfItsOwn) {
     }
 }
 
+// What is offloaded is a rank's own part.
+TEST_P(Ranks, OffloadedParts) {
+    const bool cuda = strcmp(GetParam().name, "Cuda") == 0;
+    const std::string options = small() + "-x 2 -v 0 -r 3 -b 2 --precision bf16 ";
+    const CommandResult r = start(2, options + "-o none --offload gradients");
+    EXPECT_NE(r.err.find(cuda ? "--zero-stage (-z) 2 or 3 divides them" : "leave it out"), std::string::npos) << r.err;
+    if (!cuda) return;
+    for (const auto& [stage, what] : {std::pair("-z 1", "optimizer,masters,activations"),
+                                      {"-z 3 --optimizer muon", "optimizer,masters,activations,weights"}}) {
+        SCOPED_TRACE(stage);
+        const std::string all = options + stage + " -o ", name = std::to_string(strlen(stage));
+        expect_good(start(3, all + "here" + name));
+        expect_good(start(3, all + "away" + name + " --offload " + what));
+        EXPECT_EQ(logged("away" + name, "loss"), logged("here" + name, "loss"));
+    }
+}
+
 // Whole matrices are divided in turn; what int8 keeps does not depend on who keeps it.
 TEST_P(Ranks, OtherOptimizers) {
     for (std::string which :

@@ -11,6 +11,7 @@
 
 class Arena {
   public:
+    using Host = Arena;
     // `*view` will point to n elements, zeroed, on a 64-byte boundary.
     template <typename X>
     void add(X** view, int64_t n) {

@@ -2,7 +2,7 @@
 #pragma once
 #include <string>
 #include "llmc/cuda/common.cuh"
-#include "llmc/model/device_options.h"
+#include "llmc/base/device_options.h"
 
 // Takes the GPU of this number among the machine's ranks and fills in device(); options get what they leave to the GPU.
 // Prints nothing. Error: one line.

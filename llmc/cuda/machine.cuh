@@ -9,10 +9,12 @@
 #include <string>
 #include <vector>
 #include "llmc/base/error.h"
+#include "llmc/base/turns.h"
 #include "llmc/cuda/common.cuh"
 #include "llmc/cuda/device.cuh"
 #include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/memory.cuh"
+#include "llmc/cuda/offload.cuh"
 #include "llmc/model/activations.h"
 #include "llmc/model/batch.h"
 #include "llmc/model/config.h"
@@ -98,6 +100,7 @@ class Gpu {
         // nodes of a captured graph keep the priority.
         stream_ = make_stream(), copy_stream_ = make_stream(), network_ = make_stream(Priority::highest);
         network_handle_ = network_.get();
+        lane_in_ = make_stream(), lane_out_ = make_stream();
         staged_ready_ = make_event(), staged_taken_ = make_event(), computed_ = make_event();
         communicated_ = make_event();
         host_state_ = pinned<StepState>(1);
@@ -125,16 +128,29 @@ class Gpu {
         CUDA_CHECK(cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
         return Event(e);
     }
-    void record(const Event& e) { CUDA_CHECK(cudaEventRecord(e.get(), network())); }
-    void wait_for(const Event& e) { CUDA_CHECK(cudaStreamWaitEvent(stream(), e.get(), 0)); }
-    void join() {
-        follow_computation();  // the network belongs to the capture, even where nothing was sent
-        record(communicated_), wait_for(communicated_);
+    void record(const Event& e, Lane lane = Lane::network) { CUDA_CHECK(cudaEventRecord(e.get(), stream_of(lane))); }
+    void wait_for(const Event& e, Lane lane = Lane::layers) {
+        CUDA_CHECK(cudaStreamWaitEvent(stream_of(lane), e.get(), 0));
     }
-    // What comes next in the network begins when all kernels launched so far have ended.
-    void follow_computation() {
+    void join(Lane lane = Lane::network) {
+        follow_computation(lane);  // the lane belongs to the capture, even where nothing was sent
+        record(communicated_, lane), wait_for(communicated_);
+    }
+    // What comes next in the lane begins when all kernels launched so far have ended.
+    void follow_computation(Lane lane = Lane::network) {
         CUDA_CHECK(cudaEventRecord(computed_.get(), stream()));
-        CUDA_CHECK(cudaStreamWaitEvent(network(), computed_.get(), 0));
+        CUDA_CHECK(cudaStreamWaitEvent(stream_of(lane), computed_.get(), 0));
+    }
+    // Between page-locked host memory and the device, n elements, in the lanes in and out (base/turns.h).
+    template <typename Y>
+    void bring(Y* to, const Y* host, int64_t n) {
+        CUDA_CHECK(
+            cudaMemcpyAsync(to, host, static_cast<size_t>(n) * sizeof(Y), cudaMemcpyHostToDevice, lane_in_.get()));
+    }
+    template <typename Y>
+    void put_away(Y* host, const Y* from, int64_t n) {
+        CUDA_CHECK(
+            cudaMemcpyAsync(host, from, static_cast<size_t>(n) * sizeof(Y), cudaMemcpyDeviceToHost, lane_out_.get()));
     }
     void finish(NcclCommunicator* comm = nullptr) {
         comm ? comm->wait(stream()) : CUDA_CHECK(cudaStreamSynchronize(stream()));
@@ -211,7 +227,7 @@ class Gpu {
     }
     template <typename Y>
     void copy_in(Y* to, const Y* from, size_t n) {
-        CUDA_CHECK(cudaMemcpyAsync(to, from, n * sizeof(Y), cudaMemcpyHostToDevice, stream()));
+        CUDA_CHECK(cudaMemcpyAsync(to, from, n * sizeof(Y), cudaMemcpyDefault, stream()));  // `to` may be offloaded
     }
     template <typename Y>
     void copy_out(float* to, const Y* from, size_t n) {
@@ -258,7 +274,7 @@ class Gpu {
     static void copy_to_host(float* to, const Y* from, size_t n, cudaStream_t stream) {
         std::vector<Y> stored(std::is_same_v<Y, float> ? 0 : n);
         void* target = std::is_same_v<Y, float> ? static_cast<void*>(to) : stored.data();
-        CUDA_CHECK(cudaMemcpyAsync(target, from, n * sizeof(Y), cudaMemcpyDeviceToHost, stream));
+        CUDA_CHECK(cudaMemcpyAsync(target, from, n * sizeof(Y), cudaMemcpyDefault, stream));  // `from`, too
         CUDA_CHECK(cudaStreamSynchronize(stream));
         std::copy(stored.begin(), stored.end(), to);
     }
@@ -282,7 +298,13 @@ class Gpu {
         copy(to.signals, from.signals, batch.signals.size());
     }
 
-    OwnStream stream_, copy_stream_, network_;
+    cudaStream_t stream_of(Lane lane) const {
+        return lane == Lane::layers    ? stream()
+               : lane == Lane::network ? network()
+               : lane == Lane::in      ? lane_in_.get()
+                                       : lane_out_.get();
+    }
+    OwnStream stream_, copy_stream_, network_, lane_in_, lane_out_;
     cudaStream_t network_handle_ = nullptr, shared_ = nullptr;
     Event staged_ready_, staged_taken_, computed_, communicated_;
     std::unique_ptr<StepState, CudaFreeHost> host_state_;

@@ -27,9 +27,41 @@ std::unique_ptr<X, CudaFreeHost> pinned(size_t n) {
 inline void guard_gap(void*, size_t) {}
 #endif
 
+// As DeviceArena, below, of page-locked host memory: what is copied from and to the device beside its work.
+class PinnedArena {
+  public:
+    template <typename X>
+    void add(X** view, int64_t n) {
+        const size_t begin = bytes_;
+        bytes_ += (static_cast<size_t>(n) * sizeof(X) + 255) / 256 * 256;
+        views_.push_back([=](char* base) { *view = reinterpret_cast<X*>(base + begin); });
+    }
+    void allocate(const char* what, bool zero) {
+        if (bytes_ == 0) return;
+        void* p = nullptr;
+        if (cudaMallocHost(&p, bytes_) != cudaSuccess) {
+            cudaGetLastError();
+            throw Error(
+                strf("out of host memory: %s need %.2f GB of page-locked memory; leave something out of --offload, or "
+                     "give the process more (ulimit -l, or the container's limit)",
+                     what, 1e-9 * static_cast<double>(bytes_)));
+        }
+        memory_.reset(static_cast<char*>(p));
+        if (zero) std::fill_n(memory_.get(), bytes_, char(0));
+        for (auto& set : views_) set(memory_.get());
+    }
+    size_t bytes() const { return bytes_; }
+
+  private:
+    size_t bytes_ = 0;
+    std::vector<std::function<void(char*)>> views_;
+    std::unique_ptr<char, CudaFreeHost> memory_;
+};
+
 // One allocation for many tensors: add() each with its size, then allocate() once; the views point into it.
 class DeviceArena {
   public:
+    using Host = PinnedArena;
     // `*view` will point to n elements on a 256-byte boundary.
     template <typename X>
     void add(X** view, int64_t n) {

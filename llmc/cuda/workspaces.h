@@ -5,9 +5,35 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include "llmc/base/turns.h"
 #include "llmc/model/arguments.h"
+#include "llmc/model/optimizer.h"
+#include "llmc/model/parameters.h"
 
 inline int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+// ---- the update of what is offloaded (offload.cuh): two pieces of it, an eighth of what a rank updates, so that copies and
+// work go on beside each other; 4M elements are enough for that ----
+
+template <class Arena, typename X, class Memory>
+void add_update_pieces(Arena& arena, Pieces<OptimizerArrays<X>>& pieces, const Memory& memory, Optimizer optimizer) {
+    const Offload& away = memory.away;
+    if (!away.optimizer && !away.masters && !away.gradients && !away.weights) return;
+    const int64_t eighth = (memory.shards.local_size() + 7) / 8;
+    const int64_t n = pieces.elements = std::min(int64_t(4) << 20, round_up(eighth, kMomentBlock));
+    const auto add_moment = [&](Moment& m) {
+        arena.add(&m.values, n * Moment::bytes<acc_t<X>>(memory.state_type));
+        if (memory.state_type == StateType::int8) arena.add(&m.scales, n / kMomentBlock);
+    };
+    for (OptimizerArrays<X>& at : pieces.at) {
+        at.m.has_sign = memory.m.has_sign, at.v.has_sign = memory.v.has_sign;
+        if (away.weights) arena.add(&at.p, n);
+        if (away.gradients) arena.add(&at.grad, n);
+        if (away.masters) arena.add(&at.master, n);
+        if (away.optimizer && keeps_m(optimizer)) add_moment(at.m);
+        if (away.optimizer && memory.has_v()) add_moment(at.v);
+    }
+}
 
 // ---- encoder_backward: three arrays (N), each on a 256-byte boundary, and what sorting them wants ----
 

@@ -53,11 +53,13 @@ struct Activations {
     X* lora_input = nullptr;
     int64_t chunk;  // rows of the LM head that are worked on at once
     Arena arena;
+    typename Arena::Host host;
+    std::vector<X*> host_inputs;  // (N,C) each: those of blocks 0 to L - 2, if they are offloaded (TwoOfMany)
 
     // keep_all = false (evaluation, sampling): one set of buffers serves all layers. Else `recompute` says which
-    // tensors are not kept but computed again in the backward pass (StepOptions).
+    // tensors are not kept but computed again in the backward pass (StepOptions). offload: blocks take turns in two inputs.
     Activations(const ModelConfig& m, int64_t N, int64_t lm_head_chunk, bool keep_all, int recompute,
-                const std::vector<AdapterConfig>& adapters)
+                const std::vector<AdapterConfig>& adapters, bool offload = false)
         : h(static_cast<size_t>(m.L) + 1), chunk(lm_head_chunk) {
         int64_t C = m.C;
         int lora_rank = 0;
@@ -69,7 +71,8 @@ struct Activations {
                 else shared.push_back([this, member, l] { h[l].*member = h[0].*member; });
             };
             using Block = BlockActivations<X>;
-            add(&Block::input, N * C, keep_all);
+            if (offload && l > 1) shared.push_back([this, l] { h[l].input = h[l % 2].input; });
+            else add(&Block::input, N * C, keep_all);
             // the final layernorm's output is needed right away
             add(&Block::ln1, N * C, keep_all && (recompute < 2 || last));
             add(&Block::ln1_mean, N, keep_all);
@@ -91,12 +94,14 @@ struct Activations {
             for (X*& x : block) arena.add(&x, N * lora_rank);
         if (keep_all && !adapters.empty() && adapters[0].lora.dropout > 0)
             arena.add(&lora_input, N * std::max(m.F(), m.C));
+        if (offload) host_inputs.resize(static_cast<size_t>(m.L) - 1);
+        for (X*& x : host_inputs) host.add(&x, N * C);
         arena.add(&branch, N * C);
         arena.add(&logits, chunk * m.Vp());
         arena.add(&losses, N);
     }
     void allocate(const char* what, bool zero) {
-        arena.allocate(what, zero);
+        arena.allocate(what, zero), host.allocate(what, zero);
         for (auto& share : shared) share();
     }
 
@@ -123,10 +128,12 @@ struct BackwardScratch {
 
 // Bytes of each arena.
 struct MemoryPlan {
-    size_t parameters, gradients, optimizer, activations, buffers;
+    size_t parameters = 0, gradients = 0, optimizer = 0, activations = 0, buffers = 0;
+    size_t host = 0;  // of page-locked host memory, beside the device's
     size_t total() const { return parameters + gradients + optimizer + activations + buffers; }
     template <class ModelMemory>
     void add(const ModelMemory& memory) {
+        host += memory.host.bytes();
         parameters += memory.parameters.bytes(), gradients += memory.gradients.bytes();
         optimizer += memory.optimizer.bytes();
     }

@@ -9,6 +9,7 @@
 #include <iterator>
 #include <memory>
 #include <vector>
+#include "llmc/base/turns.h"
 #include "llmc/model/memory.h"
 
 template <typename X, class Machine>
@@ -17,37 +18,41 @@ class Exchange {
     using A = acc_t<X>;
     using G = grad_t<X>;
     using Communicator = typename Machine::Communicator;
-    using Event = typename Machine::Event;
 
     Exchange(Machine& machine, const ModelMemory<X, typename Machine::Arena>& memory)
-        : machine_(machine), memory_(memory) {}
+        : machine_(machine), memory_(memory), weights_(machine), gradients_(machine) {}
 
     // comm: null with one rank.
     void start(Communicator* comm) {
         comm_ = comm;
-        for (int slot = 0; slot < Sharding::kSlots; slot++)
-            weights_here_[slot] = machine_.make_event(), gradients_sent_[slot] = machine_.make_event();
+        weights_.start(), gradients_.start();
     }
     // Waits for everything. Ranks that wait for others are watched (group.h).
     void finish() { machine_.finish(comm_); }
 
-    // ---- weights (stage 3) ----
+    // ---- weights (stage 3, and where they are offloaded) ----
 
     // Bucket b's weights are gathered into their slot, unless they lie there; need_weights() waits for them.
     void fetch_weights(int b) {
         int slot = memory_.shards.slot(b);
-        if (memory_.stage < 3 || b >= memory_.shards.buckets() || resident_[slot] == b) return;
+        if (memory_.whole_weights() || b >= memory_.shards.buckets() || resident_[slot] == b) return;
         resident_[slot] = b;
-        machine_.follow_computation();  // which has done with the bucket that lies there now
-        comm_->all_gather(memory_.weight_slots[slot], memory_.weight_part + memory_.shards.local(b),
-                          static_cast<size_t>(memory_.shards.part(b)), machine_.network());
-        machine_.record(weights_here_[slot]);
-        fetching_[slot] = true;
+        const int64_t n = memory_.shards.part(b);
+        X *part = memory_.weight_part + memory_.shards.local(b), *here = memory_.weight_slots[slot];
+        if (memory_.away.weights) {
+            here += memory_.stage < 3 ? 0 : memory_.rank * n;
+            weights_.fetch(slot, [&] { machine_.bring(here, part, n); });
+            if (memory_.stage < 3) return;
+            part = here;
+        }
+        const auto gather = [&] {
+            comm_->all_gather(memory_.weight_slots[slot], part, static_cast<size_t>(n), machine_.network());
+        };
+        weights_.need(slot, Lane::network), weights_.fetch(slot, gather, Lane::network);
     }
     void need_weights(int b) {
         fetch_weights(b);
-        if (b < memory_.shards.buckets())
-            wait_if_pending(&fetching_[memory_.shards.slot(b)], weights_here_[memory_.shards.slot(b)]);
+        if (b < memory_.shards.buckets()) weights_.need(memory_.shards.slot(b));
     }
     // The embeddings and the final layernorm have slots of their own: they stay for a whole step.
     void need_weights_of_all_micro_steps() { need_weights(0), need_weights(memory_.shards.buckets() - 1); }
@@ -60,13 +65,15 @@ class Exchange {
 
     // A micro-step begins: the first, the last of its step?
     void begin_micro_step(bool first, bool last) { first_micro_step_ = first, last_micro_step_ = last; }
+    bool last_micro_step() const { return last_micro_step_; }
 
     // Before bucket b's gradients are computed. They add up over micro-steps, in the arena (stages 0 and 1) or in the
     // owner's part of their sums. Those of the matrices, nearly all of them, are not cleared first but overwritten,
     // which saves writing and reading them once (add_gradients).
     void begin_gradients(int b) {
         int slot = memory_.shards.slot(b);
-        wait_if_pending(&sending_[slot], gradients_sent_[slot]);  // the bucket that lay here before
+        gradients_.need_room(slot);  // for the bucket that lay here before
+        fetch_sums(b), gradients_.need(slot), fetch_sums(b - 1);
         if (add_gradients()) return;
         // Tensors to clear lie side by side between the matrices: one call for each row of them.
         Bucket bucket = memory_.shards.bucket(b);
@@ -89,30 +96,33 @@ class Exchange {
     // When bucket b's gradients of a micro-step are complete: they are summed over ranks while the backward pass goes
     // on. Stages 0 and 1 send them once a step, 2 and 3 after each micro-step.
     void reduce_gradients(int b) {
+        if (memory_.away.gradients && (is_block(b) || last_micro_step_))
+            gradients_.put_away(memory_.shards.slot(b), [&] {
+                machine_.put_away(memory_.own_grads + memory_.shards.local(b),
+                                  memory_.grad_slots[memory_.shards.slot(b)], memory_.shards.bucket(b).size);
+            });
         if (memory_.world == 1 || (memory_.stage < 2 && !last_micro_step_)) return;
         Bucket bucket = memory_.shards.bucket(b);
         if (bucket.rows == 0) return;
         size_t n = static_cast<size_t>(memory_.shards.part(b));
         G* own = memory_.own_grads + memory_.shards.local(b);
         int slot = memory_.shards.slot(b);
-        machine_.follow_computation();
         auto& network = machine_.network();
+        const auto to_owners = [&] {
+            comm_->reduce_scatter(memory_.received, memory_.grad_slots[slot], n, network);
+            add_to(own, memory_.received, memory_.shards.part(b), network);
+        };
+        if (memory_.stage >= 2) return gradients_.put_away(slot, to_owners, Lane::network);
+        machine_.follow_computation();
         if (memory_.stage == 0)
             comm_->all_reduce(memory_.grads + bucket.begin, static_cast<size_t>(bucket.size), network);
         if (memory_.stage == 1) comm_->reduce_scatter(own, memory_.grads + bucket.begin, n, network);
-        if (memory_.stage >= 2) {
-            comm_->reduce_scatter(memory_.received, memory_.grad_slots[slot], n, network);
-            add_to(own, memory_.received, memory_.shards.part(b), network);
-            machine_.record(gradients_sent_[slot]);
-            sending_[slot] = true;
-        }
     }
     // The layers wait for all that travels. (A captured graph must end with all its work in one stream.)
     void join() {
-        if (memory_.world == 1) return;
-        machine_.join();
-        std::fill_n(sending_, Sharding::kSlots, false);
-        std::fill_n(fetching_, Sharding::kSlots, false);
+        if (memory_.away.any()) machine_.join(Lane::in), machine_.join(Lane::out);
+        if (memory_.world > 1) machine_.join();
+        weights_.forget(), gradients_.forget(), std::fill_n(sums_here_, Sharding::kSlots, -1);
     }
 
     // ---- the update ----
@@ -186,9 +196,16 @@ class Exchange {
     }
 
   private:
-    void wait_if_pending(bool* pending, const Event& event) {
-        if (*pending) machine_.wait_for(event);
-        *pending = false;
+    // A block's gradients of the micro-steps before, where they are offloaded. (Those of other buckets stay in their slots.)
+    bool is_block(int b) const { return b > 0 && b < memory_.shards.buckets() - 1; }
+    void fetch_sums(int b) {
+        const int slot = memory_.shards.slot(b);
+        if (!memory_.away.gradients || first_micro_step_ || !is_block(b) || sums_here_[slot] == b) return;
+        sums_here_[slot] = b;
+        gradients_.fetch(slot, [&] {
+            machine_.bring(memory_.grad_slots[slot], memory_.own_grads + memory_.shards.local(b),
+                           memory_.shards.bucket(b).size);
+        });
     }
     // n elements of the local arena, or weights anywhere in the whole one.
     void copy_own(float* to, Buffer buffer, int64_t arena, int64_t local, int64_t n) {
@@ -199,10 +216,8 @@ class Exchange {
     }
     // Of element `local` of the local arena; of int8 that of the block which it is in.
     Moment moment(Buffer buffer, int64_t arena, int64_t local) const {
-        const auto row = std::upper_bound(memory_.table.begin(), memory_.table.end(), arena,
-                                          [](int64_t at, const Parameter& p) { return at < p.offset; });
         const int64_t within = memory_.state_type == StateType::int8 ? arena % kMomentBlock : 0;
-        return memory_.moment(buffer, static_cast<size_t>(row - memory_.table.begin() - 1), local - within);
+        return memory_.moment(buffer, memory_.row_of(arena), local - within);
     }
     void copy_moment(float* to, const Moment& from, int64_t first, size_t n) {
         if (memory_.state_type == StateType::fp32) return machine_.copy_beside(to, from.template as<A>(), n);
@@ -227,8 +242,7 @@ class Exchange {
     const ModelMemory<X, typename Machine::Arena>& memory_;
     Communicator* comm_ = nullptr;
     bool first_micro_step_ = true, last_micro_step_ = true;
-    // Of each slot (zero.h): the bucket whose weights it holds, and whether the layers have yet to wait for an event
-    int resident_[Sharding::kSlots] = {-1, -1, -1, -1};
-    bool fetching_[Sharding::kSlots] = {}, sending_[Sharding::kSlots] = {};
-    Event weights_here_[Sharding::kSlots], gradients_sent_[Sharding::kSlots];
+    // Of each slot (zero.h): the bucket whose weights it holds, and that whose sums of gradients came from the host
+    int resident_[Sharding::kSlots] = {-1, -1, -1, -1}, sums_here_[Sharding::kSlots] = {-1, -1, -1, -1};
+    Turns<Machine, Sharding::kSlots> weights_, gradients_;  // slots
 };

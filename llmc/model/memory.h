@@ -4,6 +4,7 @@
 // Arena is that of the host, that of the device, or one that only counts bytes (plan.cpp). Nothing is allocated before
 // allocate() of the arenas.
 #pragma once
+#include <algorithm>
 #include "llmc/base/error.h"
 #include "llmc/model/optimizer.h"
 #include "llmc/model/parameters.h"
@@ -17,14 +18,18 @@ struct ModelMemory {
     using G = grad_t<X>;
     const int rank, world, stage;  // stage 0 where nothing is divided: one rank, or no training
     const bool trained;            // with gradients and optimizer
+    const Offload away;            // what of the following lies in `host`
     std::vector<Parameter> table;
     Sharding shards;
     int64_t size;  // elements of a whole arena
     Arena parameters, gradients, optimizer;
-    // The whole arenas; null where a rank has only its part (weights: stage 3, gradients: 2 and 3)
+    typename Arena::Host host;
+    // The whole arenas; null where a rank has only its part (weights: stage 3, gradients: 2 and 3), or the device buckets in use
     X* weights = nullptr;
     G* grads = nullptr;
-    // In the local arena, which at stage 0 is the whole one: weights (stage 3), summed gradients, fp32 weights (bf16
+    bool whole_weights() const { return stage < 3 && !away.weights; }
+    bool whole_gradients() const { return stage < 2 && !away.gradients; }
+    // In the local arena, which at stage 0 is the whole one: weights (stage 3, or away), summed gradients, fp32 weights (bf16
     // only), the optimizer's moments
     X* weight_part = nullptr;
     G* own_grads = nullptr;
@@ -43,33 +48,47 @@ struct ModelMemory {
           world(o.world),
           stage(o.world > 1 && o.training ? zero_stage : 0),
           trained(with_gradients),
+          away(o.training ? o.offload : Offload{}),
           table(table_for(stage > 0 ? world : 1)),
           shards(table, blocks, stage > 0 ? rank : 0, stage > 0 ? world : 1),
           size(arena_size(table, shards.world())),
           state_type(o.state_type) {
         int64_t local = shards.local_size();
-        if (stage < 3) parameters.add(&weights, size);
-        else parameters.add(&weight_part, local);
+        if (whole_weights()) parameters.add(&weights, size);
+        else add(away.weights, parameters, &weight_part, local);
         for (int slot = 0; slot < Sharding::kSlots; slot++) {
-            if (stage == 3) parameters.add(&weight_slots[slot], shards.slot_size(slot));
-            if (stage >= 2 && trained) gradients.add(&grad_slots[slot], shards.slot_size(slot));
+            if (!whole_weights()) parameters.add(&weight_slots[slot], shards.slot_size(slot));
+            if (!whole_gradients() && trained) gradients.add(&grad_slots[slot], shards.slot_size(slot));
         }
         if (!trained) return;
-        if (stage < 2) gradients.add(&grads, size);
-        if (stage > 0) gradients.add(&own_grads, local);
+        if (whole_gradients()) gradients.add(&grads, size);
+        if (stage > 0 || away.gradients) add(away.gradients, gradients, &own_grads, local);
         if (stage >= 2) gradients.add(&received, shards.largest_part());
-        if (std::is_same_v<X, bf16> && o.master_weights) optimizer.add(&master, local);
+        if (std::is_same_v<X, bf16> && o.master_weights) add(away.masters, optimizer, &master, local);
         m.has_sign = o.optimizer != Optimizer::adadelta, v.has_sign = false;
-        if (keeps_m(o.optimizer)) add(&m, local);
+        if (keeps_m(o.optimizer)) add_moment(&m, local);
         int64_t without = 0;
         for (size_t t = 0; t < table.size(); t++) {
             v_shift.push_back(without);
             const int64_t end = t + 1 < table.size() ? table[t + 1].offset : size;
-            if (!keeps_v(o.optimizer, table[t].matrices))
+            with_v_.push_back(keeps_v(o.optimizer, table[t].matrices));
+            if (!with_v_[t])
                 shards.for_own(table[t].offset, end - table[t].offset,
                                [&](int64_t, int64_t, int64_t n) { without += n; });
         }
-        if ((v_size_ = local - without) > 0) add(&v, v_size_);
+        if ((v_size_ = local - without) > 0) add_moment(&v, v_size_);
+    }
+
+    bool has_v() const { return v_size_ > 0; }
+    // The row that an element of the arena is in, or in the gap behind it.
+    size_t row_of(int64_t arena) const {
+        const auto behind = [](int64_t at, const Parameter& p) { return at < p.offset; };
+        return static_cast<size_t>(std::upper_bound(table.begin(), table.end(), arena, behind) - table.begin()) - 1;
+    }
+    // So many elements of v are in front of an element of this rank's part of bucket b, or of that part's end.
+    int64_t v_before(int64_t arena, int64_t local, int b) const {
+        const size_t t = row_of(arena);
+        return local - v_shift[t] - (with_v_[t] ? 0 : arena - std::max(table[t].offset, shards.begin(b)));
     }
 
     // A moment from an element of the local arena on, which is of row t.
@@ -80,11 +99,11 @@ struct ModelMemory {
     }
 
     void allocate() {
-        parameters.allocate("the weights", true);
+        parameters.allocate("the weights", true), host.allocate("what is offloaded", true);
         if (!trained) return;
         gradients.allocate("the gradients", true);
         optimizer.allocate("the optimizer's state", true);
-        if (stage == 0) own_grads = grads;
+        if (stage == 0 && !away.gradients) own_grads = grads;
     }
     // Once that is done: where the layers find a tensor and leave its gradient, null where it is frozen.
     X* weight_of(const Parameter& p) const { return weights ? weights + p.offset : in_slot(weight_slots, p); }
@@ -106,9 +125,14 @@ struct ModelMemory {
 
   private:
     int64_t v_size_ = 0;
-    void add(Moment* moment, int64_t n) {
-        optimizer.add(&moment->values, n * Moment::bytes<A>(state_type));
-        if (state_type == StateType::int8) optimizer.add(&moment->scales, n / kMomentBlock);
+    std::vector<bool> with_v_;  // rows
+    template <typename Y>
+    void add(bool is_away, Arena& here, Y** view, int64_t n) {
+        is_away ? host.add(view, n) : here.add(view, n);
+    }
+    void add_moment(Moment* moment, int64_t n) {
+        add(away.optimizer, optimizer, &moment->values, n * Moment::bytes<A>(state_type));
+        if (state_type == StateType::int8) add(away.optimizer, optimizer, &moment->scales, n / kMomentBlock);
     }
     template <typename Y>
     Y* in_slot(Y* const* slots, const Parameter& p) const {

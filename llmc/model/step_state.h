@@ -45,6 +45,12 @@ HOST_DEVICE inline void finish_gradients(StepState& s, double norm_squared, floa
 
 enum class Optimizer { adamw, muon, sgd, adagrad, adadelta };  // optimizer.h
 
+// What of a model in training lies in page-locked host memory and comes to the device in turn (base/turns.h): the same bits.
+struct Offload {
+    bool optimizer = false, masters = false, gradients = false, activations = false, weights = false;
+    bool any() const { return optimizer || masters || gradients || activations || weights; }
+};
+
 // What a model is built for. The trainer fills it from the command line; it does not change during a run.
 struct StepOptions {
     int B = 1, T = 1;        // largest micro-batch: B sequences of T tokens
@@ -62,6 +68,7 @@ struct StepOptions {
     float beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, momentum = 0.9f, weight_decay = 0.1f, l1 = 0;
     bool master_weights = true, stochastic_rounding = false;  // for bf16 only
     int rank = 0, world = 1, zero_stage = 0;                  // zero.h; 0 with one rank
+    Offload offload;
     std::vector<AdapterConfig> adapters;  // room for these; training: the first one is trained, and the model is frozen
 };
 

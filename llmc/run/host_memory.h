@@ -6,16 +6,17 @@
 #include "llmc/model/config.h"
 #include "llmc/model/step_state.h"
 
-struct HostMemory {       // bytes
-    double program = 0;   // the process before there is a model, data and vocabulary included, and its libraries' code
-    double model = 0;     // arenas, those of models beside it and of sampling included
-    double products = 0;  // working memory of the layers (cpu/workspaces.h)
-    double messages = 0;  // copies of gradients on their way to other ranks, and the rest that MPI takes
-    double batches = 0;   // the tokens of a step, and of the next one
+struct HostMemory {        // bytes
+    double program = 0;    // the process before there is a model, data and vocabulary included, and its libraries' code
+    double model = 0;      // arenas, those of models beside it and of sampling included
+    double products = 0;   // working memory of the layers (cpu/workspaces.h)
+    double offloaded = 0;  // of a model on a GPU (--offload)
+    double messages = 0;   // copies of gradients on their way to other ranks, and the rest that MPI takes
+    double batches = 0;    // the tokens of a step, and of the next one
     double checkpoint = 0;  // the copy that a checkpoint is written from (checkpoint_writer.h)
     double writing = 0;     // what passes through while a checkpoint is written
     double beginning = 0;   // the peak of the beginning, when weights are drawn or read, tensor by tensor
-    double steps() const { return program + model + products + messages + batches + checkpoint + writing; }
+    double steps() const { return program + model + products + offloaded + messages + batches + checkpoint + writing; }
     double peak() const { return steps() > beginning ? steps() : beginning; }
     std::string text() const;  // "1.23 GB at the peak: program 17.05 MB, model ..."
 };

@@ -76,7 +76,8 @@ std::vector<std::string> introduction(const Run& run, int B, const DataLoader& d
     const MemoryPlan plan = memory(options);
     lines.push_back(strf("memory: parameters %s, gradients %s, optimizer %s, activations %s, together %s",
                          bytes(plan.parameters).c_str(), bytes(plan.gradients).c_str(), bytes(plan.optimizer).c_str(),
-                         bytes(plan.activations + plan.buffers).c_str(), bytes(plan.total()).c_str()));
+                         bytes(plan.activations + plan.buffers).c_str(), bytes(plan.total()).c_str()) +
+                    (plan.host > 0 ? "; in the host's memory " + bytes(plan.host) : ""));
     std::string saved;
     for (options.recompute = o.recompute + 1; options.recompute <= 3; options.recompute++)
         saved += strf("%s%d saves %s", saved.empty() ? "" : ", ", options.recompute,

@@ -29,6 +29,19 @@ static const Measure kMeasures[] = {
      [](const PlanSetup&) {
          return std::string("checkpoints without a copy (training waits while they are written)");
      }},
+    {"offload", false, 5,
+     [](const PlanSetup& s) {
+         const Offload& o = s.offload;
+         return o.gradients ? 5 : o.weights ? 4 : o.activations ? 3 : o.masters ? 2 : o.optimizer ? 1 : 0;
+     },
+     [](PlanSetup& s, int level) {  // what of it has a place (check_offload)
+         if (s.cpu) return;
+         const bool alone = s.gpus == 1;
+         s.offload = {level >= 1, level >= 2 && s.bf16 && s.master_weights,
+                      level >= 5 && alone && s.adapters.empty() && s.optimizer != Optimizer::muon,
+                      level >= 3 && s.recompute == 3, level >= 4 && (alone || s.zero_stage == 3)};
+     },
+     [](const PlanSetup& s) { return "--offload " + offload_text(s.offload); }},
     {"state-type", true, 2, [](const PlanSetup& s) { return static_cast<int>(s.state_type); },
      [](PlanSetup& s, int level) { s.state_type = static_cast<StateType>(level); },
      [](const PlanSetup& s) { return "--state-type " + kStateTypes[static_cast<size_t>(s.state_type)]; }},
@@ -59,8 +72,10 @@ std::optional<PlanSetup> cheapest_fit(const PlanSetup& asked, const Names& fixed
         if (measure < std::size(kMeasures)) {
             const Measure& m = kMeasures[measure];
             const int from = m.level(asked);
-            for (int level = from; level <= (fixed.count(m.option) ? from : m.most); level++)
-                m.set(s, level), choose(s, measure + 1);
+            for (int level = from; level <= (fixed.count(m.option) ? from : m.most); level++) {
+                if (level != m.level(s)) m.set(s, level);
+                if (level == m.level(s)) choose(s, measure + 1);  // else it has no place
+            }
             return;
         }
         if (!fixed.count("micro-batch-size")) s.B = largest_micro_batch(s, limit, demand);
@@ -132,7 +147,7 @@ static PlanSetup setup_of(const Run& run, bool cpu, double peak_flops) {
     s.gpus = run.world, s.gpus_per_node = std::max(1, run.world), s.bus = 1e11;
     s.sequences = run.rows_of_update(), s.T = run.T, s.B = o.micro_batch_size;
     s.recompute = o.recompute, s.zero_stage = o.zero_stage;
-    s.optimizer = optimizer_of(o), s.state_type = state_type_of(o);
+    s.optimizer = optimizer_of(o), s.state_type = state_type_of(o), s.offload = offload_of(o);
     for (const AdapterInfo& adapter : run.adapters) s.adapters.push_back(adapter.config);
     s.rates = nominal_rates(s.model, s.bf16, peak_flops);
     s.checkpoint_every = o.checkpoint_every > 0 ? o.checkpoint_every : run.keeps_best() ? o.val_every : 0;
@@ -151,6 +166,7 @@ FittedRun fit_run(const Run& run, bool cpu, double peak_flops, double there_is, 
     Names fixed;
     for (const char* option : {"micro-batch-size", "recompute", "state-type"})
         if (o.was_given(option) || !run.resume_from.empty()) fixed.insert(option);  // a resume goes on as it began
+    if (o.was_given("offload") || o.new_rows_first > 0) fixed.insert("offload");    // which changes no number
     if (asked.B == 0) fixed.erase("micro-batch-size");
     if (!limited) fixed.insert("state-type");
     // What is free may soon be less, for others want memory, too.

@@ -1,5 +1,5 @@
 // Makes a run fit into memory, by the measures that cost least time: micro-batch, recomputation, checkpoints without a copy,
-// types of the optimizer's state.
+// offload, types of the optimizer's state.
 //
 // What the command line names stays. What changes the loss comes last, and only under a --memory-limit: nothing that changes
 // arithmetic depends on what happens to be free. Times are the roofline's (plan.h): of them only ratios decide.

@@ -9,7 +9,7 @@
 #include "llmc/model/batch.h"
 #include "llmc/model/config.h"
 #include "llmc/model/decoder.h"
-#include "llmc/model/device_options.h"
+#include "llmc/base/device_options.h"
 #include "llmc/model/step_state.h"
 #include "llmc/model/tensors.h"
 #include "llmc/ranks/group.h"

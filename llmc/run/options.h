@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 #include "llmc/model/config.h"
-#include "llmc/model/device_options.h"
+#include "llmc/base/device_options.h"
 #include "llmc/model/adapter_config.h"
 #include "llmc/model/step_state.h"
 #include "llmc/ranks/ranks.h"
@@ -80,6 +80,7 @@ struct Options {
     std::string memory_limit;         // memory_limit.h; "": what is free
     int recompute = 0;                // -r 0 none, 1 GELU, 2 GELU + layernorm, 3 whole block
     int zero_stage = 0;               // -z
+    std::string offload;              // optimizer,masters,gradients,activations,weights: any of them
     DeviceOptions device;             // -f (tf32), -ge (gelu_fusion), --matmul: the CUDA program only
     uint64_t seed = 1337;
     bool overfit_one_batch = false;  // -a
@@ -124,6 +125,7 @@ struct Options {
     std::string gpu = "h100", rates_file;
     int gpus = 1;
     double matmul_tflops = 0, attention_tflops = 0, memory_tbs = 0, bus_gbs = 0, network_gbs = 0, memory_gb = 0;
+    double host_gbs = 0, host_memory_gb = 0;
     double plan_tokens = 0;  // 0 = 20 a parameter
     double price = 0;        // dollars per GPU hour
     bool json = false;
@@ -152,6 +154,17 @@ struct ProgramInfo {
 // to exit 0. Model shapes and files are not looked at here. An option given twice: the last one counts; lists of files
 // add up.
 bool parse_options(int argc, const char* const* argv, const ProgramInfo& program, Options* options);
+
+// What --offload names. check_offload, UsageError: something of it has no place. check_host_memory, Error: so many bytes for
+// each of `ranks` are more than there are.
+struct OffloadPlace {
+    bool cpu, masters, adapter;
+    int ranks;
+};
+Offload offload_of(const Options& options);
+std::string offload_text(const Offload& offload);
+void check_offload(const Options& options, const OffloadPlace& at);
+void check_host_memory(const Options& options, size_t bytes, int ranks);
 
 // The adapter that --lora-rank or --prompt-tokens and what belongs to them ask for, if any. UsageError: it does not fit the
 // model.

@@ -1,6 +1,7 @@
 #include "llmc/run/plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include "llmc/gpt2.h"
 #include "llmc/run/plan_machine.h"
@@ -11,7 +12,7 @@ StepOptions step_options(const PlanSetup& s) {
     StepOptions o;
     o.B = s.B, o.T = s.T, o.recompute = s.recompute, o.world = s.gpus, o.zero_stage = s.zero_stage;
     o.master_weights = s.master_weights, o.adapters = s.adapters, o.optimizer = s.optimizer,
-    o.state_type = s.state_type;
+    o.state_type = s.state_type, o.offload = s.offload;
     return o;
 }
 static void set_device(const PlanSetup& s) {
@@ -36,7 +37,11 @@ HostMemory plan_host_memory(const PlanSetup& s) {
                        plan_memory(s));
 }
 double memory_needed(const PlanSetup& s) {
-    return s.cpu ? plan_host_memory(s).peak() : static_cast<double>(plan_memory(s).total());
+    const MemoryPlan m = plan_memory(s);
+    // What is known of the host's, in which the ranks of a machine have their parts: more than there is, nothing helps.
+    const double host = static_cast<double>(m.host) * std::min(s.gpus, s.gpus_per_node);
+    if (s.host_bytes > 0 && host > s.host_bytes) return HUGE_VAL;
+    return s.cpu ? plan_host_memory(s).peak() : static_cast<double>(m.total());
 }
 bool fits(const PlanSetup& s) { return memory_needed(s) <= s.memory_bytes; }
 
@@ -69,8 +74,8 @@ PlanStep predict_step(const PlanSetup& s) {
     const int sequences = static_cast<int>(s.own_sequences());
     PlanClock c = s.bf16 ? walk_step<bf16, PlannedGpu>(s.model, step_options(s), sequences)
                          : walk_step<float, PlannedGpu>(s.model, step_options(s), sequences);
-    PlanStep step{std::max(c.now, c.wire), c.compute, c.update, c.communication, 0, c.sent};
-    step.not_hidden = s.gpus > 1 ? step.total - step.compute - step.update : 0;
+    PlanStep step{std::max(c.now, c.wire), c.compute, c.update, c.communication, 0, c.sent, c.copying, c.copied};
+    step.not_hidden = s.gpus > 1 || s.offload.any() ? step.total - step.compute - step.update : 0;
     return step;
 }
 

@@ -30,6 +30,8 @@ struct PlanSetup {
     int recompute = 0, zero_stage = 0;
     Optimizer optimizer = Optimizer::adamw;
     StateType state_type = StateType::fp32;
+    Offload offload;
+    double host_bytes = 0;                  // of a machine's memory
     std::vector<AdapterConfig> adapters;    // the one that is trained, if any
     double memory_bytes = 0;                // of a GPU
     double program_bytes = 0;               // cpu: of the process without the model
@@ -59,6 +61,7 @@ struct PlanStep {                      // seconds
     double total, compute, update;     // arithmetic and update: of one GPU
     double communication, not_hidden;  // of all transfers; that part for which the GPU waits
     double sent;                       // bytes that leave a GPU
+    double copying, copied;            // copies from and to host memory (not part of communication): seconds, bytes
 };
 PlanStep predict_step(const PlanSetup& setup);
 

@@ -33,8 +33,8 @@ Rates nominal_rates(const ModelConfig& m, bool bf16, double peak_flops) {
     };
     const GpuSheet& g = *std::min_element(std::begin(kGpuSheets), std::end(kGpuSheets) - 1,
                                           [&](auto& a, auto& b) { return distance(a) < distance(b); });
-    return {1e12 * kMemoryShare * g.memory_tbs, product_share(m) * peak_flops,
-            attention_share(m) * (bf16 ? peak_flops : 1e12 * g.fp32_tflops)};
+    return {1e12 * kMemoryShare * g.memory_tbs, product_share(m.C) * peak_flops,
+            attention_share(m) * (bf16 ? peak_flops : 1e12 * g.fp32_tflops), 1e9 * kBusShare * g.host_gbs};
 }
 
 // Rates that bench_cuda measured: its JSON, or the report.json that holds it.
@@ -83,7 +83,10 @@ PlanSetup plan_setup(const Options& o) {
     s.cpu = o.gpu == "cpu", s.bf16 = o.was_given("precision") ? o.precision == "bf16" : !s.cpu;
     s.master_weights = o.master_weights, s.own_matmul = o.device.matmul == "own";
     s.optimizer = optimizer_of(o), s.state_type = state_type_of(o);
+    s.offload = offload_of(o), s.host_bytes = 1e9 * o.host_memory_gb;
     s.gpus = o.gpus, s.gpus_per_node = o.ranks.gpus_per_node, s.recompute = o.recompute, s.zero_stage = o.zero_stage;
+    check_offload(
+        o, {.cpu = s.cpu, .masters = s.bf16 && s.master_weights, .adapter = !s.adapters.empty(), .ranks = s.gpus});
     s.T = o.seq_len > 0 ? o.seq_len : s.model.T, s.B = o.micro_batch_size;
     if (s.T > s.model.T)
         throw UsageError(strf("--seq-len (-t) %d is longer than the model's longest context, %d", s.T, s.model.T));
@@ -117,6 +120,7 @@ PlanSetup plan_setup(const Options& o) {
     choose(&s.rates.copy, 1e12 * o.memory_tbs, 1e12 * kMemoryShare * gpu->memory_tbs);
     choose(&s.bus, 1e9 * o.bus_gbs, 1e9 * kBusShare * gpu->bus_gbs);
     choose(&s.network, 1e9 * o.network_gbs, 1e9 * kBusShare * gpu->network_gbs);
+    choose(&s.rates.host, 1e9 * o.host_gbs, 1e9 * kBusShare * gpu->host_gbs);
     double memory = s.cpu ? available_host_memory() / std::min(s.gpus, s.gpus_per_node) : 1e9 * gpu->memory_gb;
     choose(&s.memory_bytes, 1e9 * o.memory_gb, memory);
     if (s.cpu) s.program_bytes = resident_memory();
@@ -146,11 +150,13 @@ static OrderedJson describe(const PlanSetup& s) {
         const HostMemory h = plan_host_memory(s);
         memory["peak"] = h.peak(), memory["parts"] = h.text();
     }
+    if (s.offload.any()) memory["host"] = m.host, j["copied_bytes"] = t.copied;
     j["fits"] = fits(s), j["memory"] = memory, j["sent_bytes"] = t.sent;
     if (!s.timed()) return j;
     double tokens_per_second = static_cast<double>(s.sequences) * s.T / t.total;
     step["seconds"] = t.total, step["compute"] = t.compute, step["update"] = t.update;
     step["communication"] = t.communication, step["not_hidden"] = t.not_hidden;
+    if (s.offload.any()) step["copying"] = t.copying;
     step["tokens_per_second"] = tokens_per_second;
     if (s.peak > 0)
         step["mfu"] = flops_per_token(s.model, s.T, !s.adapters.empty()) * tokens_per_second / s.peak / s.gpus;
@@ -194,9 +200,11 @@ static OrderedJson plan_json(const Options& o, const PlanSetup& asked) {
     batch["of_a_gpu"] = s.own_sequences(), batch["micro_steps"] = s.micro_steps();
     j["model"] = model, j["batch"] = batch, j["precision"] = s.bf16 ? "bf16" : "fp32", j["gpu"] = o.gpu;
     j["gpus_per_node"] = s.gpus_per_node, j["memory_available"] = s.memory_bytes, j["flops_per_token"] = flops;
+    if (!o.offload.empty()) j["offload"] = o.offload, j["host_memory_available"] = s.host_bytes;
     for (int i = 0; i < 4; i++) {
         PlanSetup level = s, stage = s;
         level.recompute = stage.zero_stage = i;
+        level.offload.activations = s.offload.activations && i == 3;
         j["by_recompute"].push_back(describe(level)), j["by_zero_stage"].push_back(describe(stage));
     }
     training["tokens"] = o.plan_tokens > 0 ? o.plan_tokens : 20 * static_cast<double>(parameter_count(s.model));
@@ -209,6 +217,7 @@ static OrderedJson plan_json(const Options& o, const PlanSetup& asked) {
     }
     rates["from"] = s.rates_from, rates["matmul_tflops"] = 1e-12 * s.rates.product;
     rates["attention_tflops"] = 1e-12 * s.rates.attention, rates["memory_tbs"] = 1e-12 * s.rates.copy;
+    if (s.offload.any()) rates["host_gbs"] = 1e-9 * s.rates.host;
     rates["bus_gbs"] = 1e-9 * s.bus, rates["network_gbs"] = 1e-9 * s.network, rates["peak_tflops"] = 1e-12 * s.peak;
     j["training"] = training, j["rates"] = rates;
     if (j["fits"]) return j;
@@ -263,8 +272,11 @@ static std::string plan_text(const OrderedJson& j) {
             "in "
             "micro-batches of {/micro_batch_size t}\nmemory of a GPU: parameters {/memory/parameters b}, gradients "
             "{/memory/gradients b}, optimizer {/memory/optimizer b}, activations {/memory/activations b}, buffers "
-            "{/memory/buffers b}, together {/memory/total b} of {/memory_available b}: ",
+            "{/memory/buffers b}, together {/memory/total b} of {/memory_available b}",
         j);
+    if (j.contains("offload"))
+        text += fill("; offloaded: {/offload t}, for each GPU {/memory/host b} of the host's memory", j);
+    text += ": ";
     const std::string process =
                           j["memory"].contains("parts") ? fill("memory of the process: {/memory/parts t}\n", j) : "",
                       chosen = j.contains("chosen") ? fill("to fit: {/chosen t}\n", j) : "";
@@ -295,6 +307,12 @@ static std::string plan_text(const OrderedJson& j) {
         "{/predicted_step/not_hidden g} s are not hidden\ntraining: {/training/tokens g} tokens, {/training/steps n} "
         "steps: {/training/seconds s}, {/training/gpu_hours n} GPU hours\n",
         j);
+    if (j.contains("offload"))
+        text += fill(
+            "offloaded: {/copied_bytes b} a step come and go between the host and a GPU, each way at {/rates/host_gbs "
+            "g} "
+            "GB/s, {/predicted_step/copying g} s; what is not hidden includes them\n",
+            j);
     if (j["training"].contains("dollars")) text += fill("cost: {/training/dollars n} dollars\n", j);
     return text +
            fill(

@@ -10,6 +10,7 @@
 #include <functional>
 #include <string>
 #include <vector>
+#include "llmc/base/turns.h"
 #include "llmc/cuda/workspaces.h"
 #include "llmc/model/activations.h"
 #include "llmc/model/arguments.h"
@@ -37,6 +38,7 @@ inline size_t planned_sort_bytes(int64_t N) { return 2 * sizeof(int) * static_ca
 template <size_t alignment>
 class CountingArena {
   public:
+    using Host = CountingArena;
     template <typename X>
     void add(X** view, int64_t n) {
         *view = reinterpret_cast<X*>((uintptr_t(1) << 40) + bytes_);
@@ -50,10 +52,20 @@ class CountingArena {
 };
 
 struct PlanClock {
-    double now = 0, wire = 0;  // seconds: the layers' clock, the transfers' clock
-    double skipped = 0;        // by which both were advanced for work that was not walked
-    double compute = 0, update = 0, communication = 0, sent = 0;  // seconds, seconds, seconds, bytes
-    int V = 1;                                                    // of the model
+    // Seconds: the layers' clock, that of transfers between ranks, those of copies from and to the host
+    double now = 0, wire = 0, coming = 0, leaving = 0;
+    double skipped = 0;  // by which all were advanced for work that was not walked
+    double compute = 0, update = 0, communication = 0, sent = 0, copying = 0,
+           copied = 0;  // seconds; sent, copied: bytes
+    int V = 1;          // of the model
+
+    double& of(Lane lane) {
+        return lane == Lane::layers ? now : lane == Lane::network ? wire : lane == Lane::in ? coming : leaving;
+    }
+    void copy(Lane lane, double bytes) {
+        const double seconds = bytes / planned_device().rates.host;
+        of(lane) += seconds, copying += seconds, copied += bytes;
+    }
 
     void layer(Bound bound, double flops, double bytes) {
         double seconds = floor_seconds(bound, flops, bytes, planned_device().rates);
@@ -113,13 +125,15 @@ class PlanMachine {
             PlanClock before = c;
             body();
             walked_++;
-            taken_ = {c.now - before.now,   0, 0, c.compute - before.compute, 0, c.communication - before.communication,
-                      c.sent - before.sent, 0};
+            taken_.now = c.now - before.now, taken_.compute = c.compute - before.compute;
+            taken_.communication = c.communication - before.communication, taken_.sent = c.sent - before.sent;
+            taken_.copying = c.copying - before.copying, taken_.copied = c.copied - before.copied;
         }
 
       private:
         void advance(PlanClock& c) {
-            c.now += taken_.now, c.wire += taken_.now, c.skipped += taken_.now;
+            for (double* clock : {&c.now, &c.wire, &c.coming, &c.leaving, &c.skipped}) *clock += taken_.now;
+            c.copying += taken_.copying, c.copied += taken_.copied;
             c.compute += taken_.compute, c.communication += taken_.communication, c.sent += taken_.sent;
         }
         int walked_ = 0;
@@ -145,13 +159,23 @@ class PlanMachine {
     void use_workspace() {}
     PlanStream stream() { return {&clock_}; }
     PlanStream& network() { return network_; }
-    const PlanClock& clock() const { return clock_; }
+    PlanClock& clock() { return clock_; }
 
     Event make_event() { return {}; }
-    void record(Event& e) { e = {clock_.wire, clock_.skipped}; }
-    void wait_for(const Event& e) { clock_.now = std::max(clock_.now, e.at + clock_.skipped - e.skipped); }
-    void join() { clock_.now = std::max(clock_.now, clock_.wire); }
-    void follow_computation() { clock_.wire = std::max(clock_.wire, clock_.now); }
+    void record(Event& e, Lane lane = Lane::network) { e = {clock_.of(lane), clock_.skipped}; }
+    void wait_for(const Event& e, Lane lane = Lane::layers) {
+        clock_.of(lane) = std::max(clock_.of(lane), e.at + clock_.skipped - e.skipped);
+    }
+    void join(Lane lane = Lane::network) { clock_.now = std::max(clock_.now, clock_.of(lane)); }
+    void follow_computation(Lane lane = Lane::network) { clock_.of(lane) = std::max(clock_.of(lane), clock_.now); }
+    template <typename Y>
+    void bring(Y*, const Y*, int64_t n) {
+        clock_.copy(Lane::in, static_cast<double>(n) * sizeof(Y));
+    }
+    template <typename Y>
+    void put_away(Y*, const Y*, int64_t n) {
+        clock_.copy(Lane::out, static_cast<double>(n) * sizeof(Y));
+    }
     void finish(PlanCommunicator* = nullptr) {}
 
     bool begin_step(const Batch&) { return false; }
@@ -333,6 +357,20 @@ void optimizer_update(OptimizerArrays<X> at, const OptimizerSegment*, int, int64
     const double moment = 2.0 * static_cast<double>(Moment::bytes<float>(o.state_type));
     s.clock->updates(static_cast<double>(end - begin) *
                      (4 + (at.m ? moment : 0) + (at.v ? moment : 0) + (at.master ? 8 + sizeof(X) : 2 * sizeof(X))));
+}
+// All pieces in one (llmc/cuda/offload.cuh): copies both ways beside the update.
+template <LogitsLimit limit, size_t alignment, bool gpu, typename X, typename VAt>
+void offloaded_update(PlanMachine<limit, alignment, gpu>& machine, Turns<PlanMachine<limit, alignment, gpu>, 2>&,
+                      const Pieces<OptimizerArrays<X>>& pieces, const OptimizerArrays<X>& at, int64_t, VAt v_at,
+                      const OptimizerSegment* segments, int count, int64_t begin, int64_t end,
+                      const OptimizerOptions& o, const StepState* state) {
+    const OptimizerArrays<X>& away = pieces.at[0];
+    const double n = static_cast<double>(end - begin), moment = static_cast<double>(Moment::bytes<float>(o.state_type)),
+                 kept = (away.p ? n * sizeof(X) : 0) + (away.master ? 4 * n : 0) + (away.m ? moment * n : 0) +
+                        (away.v ? moment * static_cast<double>(v_at(end - begin) - v_at(0)) : 0);
+    machine.follow_computation(Lane::in), machine.follow_computation(Lane::out);
+    machine.clock().copy(Lane::in, kept + (away.grad ? 4 * n : 0)), machine.clock().copy(Lane::out, kept);
+    optimizer_update(at, segments, count, begin, end, o, state, machine.stream());
 }
 template <typename X>
 void divide_by_norm(X*, const grad_t<X>*, const double*, int64_t n, PlanStream s) {

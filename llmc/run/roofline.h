@@ -10,6 +10,7 @@ struct Rates {
     double copy = 0;       // bytes/s of a large copy, read plus written
     double product = 0;    // FLOP/s of a large matrix product
     double attention = 0;  // FLOP/s that attention kernels can reach
+    double host = 0;       // bytes/s of a copy from or to page-locked host memory; both at once do not slow each other
 };
 
 enum class Bound { memory, product, attention };

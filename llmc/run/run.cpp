@@ -21,7 +21,7 @@ StepOptions Run::step_options(int B) const {
     o.examples = on_examples, o.labels = labelled(), o.preferred = options.objective == "reward";
     o.objective = options.objective == "dpo" || teacher || policy, o.signals = policy != nullptr;
     o.language = !o.labels || options.lm_weight > 0 || options.objective == "dpo";
-    o.rank = rank, o.world = world, o.zero_stage = options.zero_stage;
+    o.rank = rank, o.world = world, o.zero_stage = options.zero_stage, o.offload = offload_of(options);
     o.master_weights = options.master_weights, o.stochastic_rounding = options.stochastic_rounding;
     for (const AdapterInfo& adapter : adapters) o.adapters.push_back(adapter.config);
     return o;
@@ -207,6 +207,10 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
     else record_data(run, notes);
     if (run.options.new_rows_first > 0 && run.new_words.first == 0)
         throw UsageError("--new-rows-first: there are no new words; name a vocabulary that has some with --vocab");
+    check_offload(run.options, {.cpu = program.name == "train_gpt2",
+                                .masters = run.bf16 && run.options.master_weights,
+                                .adapter = !run.adapters.empty(),
+                                .ranks = world});
     if (rank == 0) take_output(run);
     return run;
 }

@@ -29,7 +29,7 @@ struct RunMemory {
         free_before -= group.most(-M::Device::available_memory());
         const auto host = [&](const PlanSetup& s, double* device) {
             StepOptions options = run.step_options(s.B);
-            options.recompute = s.recompute, options.state_type = s.state_type;
+            options.recompute = s.recompute, options.state_type = s.state_type, options.offload = s.offload;
             const MemoryPlan plan = M::memory_plan(run.config, options);
             size_t beside = frozen_bytes<M>(run.teacher, run, s.B);
             if (run.policy) beside += Policy<M>::bytes(run, s.B);
@@ -57,8 +57,13 @@ struct RunMemory {
         o.micro_batch_size = B = s.B = -most(-s.B), o.recompute = s.recompute = most(s.recompute);
         s.state_type = static_cast<StateType>(most(static_cast<int>(s.state_type)));
         o.state_type = kStateTypes[static_cast<size_t>(s.state_type)];
+        o.offload = "";
+        for (const std::string& list : group.exchange(offload_text(s.offload)))
+            if (list.size() > o.offload.size()) o.offload = list;
+        s.offload = offload_of(o);
         copies = s.copy_checkpoints = -most(-int(s.copy_checkpoints));
         const HostMemory h = host(s, &stated);
+        check_host_memory(o, static_cast<size_t>(h.offloaded), group.world());
         if (!on_host)
             lines.push_back(
                 strf("memory of the GPU: %s at the peak, beside what CUDA's context and graphs take; %s are free",

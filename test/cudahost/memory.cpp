@@ -117,8 +117,11 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
         if (to_pageable) run_all(stream);
         return error;
     }
-    // Until it lands, the host sees NaN there, not what was there before.
-    if (kind == cudaMemcpyDeviceToHost && !to_pageable && !stream->capture && stream->queue.empty() && schedule.shuffle)
+    // Until it lands, the host sees NaN there, not what was there before; unless a copy to the device that comes before it in
+    // the order of streams may still have to read that.
+    bool idle = true;
+    for_each_stream([&](cudaStream_t s) { idle = idle && s->queue.empty(); });
+    if (kind == cudaMemcpyDeviceToHost && !to_pageable && !stream->capture && idle && schedule.shuffle)
         std::memset(to, 0xff, bytes);
     cudaError_t error = enqueue(stream, [=] { copy_memory(to, from, bytes); });
     if (to_pageable && !stream->capture) run_all(stream);
