@@ -37,7 +37,7 @@ inline size_t product_code_bytes(const ModelConfig& m, size_t element) {
 // serves all products of the same types: in fp32 all, in bf16 those with activations as their result, and those with gradients
 // of weights.
 inline size_t cpu_products_bytes(const ModelConfig& m, const StepOptions& o, size_t element, int threads, int sizes) {
-    const int64_t N = int64_t(o.B) * o.T, C = m.C, chunk = std::min(N, kCpuLogits.chunk(m.Vp()));
+    const int64_t N = int64_t(o.B) * o.T, C = m.C, chunk = kCpuLogits.chunk(N, m.Vp());
     size_t activations = 0, gradients = 0;
     const auto layer = [&](int64_t rows, int64_t in, int64_t out) {
         activations = std::max({activations, packed_bytes(rows, out, in, true, element),

@@ -33,7 +33,7 @@ Rates nominal_rates(const ModelConfig& m, bool bf16, double peak_flops) {
     };
     const GpuSheet& g = *std::min_element(std::begin(kGpuSheets), std::end(kGpuSheets) - 1,
                                           [&](auto& a, auto& b) { return distance(a) < distance(b); });
-    return {1e12 * kMemoryShare * g.memory_tbs, product_share(m) * peak_flops,
+    return {1e12 * kMemoryShare * g.memory_tbs, product_share(m.C) * peak_flops,
             attention_share(m) * (bf16 ? peak_flops : 1e12 * g.fp32_tflops)};
 }
 
