@@ -4,7 +4,7 @@
 #include <cmath>
 #include "llmc/base/error.h"
 #include "llmc/base/human.h"
-#include "llmc/run/host_memory.h"
+#include "llmc/cpu/host_memory.h"
 #include "llmc/run/options.h"
 #include "llmc/run/run.h"
 

@@ -14,7 +14,7 @@
 #include "llmc/model/activations.h"
 #include "llmc/model/config.h"
 #include "llmc/model/adapter_config.h"
-#include "llmc/run/host_memory.h"
+#include "llmc/cpu/host_memory.h"
 #include "llmc/run/roofline.h"
 
 struct Options;

@@ -5,7 +5,7 @@
 #include "llmc/base/human.h"
 #include "llmc/base/system.h"
 #include "llmc/run/frozen.h"
-#include "llmc/run/host_memory.h"
+#include "llmc/cpu/host_memory.h"
 #include "llmc/run/memory_limit.h"
 #include "llmc/run/model.h"
 #include "llmc/run/policy.h"

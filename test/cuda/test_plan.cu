@@ -42,7 +42,8 @@ TYPED_TEST(CudaPlan, MemoryIsThatOfTheArenas) {
                 o.world = s.gpus, o.zero_stage = s.zero_stage;
                 ModelMemory<X, DeviceArena> model([&](int world) { return parameter_table(s.model, world); }, s.model.L,
                                                   o, true, o.zero_stage);
-                Activations<X, DeviceArena> acts(s.model, s.B * s.T, 1 << 20, true, s.recompute, {});
+                const int64_t N = int64_t(s.B) * s.T, chunk = kGpuLogits.chunk(N, s.model.Vp());
+                Activations<X, DeviceArena> acts(s.model, N, chunk, true, s.recompute, {});
                 MemoryPlan planned = plan_memory(s);
                 near(planned.parameters, model.parameters.bytes(), 5);
                 near(planned.gradients, model.gradients.bytes(), 6);
