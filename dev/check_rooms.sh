@@ -67,7 +67,7 @@ budget 7000 "llmc/cuda/" 'llmc/cuda/*'
 budget 3000 "llmc/cpu/" 'llmc/cpu/*'
 budget 7000 "text/ and data/" 'llmc/text/*' 'data/*.cpp' 'data/*.h'
 budget 2500 "objectives/" 'llmc/objectives/*'
-budget 13700 "base/, files/, ranks/, run/, and the programs" 'llmc/base/*' 'llmc/files/*' 'llmc/ranks/*' 'llmc/run/*' 'train_gpt2.*'
+budget 13500 "base/, files/, ranks/, run/, and the programs" 'llmc/base/*' 'llmc/files/*' 'llmc/ranks/*' 'llmc/run/*' 'train_gpt2.*'
 
 # A file fits one idea: 500 lines are the limit, generated tables apart.
 while read -r lines file; do

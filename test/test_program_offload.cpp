@@ -44,6 +44,20 @@ TEST_F(OffloadProgram, RunsGoOnWithItAndWithout) {
     }
 }
 
+TEST_F(OffloadProgram, AMemoryLimitChoosesIt) {
+    const std::string run =
+        "-i data/t/train_000000.bin -j data/t/val_000000.bin -e L6:H4:C128:T64 -b 1 -d 64 -x 1 -v 0 ";
+    expect_good(cuda(run + "-o whole"));
+    const CommandResult r = cuda(run + "-o limited --memory-limit 52MB");  // of 59.78
+    expect_good(r);
+    EXPECT_NE(r.out.find("memory limit: 52.00 MB; --offload optimizer,masters saves 11.22 MB for "), std::string::npos)
+        << r.out;
+    EXPECT_EQ(r.out.find("inf"), std::string::npos) << r.out;
+    EXPECT_LE(number_after(r.out, "memory: ", true), 52);
+    EXPECT_EQ(logged("limited", "grad_norm"), logged("whole", "grad_norm"));
+    expect_one_error(cuda(run + "-o none --memory-limit 36MB"), 1, "it needs 42.50 MB at the least");
+}
+
 TEST_F(OffloadProgram, WhatCannotBe) {
     const struct {
         const char *more, *names;

@@ -75,7 +75,6 @@ inline HostMemory host_memory(const HostSetup& s, const MemoryPlan& plan) {
             cpu_products_bytes(s.model, o, s.bf16 ? 2 : 4, thread_count(), s.tokens % (int64_t(o.B) * o.T) ? 2 : 1));
     }
     h.offloaded = static_cast<double>(plan.host);
-    h.offloaded = static_cast<double>(plan.host);
     if (s.on_cpu && o.world > 1) h.messages = static_cast<double>(plan.gradients) + kMpiBytes;
     // inputs and targets; of examples weights, beginnings, labels and partners, too: ints and floats
     h.batches = static_cast<double>(s.tokens) * 2 * 4 * (o.examples ? 6 : 2);
@@ -94,7 +93,7 @@ inline std::string HostMemory::text() const {
         if (bytes > 0) parts += (parts.empty() ? "" : ", ") + std::string(name) + " " + human_bytes(bytes);
     };
     part("program", program), part("model", model), part("working memory", products), part("offloaded", offloaded),
-        part("offloaded", offloaded), part("messages", messages), part("batches", batches);
+        part("messages", messages), part("batches", batches);
     part("copy for checkpoints", checkpoint), part("files", writing);
     if (beginning > steps()) part("and more at the beginning", beginning - steps());
     return human_bytes(peak()) + " at the peak: " + parts;

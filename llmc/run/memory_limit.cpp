@@ -92,9 +92,10 @@ std::string chosen_text(const PlanSetup& chosen, const PlanSetup& asked, const M
     const double seconds = seconds_of(chosen), bytes = demand(chosen);
     const auto add = [&](const std::string& what, const PlanSetup& without, bool changes_loss) {
         const double more = seconds_of(without) > 0 ? 100 * (seconds / seconds_of(without) - 1) : 0;
+        const double saved = demand(without) - bytes;  // infinite: the host has too little without it
         text += strf("%s%s saves %s for %.1f%% %s time%s", text.empty() ? "" : "; ", what.c_str(),
-                     human_bytes(demand(without) - bytes).c_str(), std::abs(more), more < 0 ? "less" : "more",
-                     changes_loss ? ", and changes the loss a little" : "");
+                     std::isfinite(saved) ? human_bytes(saved).c_str() : "what the host has not", std::abs(more),
+                     more < 0 ? "less" : "more", changes_loss ? ", and changes the loss a little" : "");
     };
     PlanSetup whole = chosen;
     whole.B = static_cast<int>(asked.B > 0 ? asked.B : asked.own_sequences());

@@ -267,8 +267,8 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "memory-limit", .value = "SIZE", .field = &o.memory_limit,
          .commands = TRAINING | PLAN, .default_text = "what is free",
          .help = "a run takes at most so much (16GB, 7.5GiB) of the GPU's or, on a CPU, of the machine's memory: the "
-                 "cheapest in time of smaller micro-batches, --recompute, checkpoints without a copy and then "
-                 "--state-type, as far as they are not given; says which, and what each costs"},
+                 "cheapest in time of smaller micro-batches, --recompute, checkpoints without a copy, on a GPU --offload, "
+                 "and then --state-type, as far as they are not given; says which, and what each costs"},
         {.name = "zero-stage", .flag = "z", .value = "STAGE", .field = &o.zero_stage, .limits = zero_to_three,
          .commands = TRAINING | PLAN, .recorded = true,
          .help = "ZeRO: 0 nothing is split over ranks, 1 optimizer state, 2 and gradients, 3 and weights"},

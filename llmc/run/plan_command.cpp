@@ -27,7 +27,7 @@ constexpr double kMemoryShare = 0.75, kBusShare = 0.8;
 static double attention_share(const ModelConfig& m) { return 0.35 * std::min(1.0, m.HS() / 112.0); }
 
 Rates nominal_rates(const ModelConfig& m, bool bf16, double peak_flops) {
-    if (peak_flops == 0) return {2e10, bf16 ? 4e11 : 2e11, 1e11};  // a core or two with AVX-512
+    if (peak_flops == 0) return {2e10, bf16 ? 4e11 : 2e11, 1e11, 1e10};  // a core or two with AVX-512
     const auto distance = [&](const GpuSheet& g) {
         return std::abs(1e12 * g.bf16_tflops - peak_flops * (bf16 ? 1 : 2));
     };
@@ -200,7 +200,7 @@ static OrderedJson plan_json(const Options& o, const PlanSetup& asked) {
     batch["of_a_gpu"] = s.own_sequences(), batch["micro_steps"] = s.micro_steps();
     j["model"] = model, j["batch"] = batch, j["precision"] = s.bf16 ? "bf16" : "fp32", j["gpu"] = o.gpu;
     j["gpus_per_node"] = s.gpus_per_node, j["memory_available"] = s.memory_bytes, j["flops_per_token"] = flops;
-    if (!o.offload.empty()) j["offload"] = o.offload, j["host_memory_available"] = s.host_bytes;
+    if (s.offload.any()) j["offload"] = offload_text(s.offload), j["host_memory_available"] = s.host_bytes;
     for (int i = 0; i < 4; i++) {
         PlanSetup level = s, stage = s;
         level.recompute = stage.zero_stage = i;
