@@ -30,7 +30,7 @@ done
 shorter=$((steps * 3 / 4)) rate=$(best muon | awk '{ print $NF }') run=$out/muon_shorter
 # shellcheck disable=SC2086
 ./train_gpt2 train --optimizer muon -l "$rate" -x $shorter -v $shorter $options -o "$run" --resume >&2
-muon=$(sed -n "s/^{\"step\":$shorter,\"val_loss\":\([-+.0-9e]*\).*/\1/p" "$run/log.jsonl" | tail -n 1)
+muon=$(sed -n "s/^{\"step\":$shorter,\"val_loss\":\([-+.0-9e]*\).*/\1/p" "$run/log.jsonl" | tail -n 1 | sed -E 's/(\.[0-9]{5}).*/\1/')
 
 echo "# Optimizers on real text"
 echo

@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 steps=${1:-1000} size=${SIZE:-L2:H4:C64:T64} out=${OUT:-runs/state_types}
 [ -e data/foldoc/train_000000.bin ] || bash dev/examples/foldoc.sh >&2
-at() { sed -n "s/^{\"step\":$2,\"val_loss\":\([-+.0-9e]*\).*/\1/p" "$out/$1/log.jsonl" | tail -n 1; }
+at() { sed -n "s/^{\"step\":$2,\"val_loss\":\([-+.0-9e]*\).*/\1/p" "$out/$1/log.jsonl" | tail -n 1 | sed -E 's/(\.[0-9]{4}).*/\1/'; }
 apart() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%+.2f%%", 100 * (a / b - 1) }'; }
 run() {  # run NAME OPTIONS...
     local name=$1
@@ -18,7 +18,8 @@ run() {  # run NAME OPTIONS...
 }
 echo "# Optimizer state in fewer bits"
 echo
-echo "\`dev/bench/state_types.sh $steps\`: $size on FOLDOC, 2,048 tokens a step, AdamW; validation loss, and how far it is from the first line's."
+echo "\`dev/bench/state_types.sh $steps\`: $size on FOLDOC, 2,048 tokens a step, AdamW; validation loss, and how far it is from the first line's;"
+echo "another seed says how far that is anyway."
 echo
 echo "| weights | moments | bytes of state a parameter | step $((steps / 4)) | step $((steps / 2)) | step $steps | |"
 echo "|---|---|---|---|---|---|---|"
@@ -29,9 +30,10 @@ line() {  # line NAME WEIGHTS MOMENTS BYTES OPTIONS...
     echo "| $weights | $moments | $bytes | $(at "$name" $((steps / 4))) | $(at "$name" $((steps / 2))) | $(at "$name" "$steps") | $(apart "$(at "$name" "$steps")" "$(at fp32 "$steps")") |"
 }
 line fp32 fp32 fp32 8
+line fp32-seed "fp32, another seed" fp32 8 --seed 7
 line fp32-bf16 fp32 bf16 4 --state-type bf16
 line fp32-int8 fp32 "8 bits" 2.06 --state-type int8
 line bf16-masters "bf16, fp32 masters" fp32 12 --precision bf16
-line bf16 "bf16, stochastic rounding" fp32 8 --precision bf16 --master-weights 0
-line bf16-bf16 "bf16, stochastic rounding" bf16 4 --precision bf16 --master-weights 0 --state-type bf16
-line bf16-int8 "bf16, stochastic rounding" "8 bits" 2.06 --precision bf16 --master-weights 0 --state-type int8
+line bf16 "bf16, stochastic rounding" fp32 8 --precision bf16 --no-master-weights
+line bf16-bf16 "bf16, stochastic rounding" bf16 4 --precision bf16 --no-master-weights --state-type bf16
+line bf16-int8 "bf16, stochastic rounding" "8 bits" 2.06 --precision bf16 --no-master-weights --state-type int8
