@@ -66,6 +66,25 @@ TEST(CudaHost, FindsMissingWaitsOfTheHost) {
     EXPECT_GE(schedules_that_fail(upload(false)), 3);
 }
 
+// The copy is staged when cudaMemcpy() returns, and a stream of its own does not wait until it has landed.
+TEST(CudaHost, CopiesFromPageableMemoryLandLate) {
+    auto right = [](bool wait) {
+        return [wait] {
+            Streams s;
+            DeviceVector<float> x(1), y(1);
+            std::vector<float> host{5};
+            CUDA_CHECK(cudaMemcpy(x.get(), host.data(), 4, cudaMemcpyHostToDevice));
+            host[0] = 6;
+            if (wait) CUDA_CHECK(cudaStreamSynchronize(nullptr));
+            launch(copy_kernel, 1, 1, 0, s.a, y.get(), x.get());
+            CUDA_CHECK(cudaStreamSynchronize(s.a));
+            return y.host()[0] == 5 && x.host()[0] == 5;
+        };
+    };
+    EXPECT_EQ(schedules_that_fail(right(true)), 0);
+    EXPECT_GE(schedules_that_fail(right(false)), 3);
+}
+
 TEST(CudaHost, DefaultStreamWaitsForBlockingStreams) {
     EXPECT_EQ(schedules_that_fail([] {
                   cudaStream_t s;

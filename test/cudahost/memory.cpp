@@ -126,8 +126,16 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
     NOT_WHILE_CAPTURING;
-    cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
-    if (error == cudaSuccess) run_all(&the().legacy);
+    cudaError_t error = enqueue(nullptr, [] {});
+    if (error != cudaSuccess) return error;
+    run_all(&the().legacy);
+    error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+    // From pageable memory it returns when the bytes are staged, and they may land later (CUDA Driver API, "API
+    // synchronization behavior"): streams that do not wait for the legacy one may be earlier.
+    bool may_land_late =
+        real_kind(to, from, kind) == cudaMemcpyHostToDevice && !is_pinned(from) &&
+        (schedule.streams == Landing::late || (schedule.streams == Landing::random && schedule.random.chance(2)));
+    if (error == cudaSuccess && !may_land_late) run_all(&the().legacy);
     return error;
 }
 
