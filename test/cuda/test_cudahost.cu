@@ -143,6 +143,30 @@ TEST(CudaHost, ReportsWrongMasks) {
     EXPECT_BUG("mma", launch(half_a_warp_mma_kernel, 1, 32, 0, nullptr));
 }
 
+// Row r of a tile is written by lane r and read for lane 31 - r.
+template <bool sync>
+__global__ void ldmatrix_kernel(uint32_t* y) {
+    __shared__ __align__(16) uint16_t tile[32 * 8];
+    for (unsigned i = 0; i < 8; i++) tile[threadIdx.x * 8 + i] = static_cast<uint16_t>(threadIdx.x);
+    if (sync) __syncwarp();
+    uint32_t r[4];
+    ptx::ldmatrix_x4(r, tile + (31 - threadIdx.x) * 8);
+    for (unsigned j = 0; j < 4; j++) y[threadIdx.x * 4 + j] = r[j];
+}
+template <bool sync>
+bool ldmatrix_is_right() {
+    DeviceVector<uint32_t> y(32 * 4);
+    launch(ldmatrix_kernel<sync>, 1, 32, 0, current_stream(), y.get());
+    std::vector<uint32_t> want;
+    for (uint32_t lane = 0; lane < 32; lane++)
+        for (uint32_t j = 0; j < 4; j++) want.push_back((31 - (8 * j + lane / 4)) * 0x10001);
+    return y.host() == want;
+}
+TEST(CudaHost, FindsMissingSyncwarpBeforeLdmatrix) {
+    EXPECT_EQ(schedules_that_fail(ldmatrix_is_right<true>), 0);
+    EXPECT_EQ(schedules_that_fail(ldmatrix_is_right<false>), 8);
+}
+
 // ---- shared memory ----
 
 __global__ void unwritten_shared_kernel(float* y) {
