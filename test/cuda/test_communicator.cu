@@ -193,7 +193,8 @@ TEST(NcclCommunicator, GraphsCaptureIt) {
             constexpr int buckets = 3;
             for_each_schedule([&] {
                 DeviceVector<float> x(numbers<float>(n * buckets, comm.rank())), first(std::vector<float>(1));
-                comm.all_reduce(first.get(), 1, s.communication);  // as in a program, the first one is not captured
+                multiply(first.get(), 1, 1, s.communication);  // as in a program, what comes first is not captured
+                comm.all_reduce(first.get(), 1, s.communication);
                 comm.wait(s.communication);
                 cudaGraph_t graph = nullptr;
                 cudaGraphExec_t replay = nullptr;

@@ -100,7 +100,7 @@ TEST(Cublaslt, GeluInFp32IsOurOwn) {
     EXPECT_EQ(plans_of(false, true), 0);
     EXPECT_EQ(plans_of(false, false), 2);
     if (device().capability >= 80) layer(bf16(0.0f));
-    if (is_cudahost) EXPECT_EQ(plans_of(true, true), 2) << "in bf16 the library has it";
+    if (is_cudahost && device().capability >= 80) EXPECT_EQ(plans_of(true, true), 2) << "in bf16 the library has it";
     device() = before;
 }
 

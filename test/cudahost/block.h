@@ -15,6 +15,7 @@ struct Launch {
     const void* kernel = nullptr;
     std::function<void()> thread;
     std::vector<std::string> args;  // the bytes of each
+    size_t consent = 0;             // to so much dynamic shared memory (cudaFuncSetAttribute); 0: none
 };
 // All blocks, one after the other. Throws Bug.
 void run(const Launch& launch);

@@ -77,6 +77,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
     for_each_stream([&](cudaStream_t s) {
         if (s->capture == captured) s->capture = nullptr, s->tail.clear();
     });
+    captured->ended = true;
     if (captured->invalid) return result(cudaErrorStreamCaptureInvalidated);
     if (std::find(before.begin(), before.end(), false) != before.end()) return result(cudaErrorStreamCaptureUnjoined);
     *graph = new CUgraph_st(*captured);

@@ -169,6 +169,12 @@ std::string position() {
 }
 void fail(const std::string& message) { throw Bug(position() + ": " + message); }
 
+void needs_capability(int capability, const char* instruction, const Site& where) {
+    if (device_limits().capability < capability)
+        fail(format("%s at %s: a device of capability %d has no such instruction, it needs %d", instruction,
+                    at(where).c_str(), device_limits().capability, capability));
+}
+
 void trap(Site where) { fail("__trap() at " + at(where)); }
 
 void more_threads_than(int promised) {

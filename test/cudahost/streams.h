@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -18,7 +19,7 @@ struct CUgraph_st {
         std::vector<int> after;
     };
     std::vector<Node> nodes;
-    bool invalid = false;
+    bool invalid = false, ended = false;
     cudaStream_t origin = nullptr;
     int last_collective = -1;  // node
 };
@@ -59,6 +60,7 @@ struct Runtime {
     uint64_t next_number = 1;
     cudaError_t last_error = cudaSuccess;
     std::map<const void*, int> dynamic_shared;  // cudaFuncSetAttribute
+    std::set<const void*> loaded;               // kernels
     std::function<void()> before_next;          // the workspace's fill
     bool working = false;
     std::exception_ptr pending_bug;  // found where no exception could leave

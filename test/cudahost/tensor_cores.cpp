@@ -67,6 +67,7 @@ void ldmatrix_all(void* const (&data)[32], uint32_t) {
 }  // namespace
 
 void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site where) {
+    needs_capability(80, "mma of bf16", where);
     Mma mine{d, a, {b0, b1}};
     full_warp_collective("mma", &mine, mma_all, where);
 }
