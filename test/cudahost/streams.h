@@ -13,6 +13,13 @@
 
 #include "test/cudahost/internal.h"
 
+// Memory that takes part in a captured operation of a communicator, which NCCL registers (NCCL_GRAPH_REGISTER).
+struct Registered {
+    const void* communicator;
+    const char* begin;
+    size_t bytes;
+};
+
 struct CUgraph_st {
     struct Node {
         std::function<void()> work;
@@ -22,6 +29,7 @@ struct CUgraph_st {
     bool invalid = false, ended = false;
     cudaStream_t origin = nullptr;
     int last_collective = -1;  // node
+    std::vector<Registered> registered;
 };
 struct CUgraphExec_st {
     CUgraph_st graph;
@@ -61,7 +69,9 @@ struct Runtime {
     cudaError_t last_error = cudaSuccess;
     std::map<const void*, int> dynamic_shared;  // cudaFuncSetAttribute
     std::set<const void*> loaded;               // kernels
-    std::function<void()> before_next;          // the workspace's fill
+    std::set<CUgraphExec_st*> executables;
+    std::vector<Registered> let_go;     // of graphs that have ended, until the communicator's next call
+    std::function<void()> before_next;  // the workspace's fill
     bool working = false;
     std::exception_ptr pending_bug;  // found where no exception could leave
 };
