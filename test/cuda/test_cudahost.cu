@@ -69,6 +69,28 @@ TEST(CudaHost, FindsMissingBarrierAtTheEndOfALoop) {
     EXPECT_GE(schedules_that_fail(rounds_are_right<false>), 4);
 }
 
+// Blocks hand numbers from thread to thread in global memory: all in the same, or each in its own.
+template <bool own>
+__global__ void scratch_kernel(int* y, int* scratch) {
+    int* mine = scratch + (own ? blockIdx.x * 64 : 0);
+    mine[threadIdx.x] = static_cast<int>(blockIdx.x * 64 + threadIdx.x);
+    __syncthreads();
+    y[blockIdx.x * 64 + threadIdx.x] = mine[63 - threadIdx.x];
+}
+template <bool own>
+bool scratch_is_right() {
+    constexpr int blocks = 16;
+    DeviceVector<int> y(blocks * 64), scratch(blocks * 64);
+    launch(scratch_kernel<own>, blocks, 64, 0, current_stream(), y.get(), scratch.get());
+    std::vector<int> want;
+    for (int i = 0; i < blocks * 64; i++) want.push_back(i / 64 * 64 + 63 - i % 64);
+    return y.host() == want;
+}
+TEST(CudaHost, BlocksAreInFlightTogether) {
+    EXPECT_EQ(schedules_that_fail(scratch_is_right<true>), 0);
+    EXPECT_GE(schedules_that_fail(scratch_is_right<false>), 2);
+}
+
 __global__ void missing_syncwarp_kernel(float* y) {
     __shared__ float s[32];
     s[threadIdx.x] = static_cast<float>(threadIdx.x);

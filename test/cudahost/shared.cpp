@@ -67,7 +67,7 @@ struct Shared {
         look(base + used, 0, "the end");
 #endif
     }
-} shared;
+} shared, shared_of_other;
 
 void land(const CopyGroup::Copy& copy) {
     if (copy.from) std::memcpy(copy.to, copy.from, copy.bytes);
@@ -81,6 +81,7 @@ void land(CopyGroup& group) {
 }  // namespace
 
 void start_shared_memory(size_t dynamic_bytes) { shared.start_block(dynamic_bytes); }
+void swap_shared_memory() { std::swap(shared, shared_of_other); }
 void check_shared_gaps() { shared.check_gaps(); }
 
 // ---- arrays ----
