@@ -193,7 +193,8 @@ TEST(NcclCommunicator, GraphsCaptureIt) {
             constexpr int buckets = 3;
             for_each_schedule([&] {
                 DeviceVector<float> x(numbers<float>(n * buckets, comm.rank())), first(std::vector<float>(1));
-                comm.all_reduce(first.get(), 1, s.communication);  // as in a program, the first one is not captured
+                multiply(first.get(), 1, 1, s.communication);  // as in a program, what comes first is not captured
+                comm.all_reduce(first.get(), 1, s.communication);
                 comm.wait(s.communication);
                 cudaGraph_t graph = nullptr;
                 cudaGraphExec_t replay = nullptr;
@@ -211,6 +212,8 @@ TEST(NcclCommunicator, GraphsCaptureIt) {
                 EXPECT_EQ(x.host(), want);
                 CUDA_CHECK(cudaGraphExecDestroy(replay));
                 CUDA_CHECK(cudaGraphDestroy(graph));
+                comm.all_reduce(first.get(), 1, s.communication);  // NCCL lets go of x, which ends before comm
+                comm.wait(s.communication);
             });
         });
     expect_all_pass();
@@ -277,6 +280,50 @@ TEST(NcclCommunicator, MissingWaitsShow) {
             });
         });
     expect_all_pass();
+}
+
+// Memory outlives the communicator, and that the graphs; the communicator's first operation is not captured.
+TEST(NcclCommunicator, OrderOfLivesShows) {
+    if (is_rank())
+        return in_rank([](Group& group) {
+            Streams s;
+            DeviceVector<float> first(std::vector<float>(1));
+            std::unique_ptr<NcclCommunicator> comm;
+            std::unique_ptr<DeviceVector<float>> x;
+            cudaGraphExec_t replay = nullptr;
+            auto begin = [&](bool connect) {
+                comm = std::make_unique<NcclCommunicator>(group);
+                x = std::make_unique<DeviceVector<float>>(std::vector<float>(3));
+                if (connect) comm->all_reduce(first.get(), 1, s.compute);
+                cudaGraph_t graph = nullptr;
+                CUDA_CHECK(cudaStreamBeginCapture(s.compute, cudaStreamCaptureModeThreadLocal));
+                bool bug = false;
+                try {
+                    comm->all_reduce(x->get(), 3, s.compute);
+                } catch (const cudahost::Bug&) {
+                    bug = true;
+                }
+                CUDA_CHECK(cudaStreamEndCapture(s.compute, &graph));
+                CUDA_CHECK(cudaGraphInstantiate(&replay, graph, 0));
+                CUDA_CHECK(cudaGraphDestroy(graph));
+                return bug;
+            };
+            auto end_graph = [&] { CUDA_CHECK(cudaGraphExecDestroy(replay)); };
+            EXPECT_TRUE(begin(false));  // nothing was captured
+            end_graph(), comm.reset(), x.reset();
+            EXPECT_FALSE(begin(true));
+            EXPECT_FALSE(throws_bug([&] { end_graph(), comm.reset(), x.reset(); }));
+            begin(true);
+            EXPECT_TRUE(throws_bug([&] { comm.reset(); }));
+            end_graph(), x.reset();
+            begin(true);
+            EXPECT_TRUE(throws_bug([&] { end_graph(), x.reset(); }));
+            comm.reset();
+            begin(true);
+            EXPECT_TRUE(throws_bug([&] { x.reset(); }));
+            end_graph(), comm.reset();
+        });
+    expect_mpirun_passes(2);
 }
 
 std::string error_of(const std::function<void()>& body) {

@@ -1,6 +1,9 @@
 // CUDA on the CPU: what goes wrong between the threads of a block, it finds: barriers, warps, shared memory, launches.
 #include "test/cuda/cudahost_test.h"
 
+#include <filesystem>
+#include <map>
+
 #include "llmc/cuda/ptx.cuh"
 
 #ifdef CUDAHOST
@@ -64,6 +67,28 @@ bool rounds_are_right() {
 TEST(CudaHost, FindsMissingBarrierAtTheEndOfALoop) {
     EXPECT_EQ(schedules_that_fail(rounds_are_right<true>), 0);
     EXPECT_GE(schedules_that_fail(rounds_are_right<false>), 4);
+}
+
+// Blocks hand numbers from thread to thread in global memory: all in the same, or each in its own.
+template <bool own>
+__global__ void scratch_kernel(int* y, int* scratch) {
+    int* mine = scratch + (own ? blockIdx.x * 64 : 0);
+    mine[threadIdx.x] = static_cast<int>(blockIdx.x * 64 + threadIdx.x);
+    __syncthreads();
+    y[blockIdx.x * 64 + threadIdx.x] = mine[63 - threadIdx.x];
+}
+template <bool own>
+bool scratch_is_right() {
+    constexpr int blocks = 16;
+    DeviceVector<int> y(blocks * 64), scratch(blocks * 64);
+    launch(scratch_kernel<own>, blocks, 64, 0, current_stream(), y.get(), scratch.get());
+    std::vector<int> want;
+    for (int i = 0; i < blocks * 64; i++) want.push_back(i / 64 * 64 + 63 - i % 64);
+    return y.host() == want;
+}
+TEST(CudaHost, BlocksAreInFlightTogether) {
+    EXPECT_EQ(schedules_that_fail(scratch_is_right<true>), 0);
+    EXPECT_GE(schedules_that_fail(scratch_is_right<false>), 2);
 }
 
 __global__ void missing_syncwarp_kernel(float* y) {
@@ -143,6 +168,30 @@ TEST(CudaHost, ReportsWrongMasks) {
     EXPECT_BUG("mma", launch(half_a_warp_mma_kernel, 1, 32, 0, nullptr));
 }
 
+// Row r of a tile is written by lane r and read for lane 31 - r.
+template <bool sync>
+__global__ void ldmatrix_kernel(uint32_t* y) {
+    __shared__ __align__(16) uint16_t tile[32 * 8];
+    for (unsigned i = 0; i < 8; i++) tile[threadIdx.x * 8 + i] = static_cast<uint16_t>(threadIdx.x);
+    if (sync) __syncwarp();
+    uint32_t r[4];
+    ptx::ldmatrix_x4(r, tile + (31 - threadIdx.x) * 8);
+    for (unsigned j = 0; j < 4; j++) y[threadIdx.x * 4 + j] = r[j];
+}
+template <bool sync>
+bool ldmatrix_is_right() {
+    DeviceVector<uint32_t> y(32 * 4);
+    launch(ldmatrix_kernel<sync>, 1, 32, 0, current_stream(), y.get());
+    std::vector<uint32_t> want;
+    for (uint32_t lane = 0; lane < 32; lane++)
+        for (uint32_t j = 0; j < 4; j++) want.push_back((31 - (8 * j + lane / 4)) * 0x10001);
+    return y.host() == want;
+}
+TEST(CudaHost, FindsMissingSyncwarpBeforeLdmatrix) {
+    EXPECT_EQ(schedules_that_fail(ldmatrix_is_right<true>), 0);
+    EXPECT_EQ(schedules_that_fail(ldmatrix_is_right<false>), 8);
+}
+
 // ---- shared memory ----
 
 __global__ void unwritten_shared_kernel(float* y) {
@@ -190,6 +239,10 @@ __global__ void large_static_kernel() {
     __shared__ float a[13000];
     a[threadIdx.x] = 1;
 }
+__global__ void static_and_dynamic_kernel() {
+    __shared__ char bytes[8 << 10];
+    bytes[threadIdx.x] = 1;
+}
 __global__ void nothing_kernel() {}
 __global__ void __launch_bounds__(max(32, 64), 1) bounded_kernel() {}
 
@@ -218,14 +271,79 @@ TEST(CudaHost, LimitsOfALaunch) {
         return cudaFuncSetAttribute(reinterpret_cast<const void*>(nothing_kernel),
                                     cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     };
-    EXPECT_EQ(consent(228 << 10), cudaErrorInvalidValue);
+    const int most = static_cast<int>(device().max_shared_bytes);
+    EXPECT_EQ(consent(most + 1024), cudaErrorInvalidValue);
     cudaGetLastError();
-    EXPECT_EQ(consent(227 << 10), cudaSuccess);
-    EXPECT_EQ(error(1, 32, 227 << 10), cudaSuccess);
+    EXPECT_EQ(consent(most), cudaSuccess);
+    EXPECT_EQ(error(1, 32, static_cast<size_t>(most)), cudaSuccess);
     cudaGetLastError();
     EXPECT_BUG("", launch(bounded_kernel, 1, 64, 0, nullptr));
     EXPECT_BUG("with 96 threads a block, more than the 64", launch(bounded_kernel, 1, 96, 0, nullptr));
     EXPECT_BUG("more than 48 KiB", launch(large_static_kernel, 1, 1, 0, nullptr));
+}
+
+TEST(CudaHost, StaticAndDynamicSharedMemoryHaveOneLimit) {
+    auto start = [](int bytes) {
+        cudaLaunchConfig_t config{};
+        config.gridDim = 1, config.blockDim = 32, config.dynamicSmemBytes = static_cast<size_t>(bytes);
+        CUDA_CHECK(cudaLaunchKernelEx(&config, static_and_dynamic_kernel));
+    };
+    EXPECT_BUG("", start(40 << 10));
+    EXPECT_BUG("8192 bytes of static and 40976 of dynamic shared memory are more than 49152 (no cudaFuncSetAttribute",
+               start((40 << 10) + 16));
+    auto consent = [](int bytes) {
+        CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(static_and_dynamic_kernel),
+                                        cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    };
+    const int most = static_cast<int>(device().max_shared_bytes) - (8 << 10);
+    consent(most);
+    EXPECT_BUG("", start(most));
+    consent(most + 16);
+    EXPECT_BUG("of dynamic shared memory are more than", start(16));
+}
+
+// ---- other devices (CUDAHOST_DEVICE) ----
+
+__global__ void cp_async_kernel(const float4* from) {
+    __shared__ float4 to[32];
+    ptx::cp_async_16(to + threadIdx.x, from + threadIdx.x);
+}
+__global__ void mma_kernel() {
+    float d[4] = {};
+    uint32_t a[4] = {};
+    ptx::mma_m16n8k16(d, a, 0, 0);
+}
+TEST(CudaHost, DevicesHaveTheirOwnLimits) {
+    const std::map<int, int> kib{{75, 64}, {80, 163}, {86, 99}, {90, 227}};
+    EXPECT_EQ(device().max_shared_bytes, kib.at(device().capability) * 1024);
+    DeviceVector<float4> x(32);
+    bool has = device().capability >= 80;
+    EXPECT_BUG(has ? "" : "cp.async at test/cuda/test_cudahost.cu:",
+               launch(cp_async_kernel, 1, 32, 0, current_stream(), x.get()));
+    EXPECT_BUG(has ? "" : "capability 75 has no such instruction, it needs 80",
+               launch(mma_kernel, 1, 32, 0, current_stream()));
+}
+
+// What chooses by shared memory or capability, under one schedule each; CUDAHOST_DEVICE=86 make test runs all.
+TEST(CudaHost, LayersOnOtherDevices) {
+    auto passed = [](const char* device, const std::string& tests) {
+        std::string exe = std::filesystem::read_symlink("/proc/self/exe").string(), output;
+        FILE* child = popen((std::string("CUDAHOST_SEED=3 CUDAHOST_DEVICE=") + device + " '" + exe +
+                             "' --gtest_color=no --gtest_filter='CudaHost.*Limit*:" + tests + "' 2>&1")
+                                .c_str(),
+                            "r");
+        char line[1000];
+        int n = 0;
+        while (fgets(line, sizeof line, child)) output += line, n += std::string(line).rfind("[       OK ]", 0) == 0;
+        EXPECT_EQ(pclose(child), 0) << output;
+        return n;
+    };
+    const std::string fp32 = "CudaAttention/0.HeadSizes:MatmulOwn.Fp32:MatmulLayers/0.ForwardAndBackward",
+                      bf16 = "CudaAttention/1.HeadSizes:MatmulOwn.SplitsByRule:MatmulLayers/1.ForwardAndBackward";
+    if (passed("75", fp32) == 3) GTEST_SKIP() << "the tests of attention and products are in another program";
+    EXPECT_EQ(passed("75", fp32), 6);
+    EXPECT_EQ(passed("86", fp32 + ":" + bf16), 9);
+    EXPECT_EQ(passed("80", bf16 + ":MatmulOwn.Bf16WideTile"), 7);
 }
 
 TEST(CudaHost, FailuresInDestructorsAreNotLost) {

@@ -66,6 +66,25 @@ TEST(CudaHost, FindsMissingWaitsOfTheHost) {
     EXPECT_GE(schedules_that_fail(upload(false)), 3);
 }
 
+// The copy is staged when cudaMemcpy() returns, and a stream of its own does not wait until it has landed.
+TEST(CudaHost, CopiesFromPageableMemoryLandLate) {
+    auto right = [](bool wait) {
+        return [wait] {
+            Streams s;
+            DeviceVector<float> x(1), y(1);
+            std::vector<float> host{5};
+            CUDA_CHECK(cudaMemcpy(x.get(), host.data(), 4, cudaMemcpyHostToDevice));
+            host[0] = 6;
+            if (wait) CUDA_CHECK(cudaStreamSynchronize(nullptr));
+            launch(copy_kernel, 1, 1, 0, s.a, y.get(), x.get());
+            CUDA_CHECK(cudaStreamSynchronize(s.a));
+            return y.host()[0] == 5 && x.host()[0] == 5;
+        };
+    };
+    EXPECT_EQ(schedules_that_fail(right(true)), 0);
+    EXPECT_GE(schedules_that_fail(right(false)), 3);
+}
+
 TEST(CudaHost, DefaultStreamWaitsForBlockingStreams) {
     EXPECT_EQ(schedules_that_fail([] {
                   cudaStream_t s;
@@ -103,6 +122,7 @@ TEST(CudaHost, GraphsReplayWithNewValues) {
         DeviceVector<float> x(std::vector<float>{0}), by(std::vector<float>{1});
         cudaGraph_t graph = nullptr;
         cudaGraphExec_t executable = nullptr;
+        launch(add_kernel, 1, 1, 0, s.a, by.get(), x.get());
         CUDA_CHECK(cudaStreamBeginCapture(s.a, cudaStreamCaptureModeGlobal));
         launch(add_kernel, 1, 1, 0, s.a, x.get(), by.get());
         CUDA_CHECK(cudaEventRecord(s.event, s.a));  // a second stream joins, and is joined
@@ -144,12 +164,51 @@ TEST(CudaHost, CapturesRefuseWhatAGraphCannotHold) {
     EXPECT_NE(captured([&](Streams&) { return cudaMemcpy(&host, x.get(), 4, cudaMemcpyDeviceToHost); }), cudaSuccess);
     Streams s;
     cudaGraph_t graph = nullptr;
+    launch(nothing_kernel, 1, 1, 0, s.b);
     CUDA_CHECK(cudaStreamBeginCapture(s.a, cudaStreamCaptureModeGlobal));
     CUDA_CHECK(cudaEventRecord(s.event, s.a));
     CUDA_CHECK(cudaStreamWaitEvent(s.b, s.event, 0));
     launch(nothing_kernel, 1, 1, 0, s.b);
     EXPECT_EQ(cudaStreamEndCapture(s.a, &graph), cudaErrorStreamCaptureUnjoined);
     cudaGetLastError();
+}
+
+TEST(CudaHost, EventsOfAnEndedCaptureAreOfNoUse) {
+    Streams s;
+    cudaGraph_t graph = nullptr;
+    CUDA_CHECK(cudaEventRecord(s.event, s.a));
+    CUDA_CHECK(cudaStreamBeginCapture(s.a, cudaStreamCaptureModeGlobal));
+    CUDA_CHECK(cudaEventRecord(s.event, s.a));
+    CUDA_CHECK(cudaStreamEndCapture(s.a, &graph));
+    CUDA_CHECK(cudaGraphDestroy(graph));
+    float ms = 0;
+    EXPECT_EQ(cudaStreamWaitEvent(s.b, s.event, 0), cudaErrorInvalidValue);
+    EXPECT_EQ(cudaEventSynchronize(s.event), cudaErrorCapturedEvent);
+    EXPECT_EQ(cudaEventElapsedTime(&ms, s.event, s.event), cudaErrorInvalidValue);
+    cudaGetLastError();
+    CUDA_CHECK(cudaEventRecord(s.event, s.a));  // recorded anew, it is as good as any
+    CUDA_CHECK(cudaStreamWaitEvent(s.b, s.event, 0));
+    CUDA_CHECK(cudaStreamSynchronize(s.b));
+}
+
+__global__ void never_used_kernel(int) {}
+__global__ void never_used_either_kernel() {}
+TEST(CudaHost, KernelsAreLoadedBeforeACapture) {
+    Streams s;
+    cudaGraph_t graph = nullptr;
+    CUDA_CHECK(cudaStreamBeginCapture(s.a, cudaStreamCaptureModeThreadLocal));
+    EXPECT_BUG("never_used_kernel is first used while a stream is captured",
+               launch(never_used_kernel, 1, 1, 0, s.a, 1));
+    EXPECT_BUG("never_used_either_kernel is first used",
+               cudaFuncSetAttribute(reinterpret_cast<const void*>(never_used_either_kernel),
+                                    cudaFuncAttributeMaxDynamicSharedMemorySize, 1024));
+    CUDA_CHECK(cudaStreamEndCapture(s.a, &graph));
+    CUDA_CHECK(cudaGraphDestroy(graph));
+    launch(never_used_kernel, 1, 1, 0, s.a, 1);
+    CUDA_CHECK(cudaStreamBeginCapture(s.a, cudaStreamCaptureModeThreadLocal));
+    EXPECT_BUG("", launch(never_used_kernel, 1, 1, 0, s.a, 1));
+    CUDA_CHECK(cudaStreamEndCapture(s.a, &graph));
+    CUDA_CHECK(cudaGraphDestroy(graph));
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ struct Launch {
     const void* kernel = nullptr;
     std::function<void()> thread;
     std::vector<std::string> args;  // the bytes of each
+    size_t consent = 0;             // to so much dynamic shared memory (cudaFuncSetAttribute); 0: none
 };
 // All blocks, one after the other. Throws Bug.
 void run(const Launch& launch);
@@ -82,6 +83,7 @@ struct Block {
     Warp* by_rank[kMaxThreads / 32] = {};
     uint32_t ready = 0;  // ranks of warps that have lanes which can run
     BlockBarrier barrier;
+    bool paused = false;  // at a barrier, and another block goes on (scheduler.cpp)
 
     void make_ready(Warp& warp, uint32_t lanes) {
         warp.ready |= lanes;
@@ -94,6 +96,7 @@ extern Block block;
 
 // Warps get new priorities, if the schedule shuffles.
 void shuffle_warps();
+extern uint32_t pause_one_in;  // chance that a block pauses at a barrier; 0: none
 // In a kernel: ends the launch with this message. The other threads are never resumed.
 [[noreturn]] void fail(const std::string& message);
 
@@ -107,6 +110,7 @@ std::string describe_deadlock();
 // ---- shared.cpp ----
 
 void start_shared_memory(size_t dynamic_bytes);
+void swap_shared_memory();  // with that of the other block in flight
 // Throws where a thread wrote between two arrays.
 void check_shared_gaps();
 // All copies that the running thread has not waited for land.

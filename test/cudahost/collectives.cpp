@@ -58,6 +58,7 @@ void complete_barrier_if_all_here() {
     barrier.here = barrier.sum = 0;
     for (int w = 0; w < block.warp_count; w++) block.make_ready(block.warps[w], block.warps[w].alive);
     shuffle_warps();
+    block.paused = pause_one_in && schedule.random.chance(pause_one_in);
 }
 
 }  // namespace

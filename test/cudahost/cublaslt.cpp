@@ -1,11 +1,15 @@
 // cuBLASLt on the CPU: the functions that llmc/cuda/matmul_cublaslt.cuh calls, with the semantics that NVIDIA documents.
 //
-//   D = epilogue(alpha * op(A) . op(B) + beta * C)                column-major: element (i,j) of a matrix is p[i + j *
-//   ld]
+//   D = epilogue(alpha * op(A) . op(B) + beta * C)        column-major: element (i,j) of a matrix is p[i + j * ld]
 //
 // A, B both fp32 or both bf16; C, D fp32 or bf16; sums fp32. Epilogues: bias (a value for each row), GELU (tanh), AUX
-// (what goes into the GELU is kept), DGELU (times gelu'(aux)), BGRADA and BGRADB (sums of A or B over k). Everything
-// else is CUBLAS_STATUS_NOT_SUPPORTED.
+// (what goes into the GELU is kept), DGELU (times gelu'(aux)). Everything else is refused, and so is what the kernels of
+// the shipped library lack (CUDA 13.0, by the names in libcublasLt.so.13):
+//   - of types of D and of the bias its epilogue kernel has bf16 and bf16, fp32 and bf16, fp32 and fp32
+//     (cublasLt::epilogue::impl::globalKernel), and DGELU has aux of D's type;
+//   - DGELU of bf16 is for rows and addresses on 16-byte boundaries: sm90_xmma_gemm_bf16bf16_bf16f32_f32_.._aux_bf16_dgelu
+//     has no variants with aligna2 or aligna4, as the products without epilogue have.
+// GELU's tanh is tanh.approx, right to 11 bits, in fp32 too.
 #include <cublasLt.h>
 
 #include "llmc/base/bf16.h"
@@ -33,6 +37,7 @@ struct Layout {
 };
 struct Preference {
     uint64_t workspace = 0;
+    uint32_t alignments[4] = {256, 256, 256, 256};  // of A, B, C, D
 };
 static_assert(sizeof(Operation) <= sizeof(cublasLtMatmulDescOpaque_t));
 
@@ -52,9 +57,13 @@ void store(void* p, cudaDataType_t type, size_t i, float x) {
     cudahost::note_written(static_cast<char*>(p) + i * size_of(type), size_of(type), true);
 }
 
-float gelu(float x) { return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))); }
+float gelu_tanh(float x) {
+    auto bits = std::bit_cast<uint32_t>(tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+    return std::bit_cast<float>((bits + 0x800) & 0xfffff000u);  // 11 bits of the mantissa stay
+}
+float gelu(float x) { return 0.5f * x * (1 + gelu_tanh(x)); }
 float gelu_gradient(float x) {
-    float t = tanhf(0.7978845608f * (x + 0.044715f * x * x * x));
+    float t = gelu_tanh(x);
     return 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * 0.7978845608f * (1 + 3 * 0.044715f * x * x);
 }
 
@@ -65,6 +74,9 @@ struct Product {
     cudaDataType_t bias_type, aux_type;
     bool has_bias, has_gelu, has_aux, has_dgelu;
 };
+
+// DGELU of bf16: rows and addresses are on 16-byte boundaries.
+bool wants_whole_packs(const Product& p) { return p.has_dgelu && p.a.type == CUDA_R_16BF; }
 
 // The problem with all defaults filled in, or why there is none.
 cublasStatus_t make_product(Product* p, const Operation& op, const Layout& a, const Layout& b, const Layout& c,
@@ -108,8 +120,6 @@ cublasStatus_t make_product(Product* p, const Operation& op, const Layout& a, co
     }
     switch (op.epilogue) {
         case CUBLASLT_EPILOGUE_DEFAULT:
-        case CUBLASLT_EPILOGUE_BGRADA:
-        case CUBLASLT_EPILOGUE_BGRADB:
             break;
         case CUBLASLT_EPILOGUE_BIAS:
             p->has_bias = true;
@@ -134,7 +144,12 @@ cublasStatus_t make_product(Product* p, const Operation& op, const Layout& a, co
     }
     if (p->bias_type == kUnset) p->bias_type = d.type;
     if (p->aux_type == kUnset) p->aux_type = d.type;
-    if (!known_type(p->bias_type) || !known_type(p->aux_type)) return CUBLAS_STATUS_NOT_SUPPORTED;
+    bool has_bias_type = p->bias_type == d.type || (d.type == CUDA_R_32F && p->bias_type == CUDA_R_16BF);
+    if (!has_bias_type || p->aux_type != d.type) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if ((op.bias && !p->has_bias) || (op.aux && !p->has_aux)) return CUBLAS_STATUS_INVALID_VALUE;
+    if (wants_whole_packs(*p))
+        for (const Layout* l : {&a, &b, &c, &d})
+            if (l->ld * static_cast<int64_t>(size_of(l->type)) % 16) return CUBLAS_STATUS_NOT_SUPPORTED;
     if (p->has_aux && (op.aux_ld < static_cast<int64_t>(p->M) || op.aux_ld % 8)) return CUBLAS_STATUS_INVALID_VALUE;
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -173,18 +188,6 @@ void compute(const Product& p, float alpha, const void* a, const void* b, float 
             store(d, p.d.type, m + n * static_cast<uint64_t>(p.d.ld), x);
         }
     }
-    if (p.op.epilogue == CUBLASLT_EPILOGUE_BGRADA)
-        for (uint64_t m = 0; m < p.M; m++) {
-            float sum = 0;
-            for (uint64_t k = 0; k < p.K; k++) sum += av[k * p.M + m];
-            store(p.op.bias, p.bias_type, m, sum);
-        }
-    if (p.op.epilogue == CUBLASLT_EPILOGUE_BGRADB)
-        for (uint64_t n = 0; n < p.N; n++) {
-            float sum = 0;
-            for (uint64_t k = 0; k < p.K; k++) sum += bv[n * p.K + k];
-            store(p.op.bias, p.bias_type, n, sum);
-        }
 }
 
 template <typename T>
@@ -279,15 +282,27 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t prefer
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
                                                     cublasLtMatmulPreferenceAttributes_t which, const void* value,
                                                     size_t bytes) {
-    if (which == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES)
-        return set(&own<Preference>(preference).workspace, value, bytes);
-    return CUBLAS_STATUS_SUCCESS;  // which algorithm: there is one
+    auto& p = own<Preference>(preference);
+    switch (which) {
+        case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES:
+            return set(&p.workspace, value, bytes);
+        case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES:
+            return set(&p.alignments[0], value, bytes);
+        case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES:
+            return set(&p.alignments[1], value, bytes);
+        case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES:
+            return set(&p.alignments[2], value, bytes);
+        case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES:
+            return set(&p.alignments[3], value, bytes);
+        default:
+            return CUBLAS_STATUS_SUCCESS;  // which algorithm: there is one
+    }
 }
 
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t operation,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                               cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
-                                              cublasLtMatmulPreference_t, int wanted,
+                                              cublasLtMatmulPreference_t preference, int wanted,
                                               cublasLtMatmulHeuristicResult_t results[], int* found) {
     *found = 0;
     if (wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
@@ -295,6 +310,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     cublasStatus_t status =
         make_product(&p, own<Operation>(operation), own<Layout>(a), own<Layout>(b), own<Layout>(c), own<Layout>(d));
     if (status != CUBLAS_STATUS_SUCCESS) return status;
+    if (wants_whole_packs(p))
+        for (uint32_t alignment : own<Preference>(preference).alignments)
+            if (alignment % 16) return CUBLAS_STATUS_NOT_SUPPORTED;
     results[0] = {};
     results[0].state = CUBLAS_STATUS_SUCCESS;
     results[0].wavesCount = 1;
@@ -311,6 +329,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
     cublasStatus_t status = make_product(&p, own<Operation>(operation), own<Layout>(a_layout), own<Layout>(b_layout),
                                          own<Layout>(c_layout), own<Layout>(d_layout));
     if (status != CUBLAS_STATUS_SUCCESS) return status;
+    if (wants_whole_packs(p))
+        for (const void* address : {a, b, c, static_cast<const void*>(d)})
+            if (reinterpret_cast<uintptr_t>(address) % 16) return CUBLAS_STATUS_NOT_SUPPORTED;
     if ((p.has_bias && !p.op.bias) || (p.has_aux && !p.op.aux)) return CUBLAS_STATUS_INVALID_VALUE;
     auto check = [](const void* data, const Layout& l, const char* what) {
         if (l.columns == 0 || l.rows == 0) return;

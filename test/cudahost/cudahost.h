@@ -7,20 +7,20 @@
 //               llmc/cuda/ptx.cuh.
 //   Threads     Each thread of a block is a fibre: a stack of its own, switched by hand (fibres.h). One runs at a
 //               time, until it comes to a barrier or to a collective of its warp (shuffle, ballot, mma), where it waits
-//               for the others. Which one runs next is drawn from a seed, and so is the order of the blocks. A kernel
-//               that lacks a barrier then reads what is not yet written, or overwrites what is not yet read, under some
-//               seed, and each seed replays exactly. A barrier that some threads do not reach is an error, not a hang.
+//               for the others. Which one runs next, the order of the blocks and which two are in flight is drawn from a
+//               seed. A kernel that lacks a barrier reads what is not yet written, or overwrites what is not yet read, by
+//               some seed, and each seed replays exactly. A barrier that not all threads reach is an error, not a hang.
 //   Memory      New device and shared memory is full of NaN. What lies between two allocations, two shared arrays and
 //               two tensors of an arena is guarded: by AddressSanitizer where the build has it (the very access is
 //               reported, with a stack trace), else by bytes that are looked at after each kernel. Device memory is
 //               closed to the host (SIGSEGV) while no kernel runs: on CPUs with protection keys always, on others under
 //               one of the seeds and at times (closing.h). Kernels may not be given host pointers.
-//   Time        Work in a stream is done at once, or as late as somebody waits for it, by seed: a missing wait shows.
+//   Time        Work in a stream, pageable copies too, is done at once or as late as somebody waits for it, by seed.
 //               Asynchronous copies to shared memory (cp.async) too land at their beginning or at their wait.
 //
 // Using it
-//   make test                                 runs test/cuda/*.cu this way, beside the tests of the CPU layers
-//   make test_asan                            the same under AddressSanitizer and UBSan
+//   make test, make test_asan                 run test/cuda/*.cu this way, beside the tests of the CPU layers
+//   CUDAHOST_DEVICE=75|80|86|90               in the environment: a device of that capability and its limits (90)
 //   make debug K=layernorm_forward_kernel T=layernorm
 //                                             gdb stops inside the kernel as test/cuda/test_layernorm.cu launches it;
 //                                             `print threadIdx`, `next`, `info locals` work. FILTER='*Forward*' chooses
@@ -38,9 +38,9 @@
 //   libraries         cublaslt.cpp, nccl.cpp
 //   for tests         tests.h; test/cuda/test_cudahost*.cu show that what the harness is there to find, it finds
 //
-// What it cannot show: speed; the limits of registers; what only the weaker memory ordering of a real GPU breaks,
-// between blocks that run at the same time (here blocks run one after another, and a store is visible at once); the
-// last bits of approximate instructions.
+// What it cannot show: speed; the limits of registers; what only the weaker memory ordering of a real GPU breaks (here a
+// store is visible at once, and a shuffle orders the stores of its warp); blocks that wait for each other by spinning;
+// the last bits of approximate instructions.
 #pragma once
 #ifndef CUDAHOST
 #error "compile with -DCUDAHOST"

@@ -5,6 +5,37 @@
 
 namespace cudahost {
 
+namespace {
+
+// Kernels are loaded when they are first used (CUDA Programming Guide, "Lazy Loading"), which may wait for the device:
+// a capture is no time for that.
+void load(const void* kernel) {
+    if (the().loaded.count(kernel)) return;
+    for_each_stream([&](cudaStream_t s) {
+        if (s->capture)
+            throw Bug(kernel_name(kernel) + " is first used while a stream is captured: launch it once before");
+    });
+    the().loaded.insert(kernel);
+}
+
+}  // namespace
+
+const DeviceLimits& device_limits() {
+    // CUDA Programming Guide, "Technical Specifications per Compute Capability"
+    static constexpr DeviceLimits devices[] = {{75, 64 << 10, 64 << 10, 1024},
+                                               {80, 163 << 10, 164 << 10, 2048},
+                                               {86, 99 << 10, 100 << 10, 1536},
+                                               {90, 227 << 10, 228 << 10, 2048}};
+    static const DeviceLimits& the_device = []() -> const DeviceLimits& {
+        const char* wanted = getenv("CUDAHOST_DEVICE");
+        for (const DeviceLimits& d : devices)
+            if (std::to_string(d.capability) == (wanted ? wanted : "90")) return d;
+        fprintf(stderr, "CUDAHOST_DEVICE=%s: there are 75, 80, 86 and 90\n", wanted);
+        exit(2);
+    }();
+    return the_device;
+}
+
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> thread,
                    std::vector<std::string> args) {
     dim3 g = config.gridDim, b = config.blockDim;
@@ -12,10 +43,11 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::fu
     if (threads == 0 || threads > kMaxThreads || b.z > 64 || !g.x || !g.y || !g.z || g.x > 0x7fffffff || g.y > 65535 ||
         g.z > 65535)
         return result(cudaErrorInvalidConfiguration);
-    auto consent = the().dynamic_shared.find(kernel);
-    size_t most = consent == the().dynamic_shared.end() ? 48 << 10 : static_cast<size_t>(consent->second);
-    if (config.dynamicSmemBytes > most) return result(cudaErrorInvalidValue);
-    Launch launch{g, b, config.dynamicSmemBytes, kernel, std::move(thread), std::move(args)};
+    auto found = the().dynamic_shared.find(kernel);
+    size_t consent = found == the().dynamic_shared.end() ? 0 : static_cast<size_t>(found->second);
+    if (config.dynamicSmemBytes > std::max<size_t>(consent, 48 << 10)) return result(cudaErrorInvalidValue);
+    load(kernel);
+    Launch launch{g, b, config.dynamicSmemBytes, kernel, std::move(thread), std::move(args), consent};
     return enqueue(config.stream, [launch = std::move(launch)] {
         last_kernel = launch.kernel;
         if (on_ptx()) run_on_ptx(launch);
@@ -98,14 +130,15 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
     if (device < 0 || device >= kDevices) return result(cudaErrorInvalidDevice);
     std::memset(static_cast<void*>(p), 0, sizeof *p);
     std::strcpy(p->name, "CUDA on the CPU");
-    p->major = 9, p->minor = 0;
+    const DeviceLimits& limits = device_limits();
+    p->major = limits.capability / 10, p->minor = limits.capability % 10;
     p->multiProcessorCount = 3;  // few and odd: what divides work among them meets remainders
     p->totalGlobalMem = heap().limit;
-    p->sharedMemPerBlock = 48 << 10, p->sharedMemPerBlockOptin = kMaxShared,
-    p->sharedMemPerMultiprocessor = kMaxShared + 1024;
+    p->sharedMemPerBlock = 48 << 10, p->sharedMemPerBlockOptin = limits.shared;
+    p->sharedMemPerMultiprocessor = limits.shared_of_multiprocessor;
     p->regsPerBlock = p->regsPerMultiprocessor = 65536;
     p->warpSize = 32;
-    p->maxThreadsPerBlock = kMaxThreads, p->maxThreadsPerMultiProcessor = 2048;
+    p->maxThreadsPerBlock = kMaxThreads, p->maxThreadsPerMultiProcessor = limits.threads_of_multiprocessor;
     p->maxThreadsDim[0] = p->maxThreadsDim[1] = 1024, p->maxThreadsDim[2] = 64;
     p->maxGridSize[0] = 0x7fffffff, p->maxGridSize[1] = p->maxGridSize[2] = 65535;
     p->l2CacheSize = 1 << 20;
@@ -137,7 +170,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
             *value = static_cast<int>(p.sharedMemPerMultiprocessor);
             break;
         case cudaDevAttrReservedSharedMemoryPerBlock:
-            *value = 1024;
+            *value = static_cast<int>(p.sharedMemPerMultiprocessor - p.sharedMemPerBlockOptin);
             break;
         case cudaDevAttrMaxThreadsPerBlock:
             *value = p.maxThreadsPerBlock;
@@ -191,13 +224,15 @@ cudaError_t cudaDeviceSynchronize() {
 // ---- kernels ----
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+    load(kernel);
     if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
-        if (value < 0 || static_cast<size_t>(value) > kMaxShared) return result(cudaErrorInvalidValue);
+        if (value < 0 || static_cast<size_t>(value) > device_limits().shared) return result(cudaErrorInvalidValue);
         the().dynamic_shared[kernel] = value;
     }
     return cudaSuccess;
 }
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
+    load(kernel);
     *attributes = {};
     attributes->maxThreadsPerBlock = kMaxThreads;
     attributes->maxDynamicSharedSizeBytes = 48 << 10;

@@ -8,6 +8,7 @@ extern "C" {
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
     stream = resolve(stream);
     if (event->capture) {  // the stream joins the capture
+        if (event->capture->ended) return result(cudaErrorInvalidValue);
         if (stream->capture && stream->capture != event->capture) return result(cudaErrorStreamCaptureIsolation);
         if (!stream->capture) stream->tail.clear();
         stream->capture = event->capture;
@@ -50,6 +51,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 }
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) {
     if (!start->timing || !end->timing || !start->stream || !end->stream) return result(cudaErrorInvalidResourceHandle);
+    if (start->capture || end->capture) return result(cudaErrorInvalidValue);
     if (start->done != start->recorded || end->done != end->recorded) return result(cudaErrorNotReady);
     *ms = std::chrono::duration<float, std::milli>(end->time - start->time).count();
     return cudaSuccess;

@@ -46,7 +46,7 @@ void fail_for_deadlock();
 
 // The running thread waits, or has ended: on to another, or back to the host.
 inline void run_others(bool ended = false) {
-    Fibre* next = pick();
+    Fibre* next = block.paused ? host : pick();
     if (!next) {
         if (block.alive > 0) fail_for_deadlock();
         next = host;

@@ -77,6 +77,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
     for_each_stream([&](cudaStream_t s) {
         if (s->capture == captured) s->capture = nullptr, s->tail.clear();
     });
+    captured->ended = true;
     if (captured->invalid) return result(cudaErrorStreamCaptureInvalidated);
     if (std::find(before.begin(), before.end(), false) != before.end()) return result(cudaErrorStreamCaptureUnjoined);
     *graph = new CUgraph_st(*captured);
@@ -84,6 +85,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
     *executable = new CUgraphExec_st{*graph};
+    the().executables.insert(*executable);
     return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
@@ -95,6 +97,8 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
     keep_bug([] {
         if (!the().pending_bug) run_everything();
     });
+    the().let_go.insert(the().let_go.end(), executable->graph.registered.begin(), executable->graph.registered.end());
+    the().executables.erase(executable);
     delete executable;
     return cudaSuccess;
 }

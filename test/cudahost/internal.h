@@ -47,6 +47,15 @@ std::string position();
 
 // ---- limits ----
 
-constexpr size_t kMaxShared = 227 << 10, kMaxThreads = 1024;  // of a block
+constexpr size_t kMostShared = 227 << 10, kMaxThreads = 1024;  // of a block, on any device
+struct DeviceLimits {
+    int capability;
+    size_t shared, shared_of_multiprocessor;  // bytes; shared: of a block that consented
+    int threads_of_multiprocessor;
+};
+// Of the device that CUDAHOST_DEVICE names.
+const DeviceLimits& device_limits();
+// In a kernel: ends the launch where the device has no such instruction.
+void needs_capability(int capability, const char* instruction, const Site& where);
 
 }  // namespace cudahost

@@ -23,6 +23,24 @@ void fresh_workspace(void* data, size_t bytes, size_t reserved) {
 
 using namespace cudahost;
 
+namespace {
+
+// NCCL lets go of memory that it registered at its first call after the graph's end.
+void check_not_registered(const char* p, size_t bytes) {
+    auto look = [&](const std::vector<Registered>& registered, const char* until) {
+        for (const Registered& r : registered)
+            if (r.begin < p + bytes && p < r.begin + r.bytes)
+                throw Bug(
+                    format("cudaFree of %zu bytes that take part in a captured operation of a communicator, before "
+                           "%s has ended",
+                           bytes, until));
+    };
+    for (CUgraphExec_st* e : the().executables) look(e->graph.registered, "the graph");
+    look(the().let_go, "the communicator");
+}
+
+}  // namespace
+
 extern "C" {
 
 // ---- memory ----
@@ -46,6 +64,7 @@ cudaError_t cudaFree(void* p) {
     });
     if (!p) return cudaSuccess;
     if (!heap().live.count(static_cast<char*>(p))) return result(cudaErrorInvalidValue);
+    keep_bug([&] { check_not_registered(static_cast<char*>(p), heap().live.at(static_cast<char*>(p)).bytes); });
     release(static_cast<char*>(p));
     return cudaSuccess;
 }
@@ -129,8 +148,16 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
     NOT_WHILE_CAPTURING;
-    cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
-    if (error == cudaSuccess) run_all(&the().legacy);
+    cudaError_t error = enqueue(nullptr, [] {});
+    if (error != cudaSuccess) return error;
+    run_all(&the().legacy);
+    error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+    // From pageable memory it returns when the bytes are staged, and they may land later (CUDA Driver API, "API
+    // synchronization behavior"): streams that do not wait for the legacy one may be earlier.
+    bool may_land_late =
+        real_kind(to, from, kind) == cudaMemcpyHostToDevice && !is_pinned(from) &&
+        (schedule.streams == Landing::late || (schedule.streams == Landing::random && schedule.random.chance(2)));
+    if (error == cudaSuccess && !may_land_late) run_all(&the().legacy);
     return error;
 }
 

@@ -30,6 +30,7 @@ using MPI_Comm = int;
 struct ncclComm {
     MPI_Comm comm;
     int rank, size;
+    bool connected = false;
 };
 
 namespace {
@@ -111,6 +112,11 @@ std::vector<char> sum(const std::vector<char>& in, size_t n, int size, ncclDataT
     return out;
 }
 
+// What a call to NCCL does first.
+void let_go(ncclComm_t comm) {
+    std::erase_if(cudahost::the().let_go, [=](const Registered& r) { return r.communicator == comm; });
+}
+
 // An operation that makes out_bytes of the in_bytes of each rank, by exchange(what this rank gives).
 using Bytes = std::vector<char>;
 ncclResult_t enqueue(const char* what, void* out, size_t out_bytes, const void* in, size_t in_bytes, ncclComm_t comm,
@@ -143,6 +149,15 @@ ncclResult_t enqueue(const char* what, void* out, size_t out_bytes, const void* 
             throw Bug(format("the output of %s was written while the operation was in its stream", what));
         cudahost::copy_memory(out, state->got.data(), out_bytes);
     };
+    let_go(comm);
+    if (CUgraph_st* graph = cudahost::resolve(stream)->capture.get()) {
+        if (!comm->connected)
+            throw Bug(format(
+                "%s, the first operation of its communicator, is captured: NCCL makes its connections then", what));
+        graph->registered.push_back({comm, static_cast<const char*>(in), in_bytes});
+        graph->registered.push_back({comm, static_cast<const char*>(out), out_bytes});
+    }
+    comm->connected = true;
     cudaError_t error = cudahost::enqueue_collective(stream, transfer, land);
     return error == cudaSuccess ? ncclSuccess : failed(ncclUnhandledCudaError, cudaGetErrorString(error));
 }
@@ -206,8 +221,21 @@ ncclResult_t ncclCommInitRank(ncclComm_t* comm, int size, ncclUniqueId, int rank
 }
 ncclResult_t ncclCommCount(const ncclComm_t comm, int* count) { return *count = comm->size, ncclSuccess; }
 ncclResult_t ncclCommUserRank(const ncclComm_t comm, int* rank) { return *rank = comm->rank, ncclSuccess; }
-ncclResult_t ncclCommDestroy(ncclComm_t comm) { return delete comm, ncclSuccess; }
-ncclResult_t ncclCommAbort(ncclComm_t comm) { return delete comm, ncclSuccess; }
+ncclResult_t ncclCommDestroy(ncclComm_t comm) {
+    cudahost::keep_bug([&] {
+        for (CUgraphExec_st* e : cudahost::the().executables)
+            for (const Registered& r : e->graph.registered)
+                if (r.communicator == comm)
+                    throw Bug("ncclCommDestroy waits without end for a graph that has operations of the communicator");
+    });
+    return ncclCommAbort(comm);
+}
+ncclResult_t ncclCommAbort(ncclComm_t comm) {
+    let_go(comm);
+    for (CUgraphExec_st* e : cudahost::the().executables)
+        std::erase_if(e->graph.registered, [=](const Registered& r) { return r.communicator == comm; });
+    return delete comm, ncclSuccess;
+}
 ncclResult_t ncclCommGetAsyncError(ncclComm_t, ncclResult_t* error) {
     *error = error_is("async") ? failed(ncclRemoteError, "no word from the other end") : ncclSuccess;
     return ncclSuccess;

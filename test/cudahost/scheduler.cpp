@@ -1,4 +1,4 @@
-// Runs the blocks of a kernel: switches from fibre to fibre, and draws which is next.
+// Runs the blocks of a kernel, one or two at a time: switches from fibre to fibre, and draws which is next.
 //
 // A fibre runs until it waits or ends, and then jumps directly into the next one. Warps have priorities, drawn anew for
 // each block, at each block barrier and, in some blocks, now and then between: the first warp that can run does, so
@@ -21,7 +21,7 @@ alignas(64) Fibre fibres[kMaxThreads + 1];
 FibreMemory fibre_memory[kMaxThreads + 1];
 Fibre* current = nullptr;
 Block block;
-uint32_t change_one_in = 0;
+uint32_t change_one_in = 0, pause_one_in = 0;
 
 namespace {
 
@@ -58,21 +58,53 @@ void thread_main() {
     __builtin_unreachable();
 }
 
+// ---- two blocks in flight ----
+
+// Where the block is that pauses. It goes on in the place of the running one, to which pointers of both point.
+struct Other {
+    Block block;
+    Fibre fibres[kMaxThreads];
+    FibreMemory memory[kMaxThreads];
+    uint3 index;
+    bool there;
+} other;
+
+void swap_blocks() {
+    std::swap_ranges(block.warps, block.warps + block.warp_count, other.block.warps);
+    std::swap_ranges(block.by_rank, block.by_rank + block.warp_count, other.block.by_rank);
+    std::swap(block.alive, other.block.alive);
+    std::swap(block.ready, other.block.ready);
+    std::swap(block.barrier, other.block.barrier);
+    std::swap_ranges(fibres, fibres + block.thread_count, other.fibres);
+    std::swap_ranges(fibre_memory, fibre_memory + block.thread_count, other.memory);
+    std::swap(blockIdx, other.index);
+    swap_shared_memory();
+}
+
 // Stacks for the first `threads` fibres; kept for later blocks.
-void make_stacks(int threads) {
-    static int made = 0;
+void make_stacks(int threads, FibreMemory* of, int& made) {
     for (; made < threads; made++) {
         void* p = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
         if (p == MAP_FAILED) throw Bug("no memory for the stacks of a block's threads");
         mprotect(p, 4096, PROT_NONE);  // an overflow is a SIGSEGV
-        fibre_memory[made].stack = static_cast<char*>(p) + 4096;
+        of[made].stack = static_cast<char*>(p) + 4096;
         // Tops at different offsets of a page: else all threads' locals would compete for the same lines of the cache.
-        fibre_memory[made].stack_bytes = kStackBytes - 4096 - size_t(made) * 704 % 4096 / 64 * 64;
+        of[made].stack_bytes = kStackBytes - 4096 - size_t(made) * 704 % 4096 / 64 * 64;
     }
 }
 
-void run_block() {
+// Until the block has ended or pauses.
+void go_on() {
+    block.paused = false;
+    current = host;
+    switch_to(pick());
+    current = nullptr;
+    if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
+    if (!block.paused) check_shared_gaps();
+}
+
+void begin_block() {
     start_shared_memory(running->shared_bytes);
     block.alive = block.thread_count;
     block.barrier = BlockBarrier{};
@@ -105,11 +137,6 @@ void run_block() {
         m.open.copies.clear();
         f.context = nullptr;
     }
-    current = host;
-    switch_to(pick());
-    current = nullptr;
-    if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
-    check_shared_gaps();
 }
 
 }  // namespace
@@ -120,11 +147,14 @@ void run(const Launch& launch) {
     gridDim = launch.grid, blockDim = launch.block;
     block.thread_count = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
     block.warp_count = (block.thread_count + 31) / 32;
-    make_stacks(block.thread_count);
+    static int made = 0, made_for_other = 0;
+    make_stacks(block.thread_count, fibre_memory, made);
+    make_stacks(block.thread_count, other.memory, made_for_other);
     for (int i = 0; i < block.thread_count; i++) {
         unsigned n = static_cast<unsigned>(i), x = launch.block.x, y = launch.block.y;
         fibres[i].index = {n % x, n / x % y, n / x / y};
         fibres[i].number = i;
+        other.fibres[i].index = fibres[i].index, other.fibres[i].number = i;
     }
     size_t blocks = size_t{launch.grid.x} * launch.grid.y * launch.grid.z;
     std::vector<uint32_t> order(blocks);
@@ -132,9 +162,23 @@ void run(const Launch& launch) {
     if (schedule.shuffle)
         for (size_t i = blocks; i-- > 1;)
             std::swap(order[i], order[schedule.random.below(static_cast<uint32_t>(i) + 1)]);
-    for (uint32_t b : order) {
-        blockIdx = {b % launch.grid.x, b / launch.grid.x % launch.grid.y, b / launch.grid.x / launch.grid.y};
-        run_block();
+    // In half of the launches a block pauses now and then at a barrier, and another one begins or goes on.
+    constexpr uint32_t chances[] = {0, 0, 2, 8};
+    pause_one_in = schedule.shuffle && blocks > 1 ? chances[schedule.random.below(4)] : 0;
+    other.there = false;
+    size_t begun = 0;
+    for (bool here = false;;) {
+        if (!here && begun < blocks && !(other.there && schedule.random.chance(2))) {
+            uint32_t b = order[begun++];
+            blockIdx = {b % launch.grid.x, b / launch.grid.x % launch.grid.y, b / launch.grid.x / launch.grid.y};
+            begin_block();
+        } else if (!here) {
+            if (!std::exchange(other.there, false)) break;
+            swap_blocks();
+        }
+        go_on();
+        here = block.paused;
+        if (here && (other.there || begun < blocks)) swap_blocks(), std::swap(here, other.there);
     }
     running = nullptr;
 }
@@ -168,6 +212,12 @@ std::string position() {
                                                  blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
 }
 void fail(const std::string& message) { throw Bug(position() + ": " + message); }
+
+void needs_capability(int capability, const char* instruction, const Site& where) {
+    if (device_limits().capability < capability)
+        fail(format("%s at %s: a device of capability %d has no such instruction, it needs %d", instruction,
+                    at(where).c_str(), device_limits().capability, capability));
+}
 
 void trap(Site where) { fail("__trap() at " + at(where)); }
 

@@ -9,7 +9,7 @@ namespace cudahost {
 
 namespace {
 
-constexpr size_t kGap = 256, kSharedBytes = kMaxShared + (64 << 10);
+constexpr size_t kGap = 256, kSharedBytes = kMostShared + (64 << 10);
 struct Shared {
     char* base = nullptr;
     size_t used = 0, payload = 0;
@@ -67,7 +67,7 @@ struct Shared {
         look(base + used, 0, "the end");
 #endif
     }
-} shared;
+} shared, shared_of_other;
 
 void land(const CopyGroup::Copy& copy) {
     if (copy.from) std::memcpy(copy.to, copy.from, copy.bytes);
@@ -81,6 +81,7 @@ void land(CopyGroup& group) {
 }  // namespace
 
 void start_shared_memory(size_t dynamic_bytes) { shared.start_block(dynamic_bytes); }
+void swap_shared_memory() { std::swap(shared, shared_of_other); }
 void check_shared_gaps() { shared.check_gaps(); }
 
 // ---- arrays ----
@@ -93,9 +94,14 @@ void* shared_memory(const void* key, size_t bytes, size_t alignment, const char*
     size_t fixed = shared.payload - shared.dynamic_bytes;
     if (fixed > (48 << 10))
         fail(format("%s at %s: %zu bytes of static shared memory, more than 48 KiB", name, at(where).c_str(), fixed));
-    if (!p || shared.payload > kMaxShared)
-        fail(format("%s at %s: %zu bytes of shared memory with the dynamic, more than %zu", name, at(where).c_str(),
-                    shared.payload, kMaxShared));
+    // CUDA Runtime API, cudaFuncAttributeMaxDynamicSharedMemorySize: static memory and what was consented to share a
+    // device's limit; without consent they share 48 KiB.
+    size_t dynamic = std::max(running->consent, shared.dynamic_bytes);
+    size_t limit = running->consent ? device_limits().shared : 48 << 10;
+    if (!p || fixed + dynamic > limit)
+        fail(format("%s at %s: %zu bytes of static and %zu of dynamic shared memory are more than %zu%s", name,
+                    at(where).c_str(), fixed, dynamic, limit,
+                    running->consent ? "" : " (no cudaFuncSetAttribute for more)"));
     shared.arrays.push_back({key, p, bytes, name});
     return p;
 }
@@ -118,6 +124,7 @@ void check_shared(const void* p, size_t bytes, Site where) {
 // ---- cp.async ----
 
 void cp_async(void* to, const void* from, size_t bytes, bool valid, Site where) {
+    needs_capability(80, "cp.async", where);
     check_shared(to, bytes, where);
     if (valid) {
         if (reinterpret_cast<uintptr_t>(from) % bytes)

@@ -1,5 +1,7 @@
 #include "test/cudahost/streams.h"
 
+#include <unistd.h>
+
 #include "test/cudahost/closing.h"
 #include "test/cudahost/heap.h"
 
@@ -26,6 +28,16 @@ static void start() {
 #ifndef CUDAHOST_ASAN
     explain_segv();
 #endif
+    // What was found when the last objects were destroyed, and no call came after.
+    atexit([] {
+        try {
+            throw_pending_bug();
+        } catch (const std::exception& e) {
+            fflush(stdout);
+            fprintf(stderr, "cudahost: %s\n", e.what());
+            _exit(1);
+        }
+    });
 }
 
 cudaStream_t resolve(cudaStream_t stream) {

@@ -7,10 +7,18 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <utility>
 #include <vector>
 
 #include "test/cudahost/internal.h"
+
+// Memory that takes part in a captured operation of a communicator, which NCCL registers (NCCL_GRAPH_REGISTER).
+struct Registered {
+    const void* communicator;
+    const char* begin;
+    size_t bytes;
+};
 
 struct CUgraph_st {
     struct Node {
@@ -18,9 +26,10 @@ struct CUgraph_st {
         std::vector<int> after;
     };
     std::vector<Node> nodes;
-    bool invalid = false;
+    bool invalid = false, ended = false;
     cudaStream_t origin = nullptr;
     int last_collective = -1;  // node
+    std::vector<Registered> registered;
 };
 struct CUgraphExec_st {
     CUgraph_st graph;
@@ -59,7 +68,10 @@ struct Runtime {
     uint64_t next_number = 1;
     cudaError_t last_error = cudaSuccess;
     std::map<const void*, int> dynamic_shared;  // cudaFuncSetAttribute
-    std::function<void()> before_next;          // the workspace's fill
+    std::set<const void*> loaded;               // kernels
+    std::set<CUgraphExec_st*> executables;
+    std::vector<Registered> let_go;     // of graphs that have ended, until the communicator's next call
+    std::function<void()> before_next;  // the workspace's fill
     bool working = false;
     std::exception_ptr pending_bug;  // found where no exception could leave
 };

@@ -46,7 +46,7 @@ void mma_all(void* const (&data)[32], uint32_t) {
 
 struct Ldmatrix {
     uint32_t* r;
-    const uint16_t* row;
+    uint16_t row[8];
 };
 template <bool transposed>
 void ldmatrix_all(void* const (&data)[32], uint32_t) {
@@ -67,12 +67,16 @@ void ldmatrix_all(void* const (&data)[32], uint32_t) {
 }  // namespace
 
 void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site where) {
+    needs_capability(80, "mma of bf16", where);
     Mma mine{d, a, {b0, b1}};
     full_warp_collective("mma", &mine, mma_all, where);
 }
 void ldmatrix_x4(uint32_t (&r)[4], const void* row, bool transposed, Site where) {
     check_shared(row, 16, where);
-    Ldmatrix mine{r, static_cast<const uint16_t*>(row)};
+    // Read now and not when all lanes have come: ldmatrix orders no lane's stores before another lane's reads, as
+    // __syncwarp() does.
+    Ldmatrix mine{r, {}};
+    std::memcpy(mine.row, row, 16);
     if (transposed) full_warp_collective("ldmatrix.trans", &mine, ldmatrix_all<true>, where);
     else full_warp_collective("ldmatrix", &mine, ldmatrix_all<false>, where);
 }
