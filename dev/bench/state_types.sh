@@ -34,6 +34,7 @@ line fp32-seed "fp32, another seed" fp32 8 --seed 7
 line fp32-bf16 fp32 bf16 4 --state-type bf16
 line fp32-int8 fp32 "8 bits" 2.06 --state-type int8
 line bf16-masters "bf16, fp32 masters" fp32 12 --precision bf16
-line bf16 "bf16, stochastic rounding" fp32 8 --precision bf16 --no-master-weights
-line bf16-bf16 "bf16, stochastic rounding" bf16 4 --precision bf16 --no-master-weights --state-type bf16
-line bf16-int8 "bf16, stochastic rounding" "8 bits" 2.06 --precision bf16 --no-master-weights --state-type int8
+line bf16 "bf16, rounded to the nearest" fp32 8 --precision bf16 --no-master-weights
+line bf16-sr "bf16, stochastic rounding" fp32 8 --precision bf16 --no-master-weights --stochastic-rounding
+line bf16-sr-bf16 "bf16, stochastic rounding" bf16 4 --precision bf16 --no-master-weights --stochastic-rounding --state-type bf16
+line bf16-sr-int8 "bf16, stochastic rounding" "8 bits" 2.06 --precision bf16 --no-master-weights --stochastic-rounding --state-type int8

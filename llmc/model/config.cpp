@@ -7,7 +7,6 @@
 #include <iterator>
 #include <utility>
 #include <vector>
-
 #include "llmc/base/error.h"
 
 namespace {
