@@ -27,6 +27,19 @@ TEST_F(Program, TrainsAndLeavesLogPlotAndCheckpoint) {
         EXPECT_TRUE(fs::exists(dir / ("run/step_00000020/" + std::string(name)))) << name;
 }
 
+#ifdef USE_ONEDNN
+TEST_F(Program, SaysWhereBf16SavesNoTime) {
+    const std::string note = "note: this processor has no products of bf16";
+    for (const char* isa : {"AVX2", "AVX512_CORE"}) {  // as if the processor had no more
+        const std::string before = std::string("ONEDNN_MAX_CPU_ISA=") + isa + " ";
+        const CommandResult bf16 = gpt2(small() + "--precision bf16 -x 1 -v 0 -o " + isa, before);
+        expect_good(bf16);
+        EXPECT_EQ(count(bf16.err, note), 1) << bf16.err;
+        EXPECT_EQ(count(gpt2(small() + "-x 1 -v 0 -o fp32_" + isa, before).err, note), 0);
+    }
+}
+#endif
+
 // The mark of the design: 20 steps in one go, or 10 steps, a kill and 10 more, end in the same bits. Dropout and a
 // partial micro-batch included.
 TEST_F(Program, KilledAndResumedIsBitIdentical) {
