@@ -13,7 +13,7 @@ rates() {  # around what each is used with: five a factor of two or so apart
     case $1 in
         adamw) echo 1e-3 2e-3 4e-3 8e-3 16e-3 ;;
         muon) echo 2.5e-3 5e-3 1e-2 2e-2 4e-2 ;;
-        sgd) echo 0.03 0.1 0.3 1 3 ;;
+        sgd) echo 0.003 0.01 0.03 0.1 0.3 ;;
         adagrad) echo 5e-3 1e-2 2e-2 4e-2 8e-2 ;;
         adadelta) echo 0.5 1 2 4 8 ;;
     esac
