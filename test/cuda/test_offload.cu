@@ -60,7 +60,12 @@ void expect_same_bits(const StepOptions& o, const std::vector<int>& combinations
 
 TEST(Offload, EveryCombinationHasTheSameBits) {
     std::vector<int> all;
-    for (int bits = 1; bits < 32; bits++) all.push_back(bits);
+#ifdef __SANITIZE_ADDRESS__  // slow, and they read and write the same places
+    const int step = 5;
+#else
+    const int step = 1;
+#endif
+    for (int bits = 1; bits < 32; bits += step) all.push_back(bits);
     expect_same_bits<bf16>({}, all);
 }
 
