@@ -15,7 +15,7 @@ rates() {  # around what each is used with: five a factor of two or so apart
         muon) echo 2.5e-3 5e-3 1e-2 2e-2 4e-2 ;;
         sgd) echo 0.003 0.01 0.03 0.1 0.3 ;;
         adagrad) echo 5e-3 1e-2 2e-2 4e-2 8e-2 ;;
-        adadelta) echo 0.5 1 2 4 8 ;;
+        adadelta) echo 0.125 0.25 0.5 1 2 ;;
     esac
 }
 [ -e data/foldoc/train_000000.bin ] || bash dev/examples/foldoc.sh >&2
