@@ -200,6 +200,10 @@ TEST_F(RunMemory, LimitsThatCannotBe) {
     const CommandResult plan = gpt2("plan --gpu h100 -e d12 --memory-limit 6GB");
     expect_good(plan);
     EXPECT_NE(plan.out.find("to fit: --micro-batch-size "), std::string::npos) << plan.out;
+    // what is named stays
+    const CommandResult named = gpt2("plan --gpu rtx4090 -e d12 --offload optimizer --memory-limit 1.7GB");
+    expect_good(named);
+    EXPECT_NE(named.out.find("; offloaded: optimizer, "), std::string::npos) << named.out;
 }
 
 }  // namespace

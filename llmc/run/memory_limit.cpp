@@ -64,6 +64,14 @@ static Cost cost_of(const PlanSetup& s, const PlanSetup& asked) {
     return {loss, seconds_of(s)};
 }
 
+Names named_measures(const Options& o) {
+    Names names;
+    for (const char* option : {"micro-batch-size", "recompute", "offload", "state-type"})
+        if (o.was_given(option)) names.insert(option);
+    if (o.new_rows_first > 0) names.insert("offload");  // not all of it goes with that
+    return names;
+}
+
 std::optional<PlanSetup> cheapest_fit(const PlanSetup& asked, const Names& fixed, double limit,
                                       const MemoryDemand& demand) {
     std::optional<PlanSetup> best;
@@ -164,10 +172,8 @@ FittedRun fit_run(const Run& run, bool cpu, double peak_flops, double there_is, 
                          o.memory_limit.c_str(), human_bytes(there_is).c_str(), cpu ? "this machine's" : "the GPU's"));
     FittedRun fitted{setup_of(run, cpu, peak_flops), {}};
     const PlanSetup asked = fitted.setup;
-    Names fixed;
-    for (const char* option : {"micro-batch-size", "recompute", "state-type"})
-        if (o.was_given(option) || !run.resume_from.empty()) fixed.insert(option);  // a resume goes on as it began
-    if (o.was_given("offload") || o.new_rows_first > 0) fixed.insert("offload");    // which changes no number
+    Names fixed = named_measures(o);
+    if (!run.resume_from.empty()) fixed.merge(Names{"micro-batch-size", "recompute", "state-type"});  // as it began
     if (asked.B == 0) fixed.erase("micro-batch-size");
     if (!limited) fixed.insert("state-type");
     // What is free may soon be less, for others want memory, too.

@@ -11,11 +11,14 @@
 #include <vector>
 #include "llmc/run/plan.h"
 
+struct Options;
 struct Run;
 
 using MemoryDemand = std::function<double(const PlanSetup&)>;  // bytes
 using Names = std::set<std::string>;                           // of options that stay
 
+// Those that the command line names.
+Names named_measures(const Options& options);
 // The cheapest change of `asked` that needs at most `limit` bytes; none: nothing does.
 std::optional<PlanSetup> cheapest_fit(const PlanSetup& asked, const Names& fixed, double limit,
                                       const MemoryDemand& demand);

@@ -168,10 +168,7 @@ static OrderedJson plan_json(const Options& o, const PlanSetup& asked) {
     PlanSetup s = asked;
     std::string chosen;
     if (!o.memory_limit.empty()) {
-        Names fixed;
-        for (const char* option : {"micro-batch-size", "recompute", "state-type"})
-            if (o.was_given(option)) fixed.insert(option);
-        if (const auto found = cheapest_fit(asked, fixed, s.memory_bytes, memory_needed))
+        if (const auto found = cheapest_fit(asked, named_measures(o), s.memory_bytes, memory_needed))
             s = *found, chosen = chosen_text(s, asked, memory_needed);
     }
     if (s.B == 0) s.B = largest_micro_batch(s, 0.8);
