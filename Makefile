@@ -4,7 +4,7 @@
 #
 # Variables: ARCH=-march=native (what to compile for), NO_ONEDNN=1, NO_OPENMP=1 (build without them), CXX, EXTRA_CXXFLAGS,
 # V=1 (show the commands).
-# CUDA: CUDA_ARCH="80 90" (GPU architectures; default: the GPUs of this machine), CUDA_HOME, USE_CUDNN=1, CUDA_CXX (nvcc's host compiler).
+# CUDA: CUDA_ARCH="80 90" (GPU architectures; default: the GPUs of this machine), CUDA_HOME, USE_CUDNN=0 (without cuDNN's attention), CUDA_CXX (nvcc's host compiler).
 # Libraries are looked for in .deps/ (where dev/setup.sh unpacks them when it may not install), then in the system, then with pkg-config.
 
 .DEFAULT_GOAL := all
@@ -238,6 +238,7 @@ ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_
   NCCL := $(call find_library,libnccl.so.2)
   CUDNN := $(call find_library,libcudnn.so.9)
   CUDA_RPATH := $(sort $(patsubst %/,%,$(dir $(abspath $(CUBLASLT) $(NCCL) $(CUDNN) $(if $(USE_CUDNN),$(call find_library,libcudart.so.1[23]))))))
+  override USE_CUDNN := $(filter-out 0,$(or $(USE_CUDNN),$(and $(call first,include/cudnn.h),$(call first,include/cudnn_frontend.h))))
   CUDNN_INCLUDE := $(if $(USE_CUDNN),$(call find_header,cudnn.h,pip's nvidia-cudnn-cu13) $(call find_header,cudnn_frontend.h,pip's nvidia-cudnn-frontend))
 
   # Machine code for CUDA_ARCH, and PTX of the newest of them, which newer GPUs compile for themselves when the program
@@ -260,14 +261,14 @@ ifneq ($(filter $(CUDA_GOALS) $(BIN)train_gpt2cu $(B)/%.cu.o $(B)/test/cuda/run_
   NEWEST := $(lastword $(ARCHES))
   NVCCFLAGS := -std=c++20 $(if $(CUDA_QUICK),-O0 -Xcicc -O0 -Xptxas -O0,-O3) -lineinfo --expt-relaxed-constexpr --threads 0 -ccbin $(or $(CUDA_CXX),$(CXX)) \
     $(foreach a,$(ARCHES),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_$(NEWEST),code=compute_$(NEWEST) \
-    -Werror all-warnings -Xcompiler -Wall,-Wextra,-Wno-restrict$(if $(USE_OPENMP),$(comma)-fopenmp,$(comma)-Wno-unknown-pragmas) \
-    -I. $(CUDA_INCLUDE) $(if $(USE_CUDNN),-DUSE_CUDNN)
+    -Werror all-warnings -Xcompiler -Wall,-Wextra,-Wno-restrict$(if $(USE_OPENMP),$(comma)-fopenmp,$(comma)-Wno-unknown-pragmas) -I. $(CUDA_INCLUDE)
   ifeq ($(LLMC_SAID_CUDA),)
     export LLMC_SAID_CUDA := 1
     $(info found: $(NVCC) $(NVCC_VERSION); compiling for $(ARCHES:%=sm_%) and PTX ($(ARCHES_FROM)))
     SAY := $(CUBLASLT) $(NCCL) $(CUDNN)
     $(if $(SAY),$(info found, to be opened at run time: $(subst $(space),$(comma) ,$(strip $(SAY)))))
     $(if $(call first,include/nccl.h),,$(info missing: nccl.h: the program is for one GPU (package libnccl-dev or pip's nvidia-nccl-cu13)))
+    $(if $(USE_CUDNN),,$(info missing: cuDNN's headers (cudnn.h and cudnn_frontend.h of pip's nvidia-cudnn-cu13 and nvidia-cudnn-frontend): attention by own kernels))
     $(if $(CUBLASLT),,$(info missing: cuBLASLt (CUDA Toolkit or pip's nvidia-cublas): without it only --matmul own will run))
   endif
   ifneq ($(shell mkdir -p $(CU); echo '$(NVCC) $(NVCC_VERSION) $(NVCCFLAGS)' | cmp -s - $(CU)/cuda_flags || echo differs),)
@@ -280,7 +281,7 @@ $(CU)/cuda_flags: ;
 CUDA_SLOW := $(addprefix llmc/cuda/,matmul_own.cu sort.cu attention_mma.cu attention_fp32.cu layernorm.cu)
 CUDA_SOURCES := $(CUDA_SLOW) $(filter-out $(CUDA_SLOW),$(wildcard llmc/cuda/*.cu))
 CUDA_HOST_SOURCES := $(filter-out %_cudnn.cpp,$(wildcard llmc/cuda/*.cpp))
-CUDA_HOST_OBJ := $(CUDA_HOST_SOURCES:%=$(CU)/%.o) $(if $(USE_CUDNN),$(CU)/llmc/cuda/attention_cudnn.cpp.o)
+CUDA_HOST_OBJ := $(CUDA_HOST_SOURCES:%=$(CU)/%.o) $(CU)/llmc/cuda/attention_$(if $(USE_CUDNN),,no_)cudnn.cpp.o
 CUDA_OBJ := $(CUDA_SOURCES:%=$(CU)/%.o) $(CUDA_HOST_OBJ)
 CUDA_TEST_OBJ := $(patsubst %,$(CU)/%.o,$(wildcard test/cuda/*.cu))
 NO_CPU_OBJ := $(filter-out $(B)/llmc/cpu/%,$(LLMC_OBJ))  # the CUDA program needs no CPU layers
@@ -307,7 +308,7 @@ $(CU)/%.cu.o: %.cu $(CU)/cuda_flags
 $(CU)/train_gpt2.cu.o $(CUDA_HOST_OBJ): $(CU)/%.o: % $(B)/flags $(CU)/cuda_flags
 	@mkdir -p $(@D)
 	@echo "  compile  $<"
-	$(Q)$(CXX) -x c++ $(CPPFLAGS) $(if $(USE_CUDNN),-DUSE_CUDNN $(CUDNN_INCLUDE)) $(CUDA_INCLUDE) -isystem $(NVCC_ROOT)/include \
+	$(Q)$(CXX) -x c++ $(CPPFLAGS) $(CUDNN_INCLUDE) $(CUDA_INCLUDE) -isystem $(NVCC_ROOT)/include \
 	  $(CXXFLAGS) -MMD -MP -c -o $@ $<
 
 # nvcc's pass for the GPU reads the host's code, too, and finds what is wrong in it

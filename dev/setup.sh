@@ -131,7 +131,7 @@ list_missing_cuda() {
     nvcc=$(command -v nvcc) && nvcc=$(realpath "$nvcc") || nvcc=
     site=$(python3 -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")))' 2>/dev/null || true)
     # shellcheck disable=SC2086,SC2206  # one word a directory
-    roots=(${CUDA_HOME:-} .deps/python/nvidia/* ${nvcc%/bin/nvcc} /usr/local/cuda ${site:+$(printf '%s/nvidia/* ' $site)} /usr/local /usr)
+    roots=(${CUDA_HOME:-} .deps/python/nvidia/* ${nvcc%/bin/nvcc} /usr/local/cuda ${site:+$(printf '%s/nvidia/* ' $site)} .deps/python $site /usr/local /usr)
     has() {
         local root
         for root in "${roots[@]}"; do [ ! -e "$root/$1" ] || return 0; done
@@ -141,6 +141,7 @@ list_missing_cuda() {
     has bin/nvcc || cuda_packages+=(nvidia-{cuda-nvcc,nvvm,cuda-crt,cuda-runtime,cuda-cccl}"==13.0.*")
     has include/cublasLt.h || cuda_packages+=("nvidia-cublas==13.0.*")
     has include/nccl.h || cuda_packages+=(nvidia-nccl-cu13)
+    ! has include/cudnn.h || has include/cudnn_frontend.h || cuda_packages+=(nvidia-cudnn-frontend)  # for its attention
 }
 with_pip() {
     list_missing_cuda

@@ -21,7 +21,7 @@ struct Encoder {
         }
         auto dout = narrow<X>(d.at("out"));
         auto dwte = accumulator<grad_t<X>>(V * C), dwpe = accumulator<grad_t<X>>(maxT * C);
-        encoder_backward<X>(dwte.data(), dwpe.data(), dout.data(), tokens.data(), given, B, T, C, dropout, on);
+        encoder_backward<X>(dwte.data(), dwpe.data(), dout.data(), tokens.data(), given, B, T, C, V, dropout, on);
         return {{"wte", accumulated(dwte)}, {"wpe", accumulated(dwpe)}};
     }
 };

@@ -332,7 +332,7 @@ void bench_layers(int T) {
     row("encoder forward", 1, 3 * NC * S / memory.copy,
         [&] { encoder_forward<X>(x, batch.inputs.data(), nullptr, w, wide, nullptr, B, T, C, Dropout{}); });
     row("encoder backward", 1, NC * (S + 16) / memory.copy, [&] {
-        encoder_backward<X>(dw, reinterpret_cast<A*>(wide), x, batch.inputs.data(), nullptr, B, T, C, Dropout{});
+        encoder_backward<X>(dw, reinterpret_cast<A*>(wide), x, batch.inputs.data(), nullptr, B, T, C, m.V, Dropout{});
     });
     StepState state;
     state.loss_normaliser = 1 / static_cast<float>(N);

@@ -35,7 +35,7 @@ add_headers() {
 add_headers CLI/CLI.hpp libcli11-dev CLI
 add_headers nlohmann/json.hpp nlohmann-json3-dev nlohmann
 add_headers gtest/gtest.h libgtest-dev gtest
-add_headers cudnn_frontend.h "pip's nvidia-cudnn-frontend; only for USE_CUDNN=1" 'cudnn_frontend*' || true
+add_headers cudnn_frontend.h "pip's nvidia-cudnn-frontend; for cuDNN's attention" 'cudnn_frontend*' || true
 
 for library in libgtest.a libgtest_main.a; do
     for dir in ".deps/usr/lib/$multiarch" .deps/usr/lib "/usr/lib/$multiarch" /usr/local/lib /usr/lib; do

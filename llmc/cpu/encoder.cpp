@@ -27,7 +27,7 @@ void encoder_forward(X* out, const int* tokens, const int* positions, const X* w
 // dwte (V,C) += , dwpe (maxT,C) +=
 template <typename X>
 void encoder_backward(grad_t<X>* dwte, grad_t<X>* dwpe, const X* dout, const int* tokens, const int* positions, int B,
-                      int T, int C, Dropout dropout, CpuStream) {
+                      int T, int C, int /*V*/, Dropout dropout, CpuStream) {
     using A = acc_t<X>;
     constexpr int granule = 64;  // columns: cache lines stay whole, and so do Philox blocks
     int columns = std::min(1024, ((C + thread_count() - 1) / thread_count() + granule - 1) / granule * granule);

@@ -19,7 +19,7 @@ void encoder_forward(X* out, const int* tokens, const int* positions, const X* w
                      int B, int T, int C, Dropout dropout, CpuStream = {});
 template <typename X>
 void encoder_backward(grad_t<X>* dwte, grad_t<X>* dwpe, const X* dout, const int* tokens, const int* positions, int B,
-                      int T, int C, Dropout dropout, CpuStream = {});
+                      int T, int C, int V, Dropout dropout, CpuStream = {});
 
 // dropout.cpp: y = dropout(x) or, in the backward pass, dx = dropout(dy); x, y (B, per_sample), y may be x
 template <typename X>

@@ -15,14 +15,21 @@
 //   Dropout's element of a probability is (h * Tk + position) * Tk + key, see Dropout in step_state.h.
 //
 // Two versions: float without tensor cores (attention_fp32.cuh, read it first), bf16 with them (attention_mma.cuh); and
-// cuDNN's for bf16 where the program is built with USE_CUDNN=1. Few queries with a cache of keys have a kernel of their
+// cuDNN's for bf16, where --attention says so (device.cuh). Few queries with a cache of keys have a kernel of their
 // own in attention_decode.cuh. All results are the same from run to run: each sum has one order, nothing is added
 // atomically.
 #pragma once
-#include "llmc/cuda/layers.cuh"
-#ifdef USE_CUDNN
 #include "llmc/cuda/attention_cudnn.h"
-#endif
+#include "llmc/cuda/layers.cuh"
+
+// Whether cuDNN computes it. Of a training step's two passes both or none: the backward pass is what it may lack.
+template <typename X>
+bool attention_is_cudnn([[maybe_unused]] const AttentionShape& s, const int* doc_start, const Dropout& dropout) {
+    if constexpr (std::is_same_v<X, bf16>)
+        return device().attention == AttentionLibrary::cudnn && !doc_start && !dropout.active() &&
+               attention_cudnn_supports(s, true);
+    else return false;
+}
 
 // lse may be null (inference). Workspace: cuDNN's.
 template <typename X>
@@ -30,12 +37,10 @@ void attention_forward(X* out, float* lse, const X* q, const X* k, const X* v, c
                        const int* doc_start, Dropout dropout, cudaStream_t stream) {
     CHECK(s.Tq <= s.Tk && s.NH % s.NKV == 0 && s.HS <= 256, "Tq=%d Tk=%d NH=%d NKV=%d HS=%d", s.Tq, s.Tk, s.NH, s.NKV,
           s.HS);
-#ifdef USE_CUDNN
     if constexpr (std::is_same_v<X, bf16>)
-        if (!doc_start && !dropout.active() && lse && attention_cudnn_supports(s, false))
+        if (lse && attention_is_cudnn<X>(s, doc_start, dropout))
             return attention_forward_cudnn(out, lse, q, k, v, s, workspace<char>(attention_forward_workspace_bytes(s)),
                                            stream);
-#endif
     attention_own_forward(out, lse, q, k, v, s, doc_start, dropout, stream);
 }
 
@@ -46,11 +51,9 @@ void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X*
                         cudaStream_t stream) {
     CHECK(s.Tq == s.Tk && s.NH % s.NKV == 0 && s.HS <= 256, "Tq=%d Tk=%d NH=%d NKV=%d HS=%d", s.Tq, s.Tk, s.NH, s.NKV,
           s.HS);
-#ifdef USE_CUDNN
     if constexpr (std::is_same_v<X, bf16>)
-        if (!doc_start && !dropout.active() && attention_cudnn_supports(s, true))
+        if (attention_is_cudnn<X>(s, doc_start, dropout))
             return attention_backward_cudnn(dq, dk, dv, dout, q, k, v, out, lse, s,
                                             workspace<char>(attention_cudnn_workspace_bytes(s, true)), stream);
-#endif
     attention_own_backward(dq, dk, dv, dout, q, k, v, out, lse, s, doc_start, dropout, stream);
 }

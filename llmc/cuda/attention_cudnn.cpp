@@ -31,14 +31,16 @@ struct Cudnn {
     cudnnHandle_t handle = nullptr;
     decltype(&::cudnnSetStream) set_stream = nullptr;
     decltype(&::cudnnGetErrorString) error_string = nullptr;
+    size_t version = 0;  // 10000 * major + 100 * minor + patch
     std::map<Key, Plan> plans;
 
     Cudnn() {
         fe::cudnn_dlhandle = open_library("cuDNN", "libcudnn.so", {9},
-                                          "it comes from NVIDIA and with pip's nvidia-cudnn-cu13 (or -cu12); a program "
-                                          "built without USE_CUDNN=1 needs none");
+                                          "it comes from NVIDIA and with pip's nvidia-cudnn-cu13 (or -cu12); "
+                                          "--attention own needs none");
         auto create = find_function<decltype(::cudnnCreate)>(fe::cudnn_dlhandle, "cudnnCreate");
         set_stream = find_function<decltype(::cudnnSetStream)>(fe::cudnn_dlhandle, "cudnnSetStream");
+        version = find_function<decltype(::cudnnGetVersion)>(fe::cudnn_dlhandle, "cudnnGetVersion")();
         error_string = find_function<decltype(::cudnnGetErrorString)>(fe::cudnn_dlhandle, "cudnnGetErrorString");
         check(create(&handle), "cudnnCreate", __LINE__);
     }
@@ -131,6 +133,17 @@ void execute(const AttentionShape& s, bool backward, std::unordered_map<int64_t,
 }
 
 }  // namespace
+
+std::string attention_cudnn_missing() try {
+    cudnn();
+    return "";
+} catch (const Error& e) {
+    return e.what();
+}
+std::string attention_cudnn_version() {
+    const size_t v = cudnn().version;
+    return strf("%zu.%zu.%zu", v / 10000, v / 100 % 100, v % 100);
+}
 
 bool attention_cudnn_supports(const AttentionShape& shape, bool backward) {
     return shape.Tq == shape.Tk && find_plan(shape, false).graph && (!backward || find_plan(shape, true).graph);

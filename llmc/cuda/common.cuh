@@ -10,6 +10,7 @@
 // ---- the device ----
 
 enum class MatmulLibrary { cublaslt, own };
+enum class AttentionLibrary { own, cudnn };
 
 // The one global of the CUDA code: the GPU that this process works on, and how.
 struct CudaDevice {
@@ -22,6 +23,7 @@ struct CudaDevice {
     int peak_memory_clock_khz = 0, memory_bus_bits = 0;
     // from the command line
     MatmulLibrary matmul = MatmulLibrary::cublaslt;
+    AttentionLibrary attention = AttentionLibrary::own;  // of bf16; cudnn: where it has the shape
     bool tf32 = true;
     // 0: GELU is a kernel of its own, 1: in the forward product's epilogue, 2: in the backward's too; bf16 only
     int gelu_fusion = 0;

@@ -3,11 +3,17 @@
 #include <cctype>
 #include <cstring>
 #include "llmc/base/dynamic_library.h"
+#include "llmc/cuda/attention_cudnn.h"
 #include "llmc/cuda/matmul_cublaslt.cuh"
 
 // Whether GELU is part of the matrix products (CudaDevice::gelu_fusion) when the command line does not say: llm.c's choice,
 // forward and backward from Hopper on, not at all before. Theirs, not measured here.
 static int default_gelu_fusion(int capability) { return capability >= 90 ? 2 : 0; }
+
+// Whether cuDNN's attention is taken where the command line does not say. Our kernels are made of mma.sync, which on Hopper
+// and the B200 reaches 0.6 of the tensor cores' rate and less; at head size 64 and T = 1024 FlashAttention-3's figure has
+// cuDNN a quarter above the best that mma.sync does there (flash3_fp16_fwd.png: 288 to 229 TFLOP/s).
+static bool wants_cudnn(int capability) { return capability >= 90 && capability < 110; }
 
 void open_device(DeviceOptions& options, int local_rank) {
     const char* cpu = "./train_gpt2 does the same on a CPU";
@@ -71,15 +77,69 @@ void open_device(DeviceOptions& options, int local_rank) {
     if (options.gelu_fusion < 0) options.gelu_fusion = default_gelu_fusion(d.capability);
 }
 
-void configure_device(const DeviceOptions& options, bool bf16) {
+void configure_device(DeviceOptions& options, bool bf16) {
     CudaDevice& d = device();
     if (bf16 && d.capability < 80)
         throw UsageError(strf("%s has compute capability %d.%d, and bf16 needs 8.0 (Ampere): use --precision fp32",
                               d.name, d.capability / 10, d.capability % 10));
     d.matmul = options.matmul == "own" ? MatmulLibrary::own : MatmulLibrary::cublaslt;
     d.tf32 = options.tf32;
-    d.gelu_fusion = options.gelu_fusion < 0 ? default_gelu_fusion(d.capability) : options.gelu_fusion;
+    if (options.gelu_fusion < 0) options.gelu_fusion = default_gelu_fusion(d.capability);
+    d.gelu_fusion = options.gelu_fusion;
+    d.attention = AttentionLibrary::own;
+    if (bf16 && options.attention == "auto")
+        options.attention = wants_cudnn(d.capability) && attention_cudnn_missing().empty() ? "cudnn" : "own";
+    if (bf16 && options.attention == "cudnn") {
+        if (const std::string why = attention_cudnn_missing(); !why.empty())
+            throw Error(strf("--attention cudnn: %s; or give --attention own, whose sums are rounded in another order",
+                             why.c_str()));
+        d.attention = AttentionLibrary::cudnn;
+    }
     if (d.matmul == MatmulLibrary::cublaslt) cublaslt();  // a missing library is said now
+}
+
+std::vector<std::string> device_choices(const DeviceOptions& options, const ModelConfig& model, const StepOptions& o) {
+    const CudaDevice& d = device();
+    std::vector<std::string> lines;
+    const std::string own = "attention: by the program's own kernels";
+    if (d.attention == AttentionLibrary::cudnn) {
+        const std::string cudnn = "cuDNN " + attention_cudnn_version();
+        if (o.dropout > 0) lines.push_back(own + "; " + cudnn + " is not asked for attention with dropout");
+        else if (o.examples) lines.push_back(own + "; " + cudnn + " is not asked for attention within documents");
+        else if (!attention_cudnn_supports(packed_qkv_shape(o.B, o.T, model.C, model.NH), true))
+            lines.push_back(own + strf("; %s has none in a fixed order for heads of %d on this GPU", cudnn.c_str(),
+                                       model.C / model.NH));
+        else
+            lines.push_back("attention: by " + cudnn +
+                            ", in a fixed order (--attention own: by the program's own kernels)");
+    } else if (options.attention == "own" && wants_cudnn(d.capability)) {
+        if (const std::string why = attention_cudnn_missing(); !why.empty())
+            lines.push_back(own + "; cuDNN's would be faster on this GPU: " + why);
+    }
+    if (d.matmul == MatmulLibrary::cublaslt && algorithms_are_timed())
+        lines.push_back("products: the first step times cuBLASLt's algorithms (--algorithms first: none is timed)");
+    return lines;
+}
+
+bool begin_algorithms(const DeviceOptions& options) {
+    if (device().matmul != MatmulLibrary::cublaslt) return true;
+    CublasLt& lt = cublaslt();
+    const bool recorded = !options.timed_algorithms.empty(), by_time = options.algorithms == "timed";
+    lt.timed = {lt.machine(), {}}, lt.chosen = {}, lt.plans.clear();
+    lt.timing = by_time && !recorded;
+    if (!by_time || !recorded) return true;
+    lt.chosen = CublasLtChoice::parse(options.timed_algorithms);
+    return lt.chosen.machine == lt.machine();
+}
+bool algorithms_are_timed() { return device().matmul == MatmulLibrary::cublaslt && cublaslt().timing; }
+std::string timed_algorithms() { return algorithms_are_timed() ? cublaslt().timed.text() : ""; }
+std::string take_algorithms(const std::vector<std::string>& timed_by_ranks) {
+    CublasLt& lt = cublaslt();
+    lt.timing = false, lt.chosen = agreed_choice(timed_by_ranks);
+    for (const auto& [key, words] : lt.chosen.at)
+        if (const auto plan = lt.plans.find(key); plan != lt.plans.end())
+            memcpy(plan->second.algorithm.data, words.data(), sizeof plan->second.algorithm.data);
+    return lt.chosen.text();
 }
 
 size_t cublaslt_workspace_bytes() {

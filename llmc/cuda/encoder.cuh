@@ -163,16 +163,16 @@ static __global__ void count_up_kernel(int* rows, int N) {
     if (i < N) rows[i] = i;
 }
 
-// dw[tokens[n],:] += dout[n,:] for all rows n. Workspace: rows, sorted tokens and rows, what sorting them takes.
+// dw[tokens[n],:] += dout[n,:] for all rows n, tokens below V. Workspace: rows, sorted tokens and rows, what sorting them takes.
 template <typename X>
-void add_rows_by_token(float* dw, const X* dout, const int* tokens, int B, int T, int C, Dropout dropout,
+void add_rows_by_token(float* dw, const X* dout, const int* tokens, int B, int T, int C, int V, Dropout dropout,
                        cudaStream_t stream) {
     constexpr int W = pack_width<X>;
     int N = B * T;
     char* memory = workspace<char>(encoder_backward_workspace_bytes(N, sort_scratch_bytes(N)));
     auto index = [&](int i) { return reinterpret_cast<int*>(memory + i * encoder_index_bytes(N)); };
     launch(count_up_kernel, ceil_div(N, 256), 256, 0, stream, index(0), N);
-    sort_rows_by_token(index(1), index(2), tokens, index(0), N, index(3), stream);
+    sort_rows_by_token(index(1), index(2), tokens, index(0), N, V, index(3), stream);
     bool wide = C % W == 0;
     int columns = wide ? 64 : 32, slots = kEncoderThreads * (wide ? W : 1) / columns;
     launch(wide ? add_rows_by_token_kernel<W, X> : add_rows_by_token_kernel<1, X>,
@@ -180,13 +180,13 @@ void add_rows_by_token(float* dw, const X* dout, const int* tokens, int B, int T
            T, C, dropout);
 }
 
-// dwte (V,C) += , dwpe (maxT,C) += . Workspace: as above.
+// dwte (V,C) += , dwpe (maxT,C) += ; positions, where they are given, are below T. Workspace: as above.
 template <typename X>
 void encoder_backward(float* dwte, float* dwpe, const X* dout, const int* tokens, const int* positions, int B, int T,
-                      int C, Dropout dropout, cudaStream_t stream) {
+                      int C, int V, Dropout dropout, cudaStream_t stream) {
     if (B == 0 || T == 0) return;
-    add_rows_by_token(dwte, dout, tokens, B, T, C, dropout, stream);
-    if (positions) return add_rows_by_token(dwpe, dout, positions, B, T, C, dropout, stream);
+    add_rows_by_token(dwte, dout, tokens, B, T, C, V, dropout, stream);
+    if (positions) return add_rows_by_token(dwpe, dout, positions, B, T, C, T, dropout, stream);
     constexpr int W = pack_width<X>;
     bool wide = C % W == 0;
     launch(wide ? add_rows_by_position_kernel<W, X> : add_rows_by_position_kernel<1, X>,

@@ -25,11 +25,11 @@ void encoder_forward(X* out, const int* tokens, const int* positions, const X* w
                      int B, int T, int C, Dropout dropout, cudaStream_t stream);
 template <typename X>  // W
 void encoder_backward(float* dwte, float* dwpe, const X* dout, const int* tokens, const int* positions, int B, int T,
-                      int C, Dropout dropout, cudaStream_t stream);
-// sort.cuh: sorted_tokens, sorted_rows (N) = the pairs (tokens, rows) in the order of the tokens, which are not negative;
-// those with equal tokens stay in the order they have. scratch: so many bytes
-void sort_rows_by_token(int* sorted_tokens, int* sorted_rows, const int* tokens, const int* rows, int N, void* scratch,
-                        cudaStream_t stream);
+                      int C, int V, Dropout dropout, cudaStream_t stream);
+// sort.cuh: sorted_tokens, sorted_rows (N) = the pairs (tokens, rows) in the order of the tokens, from 0 to V - 1; those
+// with equal tokens stay in the order they have. scratch: so many bytes
+void sort_rows_by_token(int* sorted_tokens, int* sorted_rows, const int* tokens, const int* rows, int N, int V,
+                        void* scratch, cudaStream_t stream);
 size_t sort_scratch_bytes(int N);
 
 // prompts.cuh: dprompts (P,C) += the rows of dout whose token is a prompt, -1 for the first; tokens null: row n is prompt n.

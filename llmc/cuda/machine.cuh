@@ -22,12 +22,12 @@
 #include "llmc/ranks/nccl.cuh"
 
 // A piece of a step that runs again and again with the same addresses. The first time it is simply run, which loads
-// kernels and plans; the second time it is captured.
+// kernels and plans; the second time it is captured, or later, once the library's algorithms are settled.
 class CapturedWork {
   public:
     template <typename Body>
     void run(cudaStream_t stream, Body body) {
-        if (!graph_ && !seen_) {
+        if (!graph_ && (!seen_ || algorithms_are_timed())) {
             seen_ = true;
             return body();
         }
@@ -84,7 +84,13 @@ class Gpu {
 
     // Before anything else: finds the GPU, or says in one line why there is none. Fills in what options leave to it.
     static void open(DeviceOptions& options, int local_rank) { open_device(options, local_rank); }
-    static void configure(const DeviceOptions& options, bool bf16) { configure_device(options, bf16); }
+    static void configure(DeviceOptions& options, bool bf16) { configure_device(options, bf16); }
+    static std::vector<std::string> choices(const DeviceOptions& options, const ModelConfig& m, const StepOptions& o) {
+        return device_choices(options, m, o);
+    }
+    static bool begin_algorithms(const DeviceOptions& options) { return ::begin_algorithms(options); }
+    static std::string timed_algorithms() { return ::timed_algorithms(); }
+    static std::string take_algorithms(const std::vector<std::string>& ranks) { return ::take_algorithms(ranks); }
     static std::string name() { return strf("GPU of compute capability %d", device().capability); }
     static std::string health() { return device_health(); }
     static double peak_flops(bool bf16) { return device_peak_flops(bf16); }

@@ -5,8 +5,8 @@
 // cuBLASLt's matrices are column-major: what it calls an (N,M) matrix is our row-major (M,N). So it is asked for
 // out^T = op(b)^T . op(a)^T, with the operands swapped; bias runs along its rows.
 //
-// The same shape always gets the same algorithm: the first that the library's heuristic names, without timing any. Sums
-// are fp32 to the end: where K is split, the parts are added in fp32 in the workspace, in order, never in bf16. Fused
+// The same shape always gets the same algorithm: the first that the library's heuristic names, or what a run has timed in
+// its first step (cublaslt_choice.h). Sums are fp32 to the end: where K is split, the parts are added in fp32 in the workspace, in order, never in bf16. Fused
 // GELU differs from the separate kernel in two ways: the library applies it to the sum before that is rounded, and by
 // tanh.approx, which is right to 11 bits (seen in its kernels, CUDA 13.0). Before a rounding to bf16 that is enough;
 // for fp32 it is not, and there GELU is always a kernel of our own.
@@ -16,7 +16,11 @@
 #pragma once
 #include <cublasLt.h>
 #include <array>
+#include <algorithm>
+#include <cstring>
 #include <map>
+#include <memory>
+#include "llmc/cuda/cublaslt_choice.h"
 #include "llmc/cuda/layers.cuh"
 #include "llmc/cuda/memory.cuh"
 #ifndef CUDAHOST
@@ -39,7 +43,10 @@ struct CublasLtFunctions {
     CUBLASLT_FUNCTION(cublasLtDestroy);
     CUBLASLT_FUNCTION(cublasLtGetStatusName);
     CUBLASLT_FUNCTION(cublasLtGetStatusString);
+    CUBLASLT_FUNCTION(cublasLtGetVersion);
     CUBLASLT_FUNCTION(cublasLtMatmul);
+    CUBLASLT_FUNCTION(cublasLtMatmulAlgoCapGetAttribute);
+    CUBLASLT_FUNCTION(cublasLtMatmulAlgoConfigGetAttribute);
     CUBLASLT_FUNCTION(cublasLtMatmulAlgoGetHeuristic);
     CUBLASLT_FUNCTION(cublasLtMatmulDescCreate);
     CUBLASLT_FUNCTION(cublasLtMatmulDescDestroy);
@@ -59,20 +66,21 @@ struct CublasLtPlan {
     CublasLtOwner<cublasLtMatmulDesc_t> operation;
     CublasLtOwner<cublasLtMatrixLayout_t> a, b, out;
     cublasLtMatmulAlgo_t algorithm;
-    enum { whole, product_only, none } what;  // with bias and epilogue; without; not at all
+    std::vector<cublasLtMatmulAlgo_t> candidates;  // while they are timed: the algorithm first
+    enum { whole, product_only, none } what;       // with bias and epilogue; without; not at all
 };
-
-// The kind of a product: M, N, K; flags (below); how the addresses of a, b, out, bias, aux are aligned.
-using CublasLtKey = std::array<int, 9>;
 
 struct CublasLt : CublasLtFunctions {
     CublasLtOwner<cublasLtHandle_t> handle{nullptr, cublasLtDestroy};
     std::unique_ptr<char, CudaFree> workspace;
     size_t workspace_bytes = cublaslt_recommended_bytes(device().capability);
     std::map<CublasLtKey, CublasLtPlan> plans;
-    CublasLtKey now{};  // for messages
+    CublasLtKey now{};    // for messages
+    bool timing = false;  // in a run's first step
+    CublasLtChoice timed, chosen;
 
     CublasLt();
+    std::string machine() const { return strf("%s, cuBLASLt %zu", device().name, cublasLtGetVersion()); }
     void check(cublasStatus_t status, const char* call, const char* file, int line) const {
         if (status == CUBLAS_STATUS_SUCCESS) return;
         throw Error(strf("%s:%d: %s: %s (%s)", file, line, call, cublasLtGetStatusString(status),
@@ -128,6 +136,24 @@ void set_addresses(CublasLt& lt, cublasLtMatmulDesc_t operation, const Matmul<X,
     if (args.aux) set_attribute(lt, operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, args.aux);
 }
 
+// Whether two algorithms compute in the same precision, each in an order of its own that never changes: parts of K are not
+// added where they meet (CUBLASLT_REDUCTION_SCHEME_INPLACE), and the sums are of one type.
+inline bool same_kind(const CublasLt& lt, const cublasLtMatmulAlgo_t& a, const cublasLtMatmulAlgo_t& b) {
+    const auto kind = [&](const cublasLtMatmulAlgo_t& algorithm) {
+        uint32_t scheme = 0;
+        uint64_t numbers = 0;
+        size_t written = 0;
+        CUBLASLT_CHECK(lt, cublasLtMatmulAlgoConfigGetAttribute(&algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME,
+                                                                &scheme, sizeof scheme, &written));
+        CUBLASLT_CHECK(lt, cublasLtMatmulAlgoCapGetAttribute(&algorithm, CUBLASLT_ALGO_CAP_NUMERICAL_IMPL_FLAGS,
+                                                             &numbers, sizeof numbers, &written));
+        const bool ordered =
+            scheme == CUBLASLT_REDUCTION_SCHEME_NONE || scheme == CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+        return std::pair(ordered, numbers);
+    };
+    return kind(a) == kind(b);
+}
+
 // What the heuristic says to the product, whole or without bias and epilogue.
 template <typename X, typename O>
 CublasLtPlan make_plan(CublasLt& lt, const Matmul<X, O>& args, bool whole) {
@@ -166,19 +192,74 @@ CublasLtPlan make_plan(CublasLt& lt, const Matmul<X, O>& args, bool whole) {
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(alignment_of(args.out)));
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, static_cast<uint32_t>(alignment_of(args.out)));
 
-    cublasLtMatmulHeuristicResult_t result{};
+    std::array<cublasLtMatmulHeuristicResult_t, 8> results{};
+    const cublasLtMatmulHeuristicResult_t& result = results[0];
     int found = 0;
-    cublasStatus_t status = lt.cublasLtMatmulAlgoGetHeuristic(lt.handle.get(), operation, b.get(), a.get(), out.get(),
-                                                              out.get(), preference, 1, &result, &found);
+    cublasStatus_t status =
+        lt.cublasLtMatmulAlgoGetHeuristic(lt.handle.get(), operation, b.get(), a.get(), out.get(), out.get(),
+                                          preference, lt.timing ? int(results.size()) : 1, results.data(), &found);
     bool there = status == CUBLAS_STATUS_SUCCESS && found > 0 && result.state == CUBLAS_STATUS_SUCCESS;
     if (status != CUBLAS_STATUS_NOT_SUPPORTED && !(whole && status == CUBLAS_STATUS_INVALID_VALUE))
         lt.check(status, "cublasLtMatmulAlgoGetHeuristic", __FILE__, __LINE__);
-    return {std::move(owner), std::move(a),
-            std::move(b),     std::move(out),
-            result.algo,      !there ? CublasLtPlan::none : whole ? CublasLtPlan::whole : CublasLtPlan::product_only};
+    std::vector<cublasLtMatmulAlgo_t> candidates;
+    for (int i = 0; lt.timing && there && i < found; i++)
+        if (i == 0 || (results[i].state == CUBLAS_STATUS_SUCCESS && same_kind(lt, result.algo, results[i].algo)))
+            candidates.push_back(results[i].algo);
+    return {std::move(owner),
+            std::move(a),
+            std::move(b),
+            std::move(out),
+            result.algo,
+            std::move(candidates),
+            !there  ? CublasLtPlan::none
+            : whole ? CublasLtPlan::whole
+                    : CublasLtPlan::product_only};
 }
 
 // ---- the product ----
+
+template <typename X, typename O>
+void run_plan(CublasLt& lt, const CublasLtPlan& plan, const cublasLtMatmulAlgo_t& algorithm, const Matmul<X, O>& args,
+              O* out, cudaStream_t stream) {
+    const float one = 1, beta = args.accumulate ? 1 : 0;
+    CUBLASLT_CHECK(lt, cublasLtMatmul(lt.handle.get(), plan.operation.get(), &one, args.b, plan.b.get(), args.a,
+                                      plan.a.get(), &beta, out, plan.out.get(), out, plan.out.get(), &algorithm,
+                                      lt.workspace.get(), lt.workspace_bytes, stream));
+}
+
+// The fastest candidate, by the shortest of three times of four in a row; the first unless another is 3% faster. Writes out
+// (or, where it is added to, memory that is taken for the while) as often as it likes: the caller computes it afterwards.
+template <typename X, typename O>
+size_t time_candidates(CublasLt& lt, const CublasLtPlan& plan, const Matmul<X, O>& args, cudaStream_t stream) {
+    constexpr int kRepeats = 4;
+    std::unique_ptr<O, CudaFree> scratch;
+    O* out = args.out;
+    if (args.accumulate) {
+        const size_t bytes = sizeof(O) * static_cast<size_t>(args.M) * static_cast<size_t>(args.N);
+        if (cudaMalloc(&out, bytes) != cudaSuccess)
+            return cudaGetLastError(), 0;  // no room: as if it had not been tried
+        scratch.reset(out);
+        CUDA_CHECK(cudaMemsetAsync(out, 0, bytes, stream));
+    }
+    struct Timer {
+        cudaEvent_t at = nullptr;
+        Timer() { CUDA_CHECK(cudaEventCreate(&at)); }
+        ~Timer() { cudaEventDestroy(at); }
+    } begin, end;
+    std::vector<float> best(plan.candidates.size(), INFINITY);
+    for (int round = 0; round < 4; round++)  // of which the first loads kernels
+        for (size_t i = 0; i < best.size(); i++) {
+            CUDA_CHECK(cudaEventRecord(begin.at, stream));
+            for (int r = 0; r < (round ? kRepeats : 1); r++) run_plan(lt, plan, plan.candidates[i], args, out, stream);
+            CUDA_CHECK(cudaEventRecord(end.at, stream));
+            CUDA_CHECK(cudaEventSynchronize(end.at));
+            float ms = 0;
+            CUDA_CHECK(cudaEventElapsedTime(&ms, begin.at, end.at));
+            if (round) best[i] = std::min(best[i], ms);
+        }
+    const auto fastest = static_cast<size_t>(std::min_element(best.begin(), best.end()) - best.begin());
+    return best[fastest] < 0.97f * best[0] ? fastest : 0;
+}
 
 template <typename X, typename O>
 void matmul_cublaslt(const Matmul<X, O>& args, cudaStream_t stream) {
@@ -205,15 +286,20 @@ void matmul_cublaslt(const Matmul<X, O>& args, cudaStream_t stream) {
                                (args.epilogue == Epilogue::none || sizeof(X) == 2));
         CublasLtPlan plan = make_plan(lt, args, whole);
         if (plan.what == CublasLtPlan::none && whole && !plain) plan = make_plan(lt, args, false);
+        if (const auto it = lt.chosen.at.find(lt.now); it != lt.chosen.at.end() && plan.what != CublasLtPlan::none)
+            memcpy(plan.algorithm.data, it->second.data(), sizeof plan.algorithm.data);
         at = lt.plans.emplace(lt.now, std::move(plan)).first;
     }
     CublasLtPlan& plan = at->second;
     if (plan.what == CublasLtPlan::none) return matmul_own(args, stream);
 
     if (plan.what == CublasLtPlan::whole) set_addresses(lt, plan.operation.get(), args);
-    const float one = 1, beta = args.accumulate ? 1 : 0;
-    CUBLASLT_CHECK(lt, cublasLtMatmul(lt.handle.get(), plan.operation.get(), &one, args.b, plan.b.get(), args.a,
-                                      plan.a.get(), &beta, args.out, plan.out.get(), args.out, plan.out.get(),
-                                      &plan.algorithm, lt.workspace.get(), lt.workspace_bytes, stream));
+    if (plan.candidates.size() > 1) {
+        const size_t fastest = time_candidates(lt, plan, args, stream);
+        if (CublasLtWords& words = lt.timed.at[lt.now]; fastest > 0)
+            memcpy(words.data(), plan.candidates[fastest].data, sizeof words);
+    }
+    plan.candidates.clear();
+    run_plan(lt, plan, plan.algorithm, args, args.out, stream);
     if (plan.what == CublasLtPlan::product_only && !plain) matmul_finish(args, stream);
 }

@@ -22,12 +22,14 @@ concept Model = requires(M model, const ModelConfig& config, const StepOptions& 
     // The device, and how a rank reaches the others from it. Known before there is a model.
     M::Device::open(device_options, /*local_rank*/ n);
     M::Device::configure(device_options, /*bf16*/ true);
-    { M::Device::name() } -> std::convertible_to<std::string>;         // ranks compare it
-    { M::Device::health() } -> std::convertible_to<std::string>;       // clock, power, temperature; "" if unknown
-    { M::Device::available_memory() } -> std::convertible_to<double>;  // bytes
-    { M::Device::peak_flops(true) } -> std::convertible_to<double>;    // FLOP/s; 0 if unknown
-    requires std::same_as<decltype(M::Device::kIsHost), const bool>;   // its memory is the host's
-    { M::memory_plan(config, options) } -> std::same_as<MemoryPlan>;   // bytes that a model would take
+    { M::Device::choices(device_options, config, options) } -> std::same_as<std::vector<std::string>>;  // lines to read
+    { M::Device::begin_algorithms(device_options) } -> std::same_as<bool>;  // and timed_, take_: llmc/cuda/device.cuh
+    { M::Device::name() } -> std::convertible_to<std::string>;              // ranks compare it
+    { M::Device::health() } -> std::convertible_to<std::string>;            // clock, power, temperature; "" if unknown
+    { M::Device::available_memory() } -> std::convertible_to<double>;       // bytes
+    { M::Device::peak_flops(true) } -> std::convertible_to<double>;         // FLOP/s; 0 if unknown
+    requires std::same_as<decltype(M::Device::kIsHost), const bool>;        // its memory is the host's
+    { M::memory_plan(config, options) } -> std::same_as<MemoryPlan>;        // bytes that a model would take
     requires std::constructible_from<typename M::Communicator, Group&>;
     // A model with room for micro-batches of options.B sequences of options.T tokens; without a communicator, alone.
     requires std::constructible_from<M, const ModelConfig&, const StepOptions&,

@@ -457,6 +457,13 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
         {.name = "matmul", .value = "HOW", .field = &o.device.matmul, .choices = {"cublaslt", "own"},
          .commands = TRAINING | SAMPLE | EVAL | PLAN, .recorded = true,
          .help = "matrix products: NVIDIA's library cuBLASLt or the program's own kernels"},
+        {.name = "attention", .value = "HOW", .field = &o.device.attention, .choices = {"auto", "own", "cudnn"},
+         .commands = TRAINING | PLAN, .recorded = true,
+         .help = "attention in bf16: the program's own kernels or cuDNN's, in a fixed order, where that has the shape; auto: cuDNN's on a Hopper GPU or a B200, if it is there"},
+        {.name = "algorithms", .value = "HOW", .field = &o.device.algorithms, .choices = {"timed", "first"},
+         .commands = TRAINING, .recorded = true,
+         .help = "cuBLASLt's: timed in a run's first step by rank 0 for all, recorded, and obeyed by a resume; or the first that it proposes, so that two runs have the same bits, too"},
+        {.name = "timed-algorithms", .field = &o.device.timed_algorithms, .recorded = true},  // in checkpoints alone
         {.name = "gelu-fusion", .flag = "ge", .value = "LEVEL", .field = &o.device.gelu_fusion, .limits = fusion,
          .commands = TRAINING, .recorded = true, .default_text = "-1: by the GPU",
          .help = "fuse GELU into the matrix product in bf16: 0 no, 1 forward, 2 forward and backward"},

@@ -58,6 +58,7 @@ void print_markdown(const std::vector<OptionRow>& table, const ProgramInfo& prog
         program.name.c_str());
     std::string group;
     for (const OptionRow& row : table) {
+        if (row.commands == 0) continue;
         if (group != row.group)
             printf("\n## %s\n\n| option | | default | meaning | commands |\n|---|---|---|---|---|\n",
                    (group = row.group).c_str());

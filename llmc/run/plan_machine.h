@@ -241,7 +241,7 @@ void encoder_forward(X*, const int*, const int*, const X*, const X*, const X*, i
     s.clock->memory(4 * N + ((rows + T) * C + N * C) * sizeof(X));
 }
 template <typename X>
-void encoder_backward(grad_t<X>*, grad_t<X>*, const X*, const int*, const int*, int B, int T, int C, Dropout,
+void encoder_backward(grad_t<X>*, grad_t<X>*, const X*, const int*, const int*, int B, int T, int C, int, Dropout,
                       PlanStream s) {
     double N = double(B) * T, rows = std::min<double>(N, s.clock->V);
     s.clock->memory(4 * N + N * C * sizeof(X) + 2 * rows * C * 4 + 2.0 * T * C * 4);

@@ -98,6 +98,8 @@ int run_options(Options& options, const ProgramInfo& program, std::unique_ptr<Gr
         Device::open(options.device, ranks.local_rank);
         run = training ? prepare_training(options, program, ranks.rank, ranks.world, &notes)
                        : prepare_inference(options, program, &notes);
+        if (!training)
+            run.options.device.attention = "own", run.options.device.algorithms = "first";  // no backward pass
         Device::configure(run.options.device, run.bf16);
     } catch (const std::exception&) {
         if (ranks.world == 1) throw;

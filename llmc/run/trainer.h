@@ -108,6 +108,13 @@ class Trainer {
 
     // Weights, optimizer and history, as they were or new; then the number of steps.
     void start() {
+        if (group.most(M::Device::begin_algorithms(o.device) ? 0 : 1) > 0) {
+            log.print("note: the checkpoint's algorithms were timed on another GPU or version of cuBLASLt (" +
+                      o.device.timed_algorithms.substr(0, o.device.timed_algorithms.find(';')) +
+                      "); they are timed anew");
+            o.device.timed_algorithms.clear(), M::Device::begin_algorithms(o.device);
+        }
+        for (const std::string& line : M::Device::choices(o.device, run.config, model.options())) log.print(line);
         pace.every(Pace::validation, o.val_every), pace.every(Pace::sample, o.sample_every);
         pace.every(Pace::checkpoint, o.checkpoint_every);
         if (!run.resume_from.empty()) {
@@ -251,6 +258,10 @@ class Trainer {
         } else {
             model.step(*batch, &s, next_batch, [&] { writer.finish_copy(); });
             run.state.optimizer_updates += !s.skip, plain_text.count(s);
+        }
+        if (const std::string timed = M::Device::timed_algorithms(); !timed.empty()) {  // in all ranks alike
+            o.device.timed_algorithms = M::Device::take_algorithms(group.exchange(timed));
+            run.state.options_json = arithmetic_options_json(o);
         }
         const bool finite = std::isfinite(s.loss) && std::isfinite(s.grad_norm);
         not_finite_in_a_row = finite ? 0 : not_finite_in_a_row + 1;

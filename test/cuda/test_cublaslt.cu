@@ -239,6 +239,21 @@ TEST(DynamicLibrary, OpensAndFinds) {
     EXPECT_THROW(find_function<double(double)>(library, "no_such_function"), Error);
 }
 
+TEST(CublasLtChoice, WhatRanksAgreeOn) {
+    const CublasLtKey a{64, 768, 512, 900, 256, 256, 256, 0, 0}, b{32, 768, 512, 900, 256, 128, 256, 0, 2}, c{1};
+    const CublasLtWords third{0xa192, 0, ~uint64_t{0}}, second{0xa191, 5};
+    const CublasLtChoice rank0{"H100, cuBLASLt 130000", {{a, third}, {c, {}}}};
+    const CublasLtChoice rank1{"H100, cuBLASLt 130000", {{a, second}, {b, second}, {c, second}}};
+    const CublasLtChoice again = CublasLtChoice::parse(rank0.text());
+    EXPECT_EQ(again.machine, rank0.machine);
+    EXPECT_EQ(again.at, rank0.at);
+    const CublasLtChoice both = agreed_choice({rank0.text(), rank1.text()});
+    EXPECT_EQ(both.machine, rank0.machine);
+    EXPECT_EQ(both.at, (decltype(both.at){{a, third}, {b, second}}));  // of c rank 0's: the heuristic's first
+    EXPECT_TRUE(
+        agreed_choice({rank0.text(), CublasLtChoice{"H200, cuBLASLt 130000", {{b, second}}}.text()}).at.empty());
+}
+
 TEST(Device, PeakFlops) {
     char name[sizeof device().name];
     memcpy(name, device().name, sizeof name);
@@ -272,7 +287,8 @@ TEST(Device, Bf16NeedsAmpere) {
     EXPECT_THROW(configure_device(options, true), UsageError);
     EXPECT_NO_THROW(configure_device(options, false));
     EXPECT_EQ(device().gelu_fusion, 0);
-    device().capability = 90;
+    EXPECT_EQ(options.gelu_fusion, 0);  // as it is recorded
+    device().capability = 90, options.gelu_fusion = -1;
     configure_device(options, false);
     EXPECT_EQ(device().gelu_fusion, 2);
     EXPECT_EQ(cublaslt_workspace_bytes(), 0u);

@@ -62,7 +62,7 @@ TYPED_TEST(Encoder, BackwardEqualsCpuAndItself) {
         auto dwte0 = random_vector<float>(size_t(V) * C, 6), dwpe0 = random_vector<float>(size_t(T) * C, 7);
         auto want_dwte = dwte0, want_dwpe = dwpe0;
         encoder_backward(want_dwte.data(), want_dwpe.data(), dout.data(), tokens.data(),
-                         with_positions ? positions.data() : nullptr, B, T, C, Dropout{p, 12, &state});
+                         with_positions ? positions.data() : nullptr, B, T, C, V, Dropout{p, 12, &state});
         std::vector<float> first_dwte, first_dwpe;
         for_each_schedule([&] {
             reserve_workspace(encoder_backward_workspace_bytes(N, sort_scratch_bytes(N)));
@@ -71,7 +71,7 @@ TYPED_TEST(Encoder, BackwardEqualsCpuAndItself) {
             DeviceVector<X> d_dout(dout);
             DeviceVector<float> dwte(dwte0), dwpe(dwpe0);
             encoder_backward(dwte.get(), dwpe.get(), d_dout.get(), d_tokens.get(),
-                             with_positions ? d_positions.get() : nullptr, B, T, C, Dropout{p, 12, d_state.get()},
+                             with_positions ? d_positions.get() : nullptr, B, T, C, V, Dropout{p, 12, d_state.get()},
                              current_stream());
             EXPECT_LT(relative_error(dwte.host(), want_dwte), 1e-6) << B << " " << T << " " << C;
             EXPECT_LT(relative_error(dwpe.host(), want_dwpe), 1e-6) << B << " " << T << " " << C;
@@ -90,12 +90,12 @@ TEST(EncoderRuns, OfEveryLength) {
     const int N = static_cast<int>(tokens.size());
     auto dout = random_vector<float>(size_t(N) * C, 5);
     std::vector<float> want_dwte(V * C), want_dwpe(size_t(N) * C);
-    encoder_backward(want_dwte.data(), want_dwpe.data(), dout.data(), tokens.data(), nullptr, 1, N, C, Dropout{});
+    encoder_backward(want_dwte.data(), want_dwpe.data(), dout.data(), tokens.data(), nullptr, 1, N, C, V, Dropout{});
     for_each_schedule([&] {
         reserve_workspace(encoder_backward_workspace_bytes(N, sort_scratch_bytes(N)));
         DeviceVector<int> d_tokens(tokens);
         DeviceVector<float> d_dout(dout), dwte(std::vector<float>(V * C)), dwpe(std::vector<float>(size_t(N) * C));
-        encoder_backward(dwte.get(), dwpe.get(), d_dout.get(), d_tokens.get(), nullptr, 1, N, C, Dropout{},
+        encoder_backward(dwte.get(), dwpe.get(), d_dout.get(), d_tokens.get(), nullptr, 1, N, C, V, Dropout{},
                          current_stream());
         EXPECT_LT(relative_error(dwte.host(), want_dwte), 1e-6);
         EXPECT_LT(relative_error(dwpe.host(), want_dwpe), 1e-6);

@@ -10,13 +10,41 @@
 //   - DGELU of bf16 is for rows and addresses on 16-byte boundaries: sm90_xmma_gemm_bf16bf16_bf16f32_f32_.._aux_bf16_dgelu
 //     has no variants with aligna2 or aligna4, as the products without epilogue have.
 // GELU's tanh is tanh.approx, right to 11 bits, in fp32 too.
+//
+// Environment: CUDAHOST_CUBLASLT="5 3 1i 2h": the heuristic has so many algorithms, which take so many seconds by the clock
+// of events; i: adds the parts of K in place, h: sums in half precision, which no mask refuses. Unset: one. Each adds in
+// another order, so that results say by which they were computed. CUDAHOST_CUBLASLT_VERSION: that of the library.
 #include <cublasLt.h>
+#include <sstream>
 
 #include "llmc/base/bf16.h"
 #include "test/cudahost/heap.h"
 #include "test/cudahost/streams.h"
 
 namespace {
+
+// ---- algorithms ----
+
+constexpr uint64_t kAlgorithm = 0xa190;  // and its number
+struct Planted {
+    double seconds = 0;
+    char kind = ' ';
+};
+const std::vector<Planted>& planted() {
+    static const std::vector<Planted> all = [] {
+        std::vector<Planted> found;
+        const char* text = getenv("CUDAHOST_CUBLASLT");
+        std::istringstream in(text ? text : "0");
+        for (std::string word; in >> word;)
+            found.push_back({strtod(word.c_str(), nullptr), strchr("ih", word.back()) ? word.back() : ' '});
+        return found;
+    }();
+    return all;
+}
+const Planted* planted(const cublasLtMatmulAlgo_t* algorithm) {
+    const uint64_t i = algorithm->data[0] - kAlgorithm;
+    return i < planted().size() ? &planted()[i] : nullptr;
+}
 
 // "As the operation has it"; a value that the enumeration can hold.
 constexpr cudaDataType_t kUnset = static_cast<cudaDataType_t>(63);
@@ -164,13 +192,16 @@ std::vector<float> unpack(const void* data, const Layout& l, int32_t transposed,
     return to;
 }
 
-void compute(const Product& p, float alpha, const void* a, const void* b, float beta, const void* c, void* d) {
+// algorithm: its number; sums begin there.
+void compute(const Product& p, uint64_t algorithm, float alpha, const void* a, const void* b, float beta, const void* c,
+             void* d) {
     std::vector<float> av = unpack(a, p.a, p.op.transposed_a, false);  // (K,M), M contiguous
     std::vector<float> bv = unpack(b, p.b, p.op.transposed_b, false);  // (N,K), K contiguous
     std::vector<float> column(p.M);
     for (uint64_t n = 0; n < p.N; n++) {
         std::fill(column.begin(), column.end(), 0.0f);
-        for (uint64_t k = 0; k < p.K; k++) {
+        for (uint64_t at = 0; at < p.K; at++) {
+            const uint64_t k = (at + algorithm) % p.K;
             float x = bv[n * p.K + k];
             const float* ak = av.data() + k * p.M;
             for (uint64_t m = 0; m < p.M; m++) column[m] += ak[m] * x;
@@ -295,7 +326,7 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
         case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES:
             return set(&p.alignments[3], value, bytes);
         default:
-            return CUBLAS_STATUS_SUCCESS;  // which algorithm: there is one
+            return CUBLAS_STATUS_SUCCESS;  // which algorithms: those that are planted
     }
 }
 
@@ -313,18 +344,48 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     if (wants_whole_packs(p))
         for (uint32_t alignment : own<Preference>(preference).alignments)
             if (alignment % 16) return CUBLAS_STATUS_NOT_SUPPORTED;
-    results[0] = {};
-    results[0].state = CUBLAS_STATUS_SUCCESS;
-    results[0].wavesCount = 1;
-    *found = 1;
+    *found = std::min(wanted, static_cast<int>(planted().size()));
+    for (int i = 0; i < *found; i++) {
+        results[i] = {};
+        results[i].state = CUBLAS_STATUS_SUCCESS;
+        results[i].wavesCount = 1;
+        results[i].algo.data[0] = kAlgorithm + static_cast<uint64_t>(i);
+    }
     return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t* algorithm,
+                                                    cublasLtMatmulAlgoConfigAttributes_t which, void* value,
+                                                    size_t bytes, size_t* written) {
+    if (which != CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME || bytes != sizeof(uint32_t) || !planted(algorithm))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    *written = bytes;
+    const uint32_t scheme =
+        planted(algorithm)->kind == 'i' ? CUBLASLT_REDUCTION_SCHEME_INPLACE : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    return std::memcpy(value, &scheme, bytes), CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulAlgoCapGetAttribute(const cublasLtMatmulAlgo_t* algorithm,
+                                                 cublasLtMatmulAlgoCapAttributes_t which, void* value, size_t bytes,
+                                                 size_t* written) {
+    if (which != CUBLASLT_ALGO_CAP_NUMERICAL_IMPL_FLAGS || bytes != sizeof(uint64_t) || !planted(algorithm))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    *written = bytes;
+    const uint64_t flags = planted(algorithm)->kind == 'h' ? CUBLASLT_NUMERICAL_IMPL_FLAGS_ACCUMULATOR_16F
+                                                           : CUBLASLT_NUMERICAL_IMPL_FLAGS_ACCUMULATOR_32F;
+    return std::memcpy(value, &flags, bytes), CUBLAS_STATUS_SUCCESS;
+}
+size_t cublasLtGetVersion() {
+    const char* version = getenv("CUDAHOST_CUBLASLT_VERSION");
+    return version ? strtoull(version, nullptr, 10) : 130000;
 }
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, const void* alpha, const void* a,
                               cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
                               const void* beta, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
-                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t*, void* workspace,
+                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algorithm, void* workspace,
                               size_t workspace_bytes, cudaStream_t stream) {
+    if (!planted(algorithm)) return CUBLAS_STATUS_INVALID_VALUE;
+    const uint64_t number = algorithm->data[0] - kAlgorithm;
+    const std::chrono::duration<double> takes(planted(algorithm)->seconds);
     Product p;
     cublasStatus_t status = make_product(&p, own<Operation>(operation), own<Layout>(a_layout), own<Layout>(b_layout),
                                          own<Layout>(c_layout), own<Layout>(d_layout));
@@ -354,7 +415,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
     cudaError_t error = cudahost::enqueue(stream, [=] {
         if (workspace_bytes)
             std::memset(workspace, 0xff, std::min<size_t>(workspace_bytes, 4096));  // anything may be there
-        compute(p, alpha_value, a, b, beta_value, c, d);
+        cudahost::the().planted += std::chrono::duration_cast<std::chrono::nanoseconds>(takes);
+        compute(p, number, alpha_value, a, b, beta_value, c, d);
     });
     return error == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }

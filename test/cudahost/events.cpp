@@ -40,7 +40,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     }
     event->capture = nullptr;
     uint64_t version = ++event->recorded;
-    cudaError_t error = enqueue(stream, [=] { event->done = version, event->time = std::chrono::steady_clock::now(); });
+    cudaError_t error =
+        enqueue(stream, [=] { event->done = version, event->time = std::chrono::steady_clock::now() + the().planted; });
     event->stream = stream, event->number = stream->last;
     return error;
 }

@@ -73,7 +73,8 @@ struct Runtime {
     std::vector<Registered> let_go;     // of graphs that have ended, until the communicator's next call
     std::function<void()> before_next;  // the workspace's fill
     bool working = false;
-    std::exception_ptr pending_bug;  // found where no exception could leave
+    std::chrono::nanoseconds planted{0};  // by which events' clock is ahead: time that a stand-in says it has taken
+    std::exception_ptr pending_bug;       // found where no exception could leave
 };
 Runtime& the();
 

@@ -1,10 +1,8 @@
 // Matrix products and attention, ours beside NVIDIA's libraries.
 #pragma once
 #include "dev/bench/cuda/rates.cuh"
-#include "llmc/cuda/layers.cuh"
-#ifdef USE_CUDNN
 #include "llmc/cuda/attention_cudnn.h"
-#endif
+#include "llmc/cuda/layers.cuh"
 
 namespace bench {
 
@@ -123,8 +121,8 @@ inline void bench_attention(int B, cudaStream_t stream) {
                 attention_own_backward(dqkv, dqkv + C, dqkv + 2 * C, dout, qkv, qkv + C, qkv + 2 * C, out, lse, shape,
                                        no_documents, Dropout{}, stream);
             });
-#ifdef USE_CUDNN
-        if (!attention_cudnn_supports(shape, true)) note("attention: cuDNN does not offer this shape");
+        if (const std::string why = attention_cudnn_missing(); !why.empty()) note("attention: " + why);
+        else if (!attention_cudnn_supports(shape, true)) note("attention: cuDNN does not offer this shape");
         else
             report(
                 "cudnn",
@@ -133,7 +131,6 @@ inline void bench_attention(int B, cudaStream_t stream) {
                     attention_backward_cudnn(dqkv, dqkv + C, dqkv + 2 * C, dout, qkv, qkv + C, qkv + 2 * C, out, lse,
                                              shape, workspace, stream);
                 });
-#endif
     }
 }
 

@@ -138,7 +138,7 @@ void step_kernels(const ModelConfig& m, int B, int T, Set set, Each each) {
     row("layernorm backward", 2 * L + 1, Bound::memory, 0, 4 * x_bytes + 8.0 * N,
         [&] { layernorm_backward(r, dw, db, y, x, w, mean, rstd, N, C, stream); });
     row("encoder backward", 1, Bound::memory, 0, 4.0 * N + x_bytes + 8.0 * rows * C + 4.0 * T * C, [&] {
-        encoder_backward(dw, dw + int64_t(Vp) * C, x, tokens, static_cast<const int*>(nullptr), B, T, C, Dropout{},
+        encoder_backward(dw, dw + int64_t(Vp) * C, x, tokens, static_cast<const int*>(nullptr), B, T, C, m.V, Dropout{},
                          stream);
     });
     set(stream, dw, parameters, 1e-4f, 0.0f);

@@ -12,6 +12,8 @@ struct StepTime {
     int B = 0;
 };
 
+inline bool time_algorithms = true;  // in the first step, as a run does
+
 // Median seconds of whole steps on one batch, between CUDA events in the model's own stream: graph launches, the copy
 // of the step's results and the wait for them are in it.
 template <class Model>
@@ -23,6 +25,9 @@ double step_seconds(Model& model, const Batch& batch, double budget) {
         model.step(batch, &state, [&] { return &batch; });  // as in training, the next tokens travel meanwhile
         CHECK(std::isfinite(state.loss) && !state.skip, "loss=%g skip=%d", static_cast<double>(state.loss), state.skip);
     };
+    begin_algorithms({.algorithms = time_algorithms ? "timed" : "first"});
+    step();
+    if (const std::string timed = timed_algorithms(); !timed.empty()) take_algorithms({timed});
     for (int i = 0; i < 3; i++) step();  // loads kernels, captures graphs, runs them
     double t = now();
     step();
@@ -140,6 +145,12 @@ inline void bench_variants(const ModelConfig& m, int B) {
         measure(strf("--gelu-fusion %d", fusion));
     }
     device().gelu_fusion = before.gelu_fusion;
+    time_algorithms = false;
+    measure("--algorithms first");
+    time_algorithms = true;
+    device().attention = AttentionLibrary::own;
+    if (before.attention != AttentionLibrary::own) measure("--attention own");
+    device().attention = before.attention;
     device().matmul = MatmulLibrary::own;
     measure("--matmul own");
     device().matmul = before.matmul;
