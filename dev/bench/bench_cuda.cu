@@ -90,6 +90,10 @@ static void run() {
         own_workspace();
         return true;
     };
+    if (o.sections.count("counters")) {  // alone: a profiler looks on
+        device().gelu_fusion = 0, device().attention = AttentionLibrary::own;
+        return count_kernels(model_size(o.model), o.batches.front());
+    }
     own_workspace();
     bench_rates(stream);
     write_json();

@@ -31,10 +31,10 @@ $(B)/test/run_ptx_tests: $(if $(PTX_NVCC),$(PTX_TESTS:%=$(H)/test/cuda/test_%.cu
 # What they ask of a GPU.
 .PHONY: kernels kernel
 KERNELS_NEED = @$(if $(HOST_MISSING)$(if $(PTX_NVCC),,x),echo "make $@ needs $(or $(HOST_MISSING),nvcc (CUDA Toolkit$(comma) or dev/setup.sh --cuda))" >&2; exit 1,:)
-kernels:  ## dev/reports/kernels.md: every kernel of a step, its limiter and time on an A100, H100 and RTX 4090, by counting; no GPU
+kernels:  ## dev/reports/kernels.md (and kernels.json, for make gpu_check): every kernel of a step, its limiter and time on an A100, H100 and RTX 4090, by counting; no GPU
 	$(KERNELS_NEED)
 	@$(MAKE) --no-print-directory $(B)/kernels
-	@$(B)/kernels $(B)/ptx $(PTXAS) >$(B)/kernels.md && mv $(B)/kernels.md dev/reports/kernels.md
+	@$(B)/kernels $(B)/ptx $(PTXAS) --json $(B)/kernels.json >$(B)/kernels.md && mv $(B)/kernels.md $(B)/kernels.json dev/reports/
 kernel:  ## one kernel's page (K=layernorm_forward_kernel): counters, limiter, the lines of the source that cost most
 	$(KERNELS_NEED)
 	@[ -n "$(K)" ] || { echo "make kernel K=NAME, of a kernel or a part of it" >&2; exit 2; }

@@ -1,7 +1,8 @@
 // make kernels: what each kernel of a training step asks of a GPU, and so how long it takes there, by counting and without a GPU.
 // make kernel K=NAME: the page of one.
 //
-//   build/kernels PTX_DIRECTORY PTXAS [--kernel NAME]        Markdown on stdout
+//   build/kernels PTX_DIRECTORY PTXAS [--json FILE | --kernel NAME]        Markdown on stdout; FILE: the counts of 124M's
+//                                                                     kernels, for dev/gpu_check/counters.py
 #include <cstring>
 #include <fstream>
 
@@ -294,6 +295,36 @@ The cards, by their data sheets:
     print_calibration(h100_step);
 }
 
+// A launch each of 124M's kernels: a GPU's counters are held beside these (dev/gpu_check/counters.py).
+void write_json(const char* path) {
+    std::ofstream out(path);
+    out << strf(
+        "{\n \"model\": \"d12\", \"B\": %d, \"T\": %d, \"multiprocessors\": %d, \"compiler\": \"%s\",\n \"kernels\": [",
+        kB, kT, device().multiprocessors, compiler.c_str());
+    std::set<std::string> seen;
+    for (int fusion : {2, 0})
+        for (const Layer& layer : count_step(model_size("d12"), fusion))
+            for (const CountedLaunch& l : layer.launches) {
+                const std::string name = short_name(l), grid = strf("[%u, %u, %u]", l.grid.x, l.grid.y, l.grid.z);
+                if (!seen.insert(name + grid).second) continue;
+                const ptx::Totals t = l.totals();
+                out << (seen.size() > 1 ? ",\n" : "\n")
+                    << strf(
+                           "  {\"layer\": \"%s\", \"kernel\": \"%s\", \"grid\": %s, \"block\": [%u, %u, %u], "
+                           "\"instructions\": %.0f, \"special\": %.0f, \"tensor\": %.0f, \"sectors\": %.0f, "
+                           "\"l2_sectors\": %.0f, \"wavefronts\": %.0f, \"dram_bytes\": %.0f, \"ms\": {",
+                           layer.name.c_str(), name.c_str(), grid.c_str(), l.block.x, l.block.y, l.block.z, t.slots,
+                           t.special, t.tensor, t.sectors, t.far, t.wavefronts, t.dram_bytes);
+                for (const char* card : kCards)
+                    out << (card == kCards[0] ? "" : ", ")
+                        << strf("\"%s\": %.5f", card,
+                                1e3 * ptx::times(ptx::card(card), t, static_cast<double>(l.blocks())).predicted());
+                out << "}}";
+            }
+    out << "\n ]\n}\n";
+    if (!out.flush()) throw Error(std::string(path) + " cannot be written");
+}
+
 // ---- a kernel's page ----
 
 std::string place(const CountedLaunch& l, int file, int line) {
@@ -385,8 +416,9 @@ int print_pages(const std::string& wanted) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    if (argc != 3 && !(argc == 5 && argv[3] == std::string("--kernel"))) {
-        fprintf(stderr, "usage: kernels PTX_DIRECTORY PTXAS [--kernel NAME]\n");
+    const std::string how = argc == 5 ? argv[3] : "";
+    if (argc != 3 && how != "--kernel" && how != "--json") {
+        fprintf(stderr, "usage: kernels PTX_DIRECTORY PTXAS [--json FILE | --kernel NAME]\n");
         return 2;
     }
     try {
@@ -398,8 +430,9 @@ int main(int argc, char** argv) {
         compiler.erase(0, std::min(compiler.size(), compiler.find_first_not_of("/ ")));
         device().multiprocessors = 132, device().capability = 90, device().max_shared_bytes = 227 << 10;  // an H100's
         device().l2_bytes = 0;  // one head's blocks together (counted.h)
-        if (argc == 5) return print_pages(argv[4]);
+        if (how == "--kernel") return print_pages(argv[4]);
         print_report();
+        if (how == "--json") write_json(argv[4]);
         return 0;
     } catch (const std::exception& e) {
         fprintf(stderr, "kernels: error: %s\n", e.what());

@@ -50,4 +50,15 @@ inline void bench_kernels(const ModelConfig& m, int B, double step) {
                              .add("T", o.T));
 }
 
+// Each of the program's own kernels once, for a profiler that counts (dev/gpu_check/counters.py).
+inline void count_kernels(const ModelConfig& m, int B) {
+    step_kernels(
+        m, B, o.T,
+        [](cudaStream_t stream, auto* p, int64_t n, float scale, float mean) { fill(stream, p, n, scale, mean); },
+        [](cudaStream_t stream, const std::string&, double, Bound bound, double, double, auto work) {
+            if (bound != Bound::product) work();
+            CUDA_CHECK(cudaStreamSynchronize(stream));
+        });
+}
+
 }  // namespace bench
