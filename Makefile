@@ -316,7 +316,7 @@ $(CU)/%.ptx: %.cu $(CU)/cuda_flags
 	@mkdir -p $(@D)
 	@echo "  check    $<"
 	$(Q)$(NVCC) $(filter-out -gencode arch=% --threads 0 -lineinfo,$(NVCCFLAGS)) -arch=compute_$(NEWEST) -MMD -MP -MF $(@:.ptx=.d) -ptx -o $@ $<
-compile_cuda: $(CUDA_PROGRAM_FILE) $(patsubst %.cu,$(CU)/%.ptx,$(wildcard test/cuda/*.cu dev/cuda/*.cu dev/bench/*.cu))  ## that everything in CUDA compiles, and the program links, quickly: nothing is optimised
+compile_cuda: $(CUDA_PROGRAM_FILE) $(patsubst %.cu,$(CU)/%.ptx,$(wildcard test/cuda/*.cu dev/cuda/*.cu dev/bench/*.cu dev/gpu_check/*.cu))  ## that everything in CUDA compiles, and the program links, quickly: nothing is optimised
 
 # ---- the kernel zoo ------------------------------------------------------------------------------------------------------
 .PHONY: zoo compile_cuda

@@ -5,8 +5,10 @@
 //   kernels    every kernel of a step alone, at the step's shapes: time, floor, share; and their sum beside the step
 //   products   cuBLASLt and the program's own kernel on each of the model's shapes
 //   attention  the program's own, and cuDNN's where it is built in
-//   variants   whole training steps of 124M with GELU fused or not, and by the program's own matrix products
+//   variants   whole training steps of 124M with GELU fused or not, by cuBLASLt's first algorithms, by the program's own
+//              attention and matrix products
 //   large      whole training steps of 1558M
+//   counters   only where it is named: each of the program's own kernels once, for a profiler
 //
 // Times are medians between two CUDA events, warm, on random data. A kernel that is timed alone finds the L2 cache full
 // of something else, as it would in the middle of a step. Floors: llmc/run/roofline.h.

@@ -1,5 +1,6 @@
 """What the parts of gpu_check.py share: the options, commands with a time limit, the paths of programs, checks and the report."""
 import argparse
+import atexit
 import glob
 import json
 import os
@@ -14,10 +15,13 @@ REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 HERE = "dev/gpu_check"
 WORK = "build/gpu_check"  # scratch: shards, runs
 LOSSES = HERE + "/cpu_losses.json"
-# Part: (seconds kept for it while the parts before it run, the most it may take). The build's are its own: they are not
-# taken from --minutes.
-TIMES = {"environment": (5, 20), "build": (0, 900), "tests": (60, 240), "training": (60, 110), "ranks": (30, 60),
-         "sanitizer": (45, 80), "speed": (85, 150), "pytorch": (60, 118)}
+# Part: (seconds kept for it while the parts before it run, the most it may take). What is built takes its own time, not that
+# of --minutes: first the programs, with which a whole run is compared and timed; the tests and bench_cuda, which are most of the
+# work, are compiled meanwhile, and waited for when nothing else is left to do.
+TIMES = {"environment": (5, 20), "build": (0, 600), "training": (60, 110), "throughput": (30, 60), "build the rest": (0, 1200),
+         "tests": (60, 240), "sanitizer": (45, 80), "speed": (85, 150), "counters": (30, 120), "ranks": (30, 60),
+         "pytorch": (60, 118)}
+BUILDS = ("build", "build the rest")
 
 
 def parse():
@@ -99,6 +103,42 @@ def run(command, limit, env=None, stdout_file=None):
         log.write(text[-200000:] + f"\n# {'ended, out of time' if timed_out else f'exit status {p.returncode}'}, {seconds:.1f} s\n")
         log.flush()
     return Result(p.returncode, text, seconds, timed_out)
+
+
+class Background:
+    """A command that runs beside others until it is waited for."""
+    def __init__(self, command):
+        self.command, self.begin = command, time.time()
+        self.output = open(f"{WORK}/background.txt", "w+")
+        self.process = subprocess.Popen(command, stdout=self.output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                                        start_new_session=True)
+        atexit.register(self.end)
+
+    def wait(self, limit):
+        """At most so many seconds from now, then it is ended, and all it started."""
+        timed_out = False
+        try:
+            self.process.wait(max(1, limit))
+        except subprocess.TimeoutExpired:
+            timed_out = True
+            self.end()
+        seconds = time.time() - self.begin
+        self.output.seek(0)
+        text = self.output.read()
+        if log:
+            log.write(f"\n$ {' '.join(self.command)}    # beside what is above\n{text[-200000:]}\n# "
+                      f"{'ended, out of time' if timed_out else f'exit status {self.process.returncode}'}, {seconds:.1f} s\n")
+            log.flush()
+        return Result(self.process.returncode, text, seconds, timed_out)
+
+    def end(self):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            try:
+                self.process.wait(3)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
 
 
 # ---- the report ----

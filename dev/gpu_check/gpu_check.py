@@ -11,11 +11,12 @@ import sys
 import time
 
 import common
-from building import build, environment, tests
-from common import FAILED, NOT_RUN, O, PASSED, REPO, TIMES, WORK, Part, left, report, run, write_report
+from building import build, build_rest, environment, tests
+from common import BUILDS, FAILED, NOT_RUN, O, PASSED, REPO, TIMES, WORK, Part, left, report, run, write_report
+from counters import counters
 from sanitizer import sanitizer
 from speed import marks, pytorch, speed
-from training import ranks, record, training
+from training import ranks, record, throughput, training
 
 
 def main():
@@ -41,14 +42,14 @@ def main():
     common.log = open(O.output + "/log.txt", "w")
     print(f"report: {O.output}/report.md", flush=True)
     parts = []
-    work = {"environment": environment, "build": build, "tests": tests, "training": training, "ranks": ranks, "sanitizer": sanitizer,
-            "speed": speed, "pytorch": pytorch}
+    work = {"environment": environment, "build": build, "training": training, "throughput": throughput, "build the rest": build_rest,
+            "tests": tests, "sanitizer": sanitizer, "speed": speed, "counters": counters, "ranks": ranks, "pytorch": pytorch}
     short = min(1.0, 60 * O.minutes / sum(TIMES[p][0] for p in wanted))  # --minutes smaller than what is kept for the parts
     long = max(1.0, O.minutes / 8)  # a slow machine was given more
     for i, name in enumerate(wanted):
         later = short * sum(TIMES[p][0] for p in wanted[i + 1:])
         # a slow machine may build as long as it needs, and still has its minutes for the rest
-        limit = TIMES[name][1] if name == "build" else min(long * TIMES[name][1], left() - later)
+        limit = TIMES[name][1] if name in BUILDS else min(long * TIMES[name][1], left() - later)
         part = Part(name, limit)
         write_report(parts, name)
         print(f"{name} (at most {part.left():.0f} s)", flush=True)
@@ -56,7 +57,7 @@ def main():
         try:
             if name != "environment" and not gpu:
                 part.check(name, NOT_RUN, "there is no GPU in this machine")
-            elif O.dry and name == "build":
+            elif O.dry and name in BUILDS:
                 part.check(name, NOT_RUN, "dry run: the stand-ins are those that are there")
             elif part.left() < 4 and name != "environment":
                 part.check(name, NOT_RUN, "the time is up")
@@ -65,8 +66,8 @@ def main():
         except Exception as e:  # a bug of this script is a failure of the check, and the other parts still run
             part.check(name, FAILED, f"{type(e).__name__}: {e}")
         part.seconds = time.time() - part.begin
-        if name == "build":
-            common.not_counted = part.seconds
+        if name in BUILDS:
+            common.not_counted += part.seconds
         parts.append(part)
         marks()
         write_report(parts)

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 
-from common import FAILED, LOSSES, NOT_RUN, O, PASSED, WORK, read, run, there
+from common import FAILED, LOSSES, NOT_RUN, O, PASSED, WORK, read, report, run, there
 
 FP32_TOLERANCE, BF16_TOLERANCE = 1e-4, 2e-2
 # The 124M run that is compared with the CPU program: two micro-steps of two sequences.
@@ -160,6 +160,31 @@ def resume(part):
                 part.check(name, NOT_RUN if bad.timed_out else FAILED, bad.why())
             else:
                 part.check(name, *compare({s: v for s, v in expected.items() if s > 4}, steps, tolerance))
+
+
+def throughput(part):
+    """Tokens a second of a whole run of 124M as a user starts it, by its own log: the data's way to the GPU, graphs, the
+    algorithms that the first step times."""
+    paths = there(part, "a whole run of 124M", "train_gpt2cu")
+    if not paths:
+        return
+    os.makedirs(WORK + "/long", exist_ok=True)
+    write_shard(WORK + "/long/train_000000.bin", 257 if O.dry else 50257, 3000 if O.dry else 140000)
+    size = (["-e", "L2:H2:C64:T64:V257", "-d", "256", "-x", "6"] if O.dry else
+            ["-e", "d12", "-d", "65536", "-x", "30"]) + ["--precision", "bf16"]
+    r, _ = train(paths[0], "throughput", "long", size, part.left())
+    log = [json.loads(line) for line in read(f"{WORK}/runs/throughput/log.jsonl").splitlines()]
+    shutil.rmtree(f"{WORK}/runs/throughput", ignore_errors=True)
+    speeds = sorted(e["tok_s"] for e in log if e.get("step", 0) > 3 and "tok_s" in e)
+    if r.code != 0 or r.timed_out or not speeds:
+        part.check("a whole run of 124M", NOT_RUN if r.timed_out else FAILED, r.why())
+        return
+    median = speeds[len(speeds) // 2]
+    mfu = next((f", MFU {100 * e['mfu']:.1f}%" for e in log if e.get("tok_s") == median and e.get("mfu")), "")
+    report["throughput"] = {"tokens_per_second": median}
+    part.check("a whole run of 124M", PASSED, f"{median:.0f} tokens/s in bf16, T=1024, the median of {len(speeds)} steps{mfu}; "
+               f"{r.seconds:.0f} s with its start and its checkpoint")
+    part.text += ["- " + line for line in r.text.splitlines() if line.startswith(("attention:", "products:", "batch:"))]
 
 
 # Two ranks as torchrun would start them, both on GPU 0; NCCL allows that where each says that it is on a host of its own.

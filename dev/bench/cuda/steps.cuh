@@ -25,7 +25,9 @@ double step_seconds(Model& model, const Batch& batch, double budget) {
         model.step(batch, &state, [&] { return &batch; });  // as in training, the next tokens travel meanwhile
         CHECK(std::isfinite(state.loss) && !state.skip, "loss=%g skip=%d", static_cast<double>(state.loss), state.skip);
     };
-    begin_algorithms({.algorithms = time_algorithms ? "timed" : "first"});
+    DeviceOptions options;
+    if (!time_algorithms) options.algorithms = "first";
+    begin_algorithms(options);
     step();
     if (const std::string timed = timed_algorithms(); !timed.empty()) take_algorithms({timed});
     for (int i = 0; i < 3; i++) step();  // loads kernels, captures graphs, runs them
