@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can show, in one command: builds for this machine's GPU, and in eight minutes more runs the tests
 # of the CUDA layers, trains 124M against losses that the CPU program recorded, two ranks against one, runs
-# compute-sanitizer, measures speed, and compares with PyTorch. The machine needs an NVIDIA GPU, nvcc (toolkit or pip's packages), g++, make and python3; no network,
+# compute-sanitizer, measures speed, reads Nsight Compute's counters, and compares with PyTorch. The machine needs an NVIDIA GPU, nvcc (toolkit or pip's packages), g++, make and python3; no network,
 # no git history. What else the build needs is packed beforehand, elsewhere, by `make gpu_pack`.
 #
 #   dev/gpu_check.sh [--output DIR] [--minutes 8] [--parts build,tests,...] [--dry]      (--help for all)

@@ -16,12 +16,12 @@ HERE = "dev/gpu_check"
 WORK = "build/gpu_check"  # scratch: shards, runs
 LOSSES = HERE + "/cpu_losses.json"
 # Part: (seconds kept for it while the parts before it run, the most it may take). What is built takes its own time, not that
-# of --minutes: first the programs, with which a whole run is compared and timed; the tests and bench_cuda, which are most of the
-# work, are compiled meanwhile, and waited for when nothing else is left to do.
-TIMES = {"environment": (5, 20), "build": (0, 600), "training": (60, 110), "throughput": (30, 60), "build the rest": (0, 1200),
+# of --minutes: first (build) the programs, with which a whole run is compared and timed; the tests and bench_cuda, which are most of the
+# work, are compiled meanwhile, and waited for (rest) when nothing else is left to do.
+TIMES = {"environment": (5, 20), "build": (0, 600), "training": (60, 110), "throughput": (30, 60), "rest": (0, 1200),
          "tests": (60, 240), "sanitizer": (45, 80), "speed": (85, 150), "counters": (30, 120), "ranks": (30, 60),
          "pytorch": (60, 118)}
-BUILDS = ("build", "build the rest")
+BUILDS = ("build", "rest")
 
 
 def parse():

@@ -28,7 +28,8 @@ def main():
     unknown = [p for p in O.parts.split(",") if p not in TIMES]
     if unknown:
         sys.exit(f"dev/gpu_check.sh: --parts: {unknown[0]} is none of {', '.join(TIMES)}")
-    wanted = [p for p in TIMES if p in O.parts.split(",") or p == "environment"]
+    asked = O.parts.split(",") + ["environment"] + (["rest"] if "build" in O.parts.split(",") else [])
+    wanted = [p for p in TIMES if p in asked]
     if not O.output:
         O.output = os.environ.get("OUT")
     if not O.output:
@@ -42,7 +43,7 @@ def main():
     common.log = open(O.output + "/log.txt", "w")
     print(f"report: {O.output}/report.md", flush=True)
     parts = []
-    work = {"environment": environment, "build": build, "training": training, "throughput": throughput, "build the rest": build_rest,
+    work = {"environment": environment, "build": build, "training": training, "throughput": throughput, "rest": build_rest,
             "tests": tests, "sanitizer": sanitizer, "speed": speed, "counters": counters, "ranks": ranks, "pytorch": pytorch}
     short = min(1.0, 60 * O.minutes / sum(TIMES[p][0] for p in wanted))  # --minutes smaller than what is kept for the parts
     long = max(1.0, O.minutes / 8)  # a slow machine was given more
