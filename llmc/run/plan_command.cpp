@@ -14,18 +14,7 @@
 
 // ---- from options --------------------------------------------------------------------------------------------------
 
-// What of them programs reach, where nobody has measured it, by the shape at hand. Published figures of an H100 SXM:
-//
-//   products    product_share() of gpus.h
-//   attention   FlashAttention-2, causal: 192 TFLOP/s forward and backward at head size 64 and T = 1024 (figure in
-//               Dao-AILab/flash-attention), up to 335 at its best (Dao 2023, https://arxiv.org/abs/2307.08691)
-//   memory      copies reach 0.9 of the sheet, and kernels that read and write several tensors about 0.83 of that
-//
-// With them a step of 124M at B = 64, T = 1024 takes what llm.c reports within 10%: 139 ms (KellerJordan/modded-nanogpt,
-// records/101324_llmc); test_plan.cpp holds the plan to it.
-constexpr double kMemoryShare = 0.75, kBusShare = 0.8;
-static double attention_share(const ModelConfig& m) { return 0.35 * std::min(1.0, m.HS() / 112.0); }
-
+constexpr double kBusShare = 0.8;  // of a bus's sheet
 Rates nominal_rates(const ModelConfig& m, bool bf16, double peak_flops) {
     if (peak_flops == 0) return {2e10, bf16 ? 4e11 : 2e11, 1e11, 1e10};  // a core or two with AVX-512
     const auto distance = [&](const GpuSheet& g) {
@@ -33,8 +22,9 @@ Rates nominal_rates(const ModelConfig& m, bool bf16, double peak_flops) {
     };
     const GpuSheet& g = *std::min_element(std::begin(kGpuSheets), std::end(kGpuSheets) - 1,
                                           [&](auto& a, auto& b) { return distance(a) < distance(b); });
-    return {1e12 * kMemoryShare * g.memory_tbs, product_share(m.C) * peak_flops,
-            attention_share(m) * (bf16 ? peak_flops : 1e12 * g.fp32_tflops), 1e9 * kBusShare * g.host_gbs};
+    return {1e12 * g.memory * g.memory_tbs, product_share(g, m.C) * peak_flops,
+            attention_share(g, m.HS(), false) * (bf16 ? peak_flops : 1e12 * g.fp32_tflops),
+            1e9 * kBusShare * g.host_gbs};
 }
 
 // Rates that bench_cuda measured: its JSON, or the report.json that holds it.
@@ -102,10 +92,13 @@ PlanSetup plan_setup(const Options& o) {
                  "--micro-batch-size",
                  human_count(tokens).c_str(), s.T, s.gpus));
 
+    const bool cudnn =
+        s.bf16 && o.device.attention != "own" && (gpu->capability >= 90 || o.device.attention == "cudnn");
     s.rates_from =
         s.cpu ? "given"
-              : strf("data sheet of %s; of it reached: products %.2f, attention %.2f, memory %.2f, transfers %.2f",
-                     gpu->product, product_share(s.model.C), attention_share(s.model), kMemoryShare, kBusShare);
+              : strf("data sheet of %s; of it reached: products %.2f, attention%s %.2f, memory %.2f, transfers %.2f",
+                     gpu->product, product_share(*gpu, s.model.C), cudnn ? " by cuDNN" : "",
+                     attention_share(*gpu, s.model.HS(), cudnn), gpu->memory, kBusShare);
     s.multiprocessors = gpu->multiprocessors, s.capability = gpu->capability;
     if (!o.rates_file.empty()) read_rates(o, &s, &gpu);
     // what the command line says, else what was measured, else a share of the data sheet
@@ -113,11 +106,11 @@ PlanSetup plan_setup(const Options& o) {
         *rate = given > 0 ? given : *rate > 0 ? *rate : sheet;
     };
     s.peak = 1e12 * (s.bf16 ? gpu->bf16_tflops : o.device.tf32 ? gpu->bf16_tflops / 2 : gpu->fp32_tflops);
-    choose(&s.rates.product, 1e12 * o.matmul_tflops, product_share(s.model.C) * s.peak);
+    choose(&s.rates.product, 1e12 * o.matmul_tflops, product_share(*gpu, s.model.C) * s.peak);
     double attention = 1e12 * (s.bf16 ? gpu->bf16_tflops : gpu->fp32_tflops);  // in fp32 without TF32
     choose(&s.rates.attention, 1e12 * o.attention_tflops,
-           s.cpu ? s.rates.product : attention_share(s.model) * attention);
-    choose(&s.rates.copy, 1e12 * o.memory_tbs, 1e12 * kMemoryShare * gpu->memory_tbs);
+           s.cpu ? s.rates.product : attention_share(*gpu, s.model.HS(), cudnn) * attention);
+    choose(&s.rates.copy, 1e12 * o.memory_tbs, 1e12 * gpu->memory * gpu->memory_tbs);
     choose(&s.bus, 1e9 * o.bus_gbs, 1e9 * kBusShare * gpu->bus_gbs);
     choose(&s.network, 1e9 * o.network_gbs, 1e9 * kBusShare * gpu->network_gbs);
     choose(&s.rates.host, 1e9 * o.host_gbs, 1e9 * kBusShare * gpu->host_gbs);

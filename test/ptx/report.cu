@@ -90,9 +90,9 @@ struct LayerTimes {
 LayerTimes layer_times(const Layer& layer, const ptx::Card& card, int C) {
     LayerTimes r;
     if (layer.bound == Bound::product) {
-        r.predicted = floor_seconds(
-            Bound::product, layer.flops, layer.bytes,
-            {1e12 * card.sheet.memory_tbs * ptx::kDramShare, 1e12 * card.sheet.bf16_tflops * product_share(C), 1});
+        r.predicted = floor_seconds(Bound::product, layer.flops, layer.bytes,
+                                    {1e12 * card.sheet.memory_tbs * ptx::kDramShare,
+                                     1e12 * card.sheet.bf16_tflops * product_share(card.sheet, C), 1});
         r.limiter = "library's product";
         return r.predicted += ptx::kLaunchSeconds, r;
     }
@@ -264,14 +264,14 @@ of eight blocks of each launch at the size of the model, and counts; the launch 
 - Predicted: the limiter's time, %.0f%% of what the others take, and %.0f us a launch. How far off that is: at the end.
 - Floor: bytes that have to move at the data sheet's rate, FLOPs at the tensor cores'.
 - Instructions are PTX, with what ptxas makes of each in the main. A step's B = %d, T = %d, in bf16.
-- Products are the library's, which has no PTX: %.2f (C = 768) and %.2f (C = 1600) of the data sheet (llmc/run/gpus.h).
+- Products are the library's, which has no PTX: on an H100 %.2f (C = 768) and %.2f (C = 1600) of the data sheet (llmc/run/gpus.h).
 - Not counted: CUB's sort, with which the encoder's backward pass begins; what other kernels left in L2.
 
 The cards, by their data sheets:
 
 )",
-           compiler.c_str(), 100 * ptx::kUnhidden, 1e6 * ptx::kLaunchSeconds, kB, kT, product_share(768),
-           product_share(1600));
+           compiler.c_str(), 100 * ptx::kUnhidden, 1e6 * ptx::kLaunchSeconds, kB, kT,
+           product_share(ptx::card("h100").sheet, 768), product_share(ptx::card("h100").sheet, 1600));
     for (const char* name : kCards) {
         const ptx::Card& c = ptx::card(name);
         printf(
