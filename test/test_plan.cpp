@@ -3,6 +3,7 @@
 
 #include "llmc/run/options.h"
 #include "llmc/run/plan.h"
+#include "test/published_steps.h"
 #include "test/models.h"
 #include "program_fixture.h"
 
@@ -233,34 +234,14 @@ TEST(Plan, CopiesOfWhatIsOffloaded) {
     EXPECT_LT(predict_step(s).not_hidden, 0.01 * slow);
 }
 
-// What nobody measured is what real systems reach: llm.c's steps on eight GPUs, by the heads of its scripts (karpathy/llm.c,
-// scripts/run_gpt2_*.sh), and of 124M on H100s by KellerJordan/modded-nanogpt, records/101324_llmc. Of the shares (gpus.h) one
-// number was fitted to them: what products of infinite width reach of an H100. Of 1558M on A100s nothing is published. And the floors of the
-// benchmarks are below a prediction.
+// What nobody measured is what real systems reach. Of the shares (gpus.h) one number was fitted to these: what products of infinite
+// width reach of an H100. Of 1558M on A100s nothing is published. And the floors of the benchmarks are below a prediction.
 TEST(Plan, PredictsPublishedSteps) {
-    const struct {
-        const char *model, *gpu;
-        int B, tokens;
-        double seconds;
-    } published[] = {{"d12", "h100", 64, 524288, 0.139},
-                     {"d48", "h100", 16, 1048576, 2.80},
-                     {"d12", "a100", 64, 524288, 0.300},
-                     {"d24", "a100", 64, 524288, 0.820},
-                     {"d36", "a100", 32, 524288, 1.70}};
-    PlanSetup s;
-    for (const auto& run : published) {
-        Options o;
-        o.model = run.model, o.gpu = run.gpu, o.micro_batch_size = run.B, o.total_batch_size = run.tokens;
-        o.gpus = 8, o.zero_stage = 1;
-        s = plan_setup(o);
-        const double predicted = predict_step(s).total;
-        printf("%s on eight %s: published %.3f s, predicted %.3f s, %+.0f%%\n", run.model, run.gpu, run.seconds,
-               predicted, 100 * (predicted / run.seconds - 1));
-        EXPECT_NEAR(predicted / run.seconds, 1, 0.1) << run.model << " on " << run.gpu;
-    }
+    for (const PublishedStep& step : kPublishedSteps)
+        EXPECT_NEAR(step.predicted() / step.seconds, 1, 0.1) << step.model << " on " << step.gpu;
     Options o;
     o.model = "d12", o.gpu = "h100", o.micro_batch_size = 64, o.total_batch_size = 65536;
-    s = plan_setup(o);
+    const PlanSetup s = plan_setup(o);
     const double predicted = predict_step(s).total;
     o.device.attention = "own";
     EXPECT_GT(predict_step(plan_setup(o)).total, predicted);

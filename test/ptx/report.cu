@@ -10,6 +10,7 @@
 #include "test/cudahost/counted.h"
 #include "test/cudahost/heap.h"
 #include "test/cudahost/tests.h"
+#include "test/published_steps.h"
 #include "test/ptx/limits.h"
 #include "test/ptx/resources.h"
 
@@ -252,6 +253,17 @@ void print_calibration(double h100_step) {
         "project's seven without, so that it is the same structure but not the same work; llm.c's attention is "
         "cuDNN's.\n",
         ptx::kUnhidden);
+    printf(
+        "\n## How far off: `plan`\n\nllm.c on eight GPUs, ZeRO stage 1, by `./train_gpt2 plan -e MODEL --gpus 8 --gpu "
+        "GPU -b B -d TOKENS -z 1`, "
+        "whose shares of the data sheets are attention's and memory's of this page (llmc/run/gpus.h):\n\n"
+        "| model | GPU | B | tokens a step | published ms | predicted ms | off | source "
+        "|\n|---|---|---|---|---|---|---|---|\n");
+    for (const PublishedStep& step : kPublishedSteps) {
+        const double predicted = step.predicted();
+        printf("| %s | %s | %d | %d | %.0f | %.0f | %+.0f%% | %s |\n", step.model, step.gpu, step.B, step.tokens,
+               1e3 * step.seconds, 1e3 * predicted, 100 * (predicted / step.seconds - 1), step.source);
+    }
 }
 
 void print_report() {
