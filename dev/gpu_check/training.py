@@ -126,7 +126,7 @@ def training(part):
                 part.check(name, NOT_RUN, "no time left")
                 continue
             run_name = f"{precision}_{matmul}"
-            r, steps = train(paths[0], run_name, "tiny" if O.dry else "gpt2", losses_options(precision) + ["--no-tf32", "--matmul", matmul],
+            r, steps = train(paths[0], run_name, "tiny" if O.dry else "gpt2", losses_options(precision) + ["--no-tf32", "--matmul", matmul, "--attention", "own" if matmul == "own" else "auto"],
                              part.left())
             shutil.rmtree(f"{WORK}/runs/{run_name}", ignore_errors=True)  # a gigabyte of checkpoint
             if r.code != 0 or r.timed_out:
