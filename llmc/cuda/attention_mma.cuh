@@ -36,6 +36,7 @@ struct Problem {
     bf16 *dq = nullptr, *dk = nullptr, *dv = nullptr;
     float2* stats = nullptr;
     int stats_stride = 0;
+    float* parts = nullptr;           // column sums of (dq, dk, dv), a row for each tile of each sequence; or null
     bool wide = false;                // every row of every tensor is whole chunks of 16 bytes on 16-byte boundaries
     float scale = 0, scale_log2 = 0;  // 1 / sqrt(HS), and that * log2 e: exp(s * scale) = 2^(s * scale_log2)
     float keep_scale = 1;             // dropout's factor of what is kept
@@ -279,6 +280,15 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) backward_kernel(Problem
     const int count = s.Tk - warp_position, hs = s.HS - column;
     store_rows((KEYS ? p.dk : p.dq) + to, stride, count, hs, p.wide, sum0, [&](int, int) { return p.scale; });
     if (KEYS) store_rows(p.dv + to, stride, count, hs, p.wide, sum1, [](int, int) { return 1.0f; });
+    if (!p.parts) return;
+    const int heads_before = KEYS ? s.NH + work.head : work.head;  // in a row of (dq, dk, dv)
+    float* part = p.parts + int64_t(b * p.tiles + work.rank) * (s.NH + 2 * s.NKV) * s.HS + column;
+    float* scratch = reinterpret_cast<float*>(shared);
+    __syncthreads();  // nobody reads tiles any more
+    store_column_sums<WARPS>(part + heads_before * s.HS, scratch, count, hs, sum0, [&](int, int) { return p.scale; });
+    if (KEYS)
+        store_column_sums<WARPS>(part + (heads_before + s.NKV) * s.HS, scratch + WARPS * OUT, count, hs, sum1,
+                                 [](int, int) { return 1.0f; });
 }
 
 // ---- launchers ----
@@ -312,7 +322,7 @@ void forward(Problem& p, cudaStream_t stream) {
 template <bool KEYS, int HS, int M, int WARPS, int PASS, int STEP, int OUT, int KEPT>
 void backward(Problem& p, cudaStream_t stream) {
     constexpr int own = 16 * M * WARPS;
-    static_assert(attention_stats_rows % own == 0 && attention_stats_rows % PASS == 0);
+    static_assert(own == attention_mma_tile(HS) && attention_stats_rows % own == 0 && attention_stats_rows % PASS == 0);
     int grid =
         KEYS ? blocks(p, p.s.Tk, own, p.s.NKV, int64_t(p.s.Tq) * p.sharing) : blocks(p, p.s.Tq, own, p.s.NH, p.s.Tk);
     launch(backward_kernel<KEYS, HS, M, WARPS, PASS, STEP, OUT, KEPT>, dim3(grid, HS / OUT), 32 * WARPS,
@@ -331,15 +341,18 @@ void attention_own_forward(bf16* out, float* lse, const bf16* q, const bf16* k, 
     else forward<256, 1, 4, 32, 2, false>(p, stream);
 }
 
-// Workspace: stats of each query of each head.
+// Workspace: stats of each query of each head. Leaves the column sums of dq, dk and dv where they are one (B,T,3C).
 void attention_own_backward(bf16* dq, bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k, const bf16* v,
                             const bf16* out, const float* lse, const AttentionShape& s, const int* doc_start,
-                            Dropout dropout, cudaStream_t stream) {
+                            Dropout dropout, Sums<bf16> sums, cudaStream_t stream) {
     using namespace attention_mma;
     const int64_t rows = int64_t(s.B) * s.NH * attention_stats_stride(s);
     Problem p{s, doc_start, dropout, q, k, v, const_cast<bf16*>(out), const_cast<float*>(lse)};
     p.dout = dout, p.dq = dq, p.dk = dk, p.dv = dv, p.stats = workspace<float2>(static_cast<size_t>(rows));
     prepare(p);
+    const int64_t row = int64_t(s.NH + 2 * s.NKV) * s.HS;
+    if (sums && sums->parts && dk == dq + s.NH * s.HS && dv == dk + s.NKV * s.HS && s.q_row == row && s.kv_row == row)
+        p.parts = sums->parts, sums->count = attention_sum_parts(s), sums->of = dq;
     launch(p.wide ? stats_kernel<8> : stats_kernel<1>, ceil_div(rows, 32), 256, 0, stream, p);
     if (s.HS <= 64) {
         backward<true, 64, 2, 4, 64, 16, 64, 1>(p, stream);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 #include "llmc/base/bf16.h"
+#include "llmc/model/arguments.h"
 #include "llmc/model/parameters.h"
 #include "llmc/model/step_state.h"
 
@@ -116,6 +117,7 @@ struct BackwardScratch {
     X* dbranch;    // (N,C)
     X* dwide;      // (N,F) gradient of fch, then (N,3C) of qkv
     X* dlora;      // (N,R) with an adapter of rank R
+    ColumnSums<X> sums;  // of the one at hand
 
     template <class Arena>
     void add_to(Arena& arena, int64_t N, int64_t C, int64_t F, int64_t R) {

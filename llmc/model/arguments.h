@@ -1,6 +1,7 @@
 // Arguments of layers that are too many for a list of parameters; the same for the CPU layers and the CUDA layers.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 #include "llmc/model/batch.h"
 #include "llmc/model/step_state.h"
 
@@ -32,6 +33,17 @@ struct AttentionShape {
     int64_t q_batch, kv_batch, out_batch;
     float divisor = 1;  // of the scores, beside sqrt(HS)
 };
+
+// The sums of the columns of a gradient, in parts, which a layer may leave as it writes the gradient: the linear layer that this
+// goes through next then has that of its bias without reading it again. They are of `of`, if of any. (The CPU's layers leave none.)
+template <typename X>
+struct ColumnSums {
+    float* parts = nullptr;  // (count, columns); null: nobody wants them
+    int count = 0;
+    const X* of = nullptr;
+};
+template <typename X>  // as a parameter, beside others that say what X is
+using Sums = std::type_identity_t<ColumnSums<X>*>;
 
 // Shape of a packed qkv (B,T,3C) with q = qkv, k = qkv + C, v = qkv + 2C, out (B,T,C).
 inline AttentionShape packed_qkv_shape(int B, int T, int C, int NH, float divisor = 1) {
