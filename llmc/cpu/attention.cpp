@@ -16,8 +16,8 @@ void attention_forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v
 }
 template <typename X>
 void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
-                        const acc_t<X>* lse, const AttentionShape& s, const int* doc_start, Dropout dropout,
-                        Sums<X>, CpuStream) {
+                        const acc_t<X>* lse, const AttentionShape& s, const int* doc_start, Dropout dropout, Sums<X>,
+                        CpuStream) {
     attention_detail::backward<X, attention_detail::operand_t<X>>(dq, dk, dv, dout, q, k, v, out, lse, s, doc_start,
                                                                   dropout);
 }

@@ -36,8 +36,7 @@ void residual_layernorm_forward(X* r, X* y, acc_t<X>* mean, acc_t<X>* rstd, cons
                                 CpuStream = {});
 template <typename X>
 void layernorm_backward(X* dx, grad_t<X>* dw, grad_t<X>* dbias, const X* dy, const X* x, const X* w,
-                        const acc_t<X>* mean, const acc_t<X>* rstd, int N, int C, Sums<X> = nullptr,
-                        CpuStream = {});
+                        const acc_t<X>* mean, const acc_t<X>* rstd, int N, int C, Sums<X> = nullptr, CpuStream = {});
 
 // gelu.cpp: the tanh approximation, and GELU itself; x, y (n); dx may be dy
 template <typename X>
@@ -59,8 +58,7 @@ void matmul_forward(X* y, X* pre_gelu, const X* x, const X* w, const X* bias, in
                     CpuStream = {});
 template <typename X>
 void matmul_backward(X* dx, grad_t<X>* dw, grad_t<X>* dbias, const X* dy, const X* x, const X* w, const X* pre_gelu,
-                     int N, int C, int OC, bool dw_accumulate = true, Sums<X> = nullptr,
-                     CpuStream = {});
+                     int N, int C, int OC, bool dw_accumulate = true, Sums<X> = nullptr, CpuStream = {});
 template <typename X>
 void bias_backward(grad_t<X>* dbias, const X* dy, int N, int OC, CpuStream = {});
 

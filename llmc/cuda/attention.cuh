@@ -42,8 +42,8 @@ void attention_forward(X* out, float* lse, const X* q, const X* k, const X* v, c
 // dq, dk, dv are overwritten. Needs Tq == Tk. Our own kernels in bf16 leave the column sums of a packed (B,T,3C). Workspace: of whichever computes it.
 template <typename X>
 void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
-                        const float* lse, const AttentionShape& s, const int* doc_start, Dropout dropout,
-                        Sums<X> sums, cudaStream_t stream) {
+                        const float* lse, const AttentionShape& s, const int* doc_start, Dropout dropout, Sums<X> sums,
+                        cudaStream_t stream) {
     CHECK(s.Tq == s.Tk && s.NH % s.NKV == 0 && s.HS <= 256, "Tq=%d Tk=%d NH=%d NKV=%d HS=%d", s.Tq, s.Tk, s.NH, s.NKV,
           s.HS);
 #ifdef USE_CUDNN

@@ -164,28 +164,49 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) forward_kernel(Problem 
 
 // ---- backward ----
 
-// stats (B,NH,stats_stride) = {lse * log2 e, D}, from Tq on {infinity, 0}, so that probabilities of queries that are
-// not there come out as 0. Eight threads work on one query of one head.
-template <int W>
-__global__ void __launch_bounds__(256) stats_kernel(Problem p) {
-    const AttentionShape& s = p.s;
-    int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 8;
-    int h = static_cast<int>(i % s.NH), t = static_cast<int>(i / s.NH % p.stats_stride);
-    int b = static_cast<int>(i / s.NH / p.stats_stride);
-    float D = 0;
-    if (b < s.B && t < s.Tq)
-        for (int d = thread() % 8 * W; d < s.HS; d += 8 * W) {
-            float x[W], dx[W];
-            load_pack(x, p.out + p.out_at(b, h, t) + d);
-            load_pack(dx, p.dout + p.out_at(b, h, t) + d);
+// stats (B,NH,stats_stride) = {lse * log2 e, D}, beyond Tq {infinity, 0}, so that probabilities of queries that are not
+// there come out as 0. The block that owns a tile of queries makes those of its queries: D, the product of two rows, as
+// soon as dout is in shared memory; rows of out come to registers meanwhile, HS / 8 threads on one.
+template <int HS, int ROWS, int THREADS>
+struct Stats {
+    static constexpr int chunks = HS / 8, step = THREADS / chunks;
+    static_assert(chunks <= 32 && ROWS % step == 0);
+    Pack<bf16, 8> out[ROWS / step];
+    float lse[ROWS / step];
+
+    __device__ void load(const Problem& p, int b, int h, int t0) {
+        const int c = thread() % chunks * 8;
 #pragma unroll
-            for (int j = 0; j < W; j++) D += x[j] * dx[j];
+        for (int i = 0; i < ROWS / step; i++) {
+            const int t = t0 + thread() / chunks + i * step;
+            const bf16* from = p.out + p.out_at(b, h, t) + c;
+            float x[8] = {};
+            out[i] = Pack<bf16, 8>::rounded(x), lse[i] = INFINITY;
+            if (t >= p.s.Tq) continue;
+            if (c == 0) lse[i] = p.lse[(int64_t(b) * p.s.NH + h) * p.s.Tq + t] * kLog2e;
+            if (p.wide && c < p.s.HS) out[i] = Pack<bf16, 8>::load(from);
+            if (p.wide) continue;
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                if (c + j < p.s.HS) x[j] = static_cast<float>(from[j]);
+            out[i] = Pack<bf16, 8>::rounded(x);
         }
-    for (int lane = 4; lane > 0; lane /= 2) D += __shfl_xor_sync(0xffffffffu, D, lane);
-    if (b < s.B && threadIdx.x % 8 == 0)
-        p.stats[p.stats_at(b, h, t)] =
-            t < s.Tq ? float2{p.lse[(int64_t(b) * s.NH + h) * s.Tq + t] * kLog2e, D} : float2{INFINITY, 0};
-}
+    }
+    __device__ void store(const Problem& p, int b, int h, int t0, float2* stats, const bf16* dout_tile) const {
+        const int c = thread() % chunks;
+#pragma unroll
+        for (int i = 0; i < ROWS / step; i++) {
+            const int row = thread() / chunks + i * step;
+            float x[8], dx[8], D = 0;
+            out[i].unpack(x), load_pack(dx, dout_tile + row * HS + (c ^ swizzle(row)) * 8);
+#pragma unroll
+            for (int j = 0; j < 8; j++) D += x[j] * dx[j];
+#pragma unroll
+            for (int other = chunks / 2; other > 0; other /= 2) D += __shfl_xor_sync(0xffffffffu, D, other);
+            if (c == 0) p.stats[p.stats_at(b, h, t0 + row)] = stats[row] = float2{lse[i], D};
+        }
+    }
+};
 
 // A block owns the rows of a tile of two tensors, a warp 16 M of them, and tiles of PASS rows of the two others pass:
 //   KEYS    it owns k and v; q and dout pass; its products are transposed, (keys,queries)    sums: 0 is dk, 1 is dv
@@ -231,10 +252,11 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) backward_kernel(Problem
         ptx::cp_async_commit();
     };
     load_pair(std::integral_constant<int, own>(), KEYS, own0, h0, begin);
-    if (int i = 2 * thread(); !KEYS && i < own) ptx::cp_async_16(stats + i, p.stats + p.stats_at(b, h0, begin + i));
     ptx::cp_async_commit();
     advance();
     load(0);
+    Stats<HS, own, threads> own_stats;
+    if (!KEYS) own_stats.load(p, b, h0, begin);
 
     const int column = OUT < HS ? OUT * static_cast<int>(blockIdx.y) : 0;
     Rows<HS, M, (KEPT > 0)> rows0;
@@ -243,6 +265,7 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) backward_kernel(Problem
     for_elements<M, OUT / 8>([&](int m, int d, int e) { sum0[m][d][e] = sum1[m][d][e] = 0; });
     ptx::cp_async_wait<1>();
     __syncthreads();
+    if (!KEYS) own_stats.store(p, b, h0, begin, stats, own1);  // behind the next barrier they are there for all
     rows0.load(own0 + warp_row * HS);
     rows1.load(own1 + warp_row * HS);
     for (int slot = 0; next_head < h0 + heads; slot ^= 1) {
@@ -353,15 +376,14 @@ void attention_own_backward(bf16* dq, bf16* dk, bf16* dv, const bf16* dout, cons
     const int64_t row = int64_t(s.NH + 2 * s.NKV) * s.HS;
     if (sums && sums->parts && dk == dq + s.NH * s.HS && dv == dk + s.NKV * s.HS && s.q_row == row && s.kv_row == row)
         p.parts = sums->parts, sums->count = attention_sum_parts(s), sums->of = dq;
-    launch(p.wide ? stats_kernel<8> : stats_kernel<1>, ceil_div(rows, 32), 256, 0, stream, p);
     if (s.HS <= 64) {
-        backward<true, 64, 2, 4, 64, 16, 64, 1>(p, stream);
         backward<false, 64, 2, 4, 64, 32, 64, 2>(p, stream);
+        backward<true, 64, 2, 4, 64, 16, 64, 1>(p, stream);
     } else if (s.HS <= 128) {
-        backward<true, 128, 1, 8, 32, 16, 128, 1>(p, stream);
         backward<false, 128, 1, 8, 32, 32, 128, 2>(p, stream);
+        backward<true, 128, 1, 8, 32, 16, 128, 1>(p, stream);
     } else {
-        backward<true, 256, 1, 4, 16, 16, 128, 0>(p, stream);
         backward<false, 256, 1, 4, 16, 16, 256, 0>(p, stream);
+        backward<true, 256, 1, 4, 16, 16, 128, 0>(p, stream);
     }
 }

@@ -86,6 +86,8 @@ void matmul_forward(X* y, X* pre_gelu, const X* x, const X* w, const X* bias, in
 template <typename X>
 void matmul_backward(X* dx, float* dw, float* dbias, const X* dy, const X* x, const X* w, const X* pre_gelu, int N,
                      int C, int OC, bool dw_accumulate, Sums<X> sums, cudaStream_t stream);
+template <typename X>  // gelu_backward, and the column sums of dx (N,F)
+void gelu_backward_with_sums(X* dx, const X* x, const X* dy, int N, int F, Sums<X> sums, cudaStream_t stream);
 template <typename X>
 void bias_backward(float* dbias, const X* dy, int N, int OC, cudaStream_t stream);
 // The two that matmul() chooses from: our own kernels (matmul_plain.cuh, matmul_own.cuh), NVIDIA's library

@@ -121,8 +121,8 @@ class Gpu {
         if (o.training) workspace_bytes_ = std::max(workspace_bytes_, attention_backward_workspace_bytes(attention));
         arena.add(&workspace_, static_cast<int64_t>(workspace_bytes_));
         if (leaves_column_sums(o))
-            arena.add(&sums.parts, column_sums_elements(int64_t(o.B) * o.T, m.C, m.F(), attention,
-                                                        device().multiprocessors));
+            arena.add(&sums.parts,
+                      column_sums_elements(int64_t(o.B) * o.T, m.C, m.F(), attention, device().multiprocessors));
     }
     void use_workspace() { device().workspace_data = workspace_, device().workspace_bytes = workspace_bytes_; }
 

@@ -165,6 +165,13 @@ void bias_backward(float* dbias, const X* dy, int N, int OC, cudaStream_t stream
     add_column_sums(dbias, partial, parts, OC, stream);
 }
 
+// dx (N,F) = dy * GELU'(x), whose column sums it leaves; dx may be dy.
+template <typename X>
+void gelu_backward_with_sums(X* dx, const X* x, const X* dy, int N, int F, Sums<X> sums, cudaStream_t stream) {
+    column_sums<true, X>(sums->parts, dx, x, dy, N, F, stream);
+    sums->count = ceil_div(N, bias_backward_rows(N)), sums->of = dx;
+}
+
 // dx (N,C) = dy . w, and if pre_gelu: dx *= gelu'(pre_gelu), the gradient through the GELU whose output x was;
 // dw (OC,C) += dy^T . x, or = where dw_accumulate is false; dbias (OC) += column sums of dy, from sums if they are there.
 // dx, dw, dbias may each be null. Leaves the column sums of dx where GELU is a kernel of its own: cuBLASLt's
@@ -180,11 +187,9 @@ void matmul_backward(X* dx, float* dw, float* dbias, const X* dy, const X* x, co
         Matmul<X> args{.out = dx, .a = dy, .b = w, .M = N, .N = C, .K = OC};
         if (fused) args.epilogue = Epilogue::gelu_backward, args.aux = const_cast<X*>(pre_gelu);
         matmul(args, stream);
-        if (pre_gelu && !fused && sums && sums->parts) {
-            column_sums<true, X>(sums->parts, dx, pre_gelu, dx, N, C, stream);
-            sums->count = ceil_div(N, bias_backward_rows(N)), sums->of = dx;
-        } else if (pre_gelu && !fused) {
-            gelu_backward(dx, pre_gelu, dx, int64_t(N) * C, stream);
+        if (pre_gelu && !fused) {
+            if (sums && sums->parts) gelu_backward_with_sums(dx, pre_gelu, dx, N, C, sums, stream);
+            else gelu_backward(dx, pre_gelu, dx, int64_t(N) * C, stream);
         }
     }
     if (dw) {

@@ -153,8 +153,8 @@ class PlanMachine {
         int64_t N = int64_t(o.B) * o.T;
         const AttentionShape attention = packed_qkv_shape(o.B, o.T, m.C, m.NH);
         const int multiprocessors = planned_device().multiprocessors;
-        size_t bytes = gpu_workspace_bytes(o.training, N, m.C, m.F(), attention, decode, multiprocessors,
-                                           planned_sort_bytes(N));
+        size_t bytes =
+            gpu_workspace_bytes(o.training, N, m.C, m.F(), attention, decode, multiprocessors, planned_sort_bytes(N));
         char* workspace = nullptr;
         arena.add(&workspace, static_cast<int64_t>(bytes));
         if (leaves_column_sums(o))

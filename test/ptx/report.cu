@@ -211,7 +211,7 @@ AttentionShare flash_attention_shape(const ptx::Card& card) {
         });
         both.second = count(stream, [&] {
             attention_own_backward(dqkv, dqkv + C, dqkv + 2 * C, dout, qkv, qkv + C, qkv + 2 * C, out, lse, shape,
-                                   nullptr, Dropout{0, 1, state}, stream);
+                                   nullptr, Dropout{0, 1, state}, nullptr, stream);
         });
         CUDA_CHECK(cudaStreamDestroy(stream));
         return both;
