@@ -262,8 +262,7 @@ void matmul_own_with(const Matmul<X, O>& args, int splits, cudaStream_t stream) 
         int blocks = std::min(items, device().multiprocessors * Tile::blocks_per_multiprocessor);
         launch(kernel, blocks, Tile::threads, Tile::shared_bytes, stream, p);
     }
-    if (splits > 1)
-        launch(matmul_add_partial_kernel<W, X>, ceil_div(int64_t(args.M) * p.partial_row / W, 256), 256, 0, stream, p);
+    if (splits > 1) launch_by_rows(matmul_add_partial_kernel<W, X>, args.M, p.partial_row / W, stream, p);
 }
 
 template <typename X, typename O>

@@ -104,7 +104,7 @@ void step_kernels(const ModelConfig& m, int B, int T, Set set, Each each) {
             [&] { matmul(wgrad, stream); });
         if (parts != kNone) {  // those of fc come with GELU's backward pass, where that is a kernel
             ColumnSums<X> left{sums.parts, parts, parts ? out : nullptr};
-            row(std::string(name) + " bias gradient", calls, Bound::memory, 0,
+            row(std::string(name) + (parts ? " bias gradient" : " bias gradient, a pass"), calls, Bound::memory, 0,
                 (parts ? 0 : double(n) * OC * S) + 8.0 * OC, [&] {
                     ColumnSums<X> taken = left;
                     matmul_backward<X>(nullptr, nullptr, db, out, in, w, nullptr, n, IC, OC, true, &taken, stream);
