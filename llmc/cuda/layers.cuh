@@ -93,7 +93,7 @@ void bias_backward(float* dbias, const X* dy, int N, int OC, cudaStream_t stream
 // The two that matmul() chooses from: our own kernels (matmul_plain.cuh, matmul_own.cuh), NVIDIA's library
 // (matmul_cublaslt.cuh); and bias and epilogue alone, on out as such a product left it (matmul_finish.cuh)
 template <typename X, typename O>
-void matmul_own(const Matmul<X, O>& args, cudaStream_t stream);
+void matmul_own(const Matmul<X, O>& args, cudaStream_t stream, Sums<X> sums = nullptr);
 template <typename X, typename O>
 void matmul_cublaslt(const Matmul<X, O>& args, cudaStream_t stream);
 template <typename X, typename O>

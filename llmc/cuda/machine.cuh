@@ -122,7 +122,8 @@ class Gpu {
         arena.add(&workspace_, static_cast<int64_t>(workspace_bytes_));
         if (leaves_column_sums(o))
             arena.add(&sums.parts,
-                      column_sums_elements(int64_t(o.B) * o.T, m.C, m.F(), attention, device().multiprocessors));
+                      column_sums_elements(int64_t(o.B) * o.T, m.C, m.F(), attention, device().multiprocessors,
+                                           device().matmul == MatmulLibrary::own));
     }
     void use_workspace() { device().workspace_data = workspace_, device().workspace_bytes = workspace_bytes_; }
 

@@ -174,8 +174,11 @@ void gelu_backward_with_sums(X* dx, const X* x, const X* dy, int N, int F, Sums<
 
 // dx (N,C) = dy . w, and if pre_gelu: dx *= gelu'(pre_gelu), the gradient through the GELU whose output x was;
 // dw (OC,C) += dy^T . x, or = where dw_accumulate is false; dbias (OC) += column sums of dy, from sums if they are there.
-// dx, dw, dbias may each be null. Leaves the column sums of dx where GELU is a kernel of its own: cuBLASLt's
-// DGELU_BGRAD has them in bf16, as all of an epilogue's vectors have the type of its result. Workspace: of bias_backward, then of each product.
+// dx, dw, dbias may each be null. Where GELU is a kernel of its own or a part of our own product, leaves the column sums
+// of dx. Not where it is a part of the library's: that would be DGELU_BGRAD, whose sums are of the type of the product's
+// result (cublasLt.h, CUBLASLT_MATMUL_DESC_BIAS_POINTER), bf16, and so of 8 bits; nor is GELU taken out of the product
+// for their sake, which would read and write dx once more to save reading it. Workspace: of bias_backward, then of each
+// product.
 template <typename X>
 void matmul_backward(X* dx, float* dw, float* dbias, const X* dy, const X* x, const X* w, const X* pre_gelu, int N,
                      int C, int OC, bool dw_accumulate, Sums<X> sums, cudaStream_t stream) {
@@ -186,7 +189,8 @@ void matmul_backward(X* dx, float* dw, float* dbias, const X* dy, const X* x, co
         bool fused = pre_gelu && gelu_is_fused<X>(2);
         Matmul<X> args{.out = dx, .a = dy, .b = w, .M = N, .N = C, .K = OC};
         if (fused) args.epilogue = Epilogue::gelu_backward, args.aux = const_cast<X*>(pre_gelu);
-        matmul(args, stream);
+        if (fused && device().matmul == MatmulLibrary::own) matmul_own(args, stream, sums);
+        else matmul(args, stream);
         if (pre_gelu && !fused) {
             if (sums && sums->parts) gelu_backward_with_sums(dx, pre_gelu, dx, N, C, sums, stream);
             else gelu_backward(dx, pre_gelu, dx, int64_t(N) * C, stream);

@@ -19,6 +19,8 @@ struct OwnProduct {
     float* partial;   // (splits,M,partial_row), if splits > 1
     int partial_row;  // N rounded up to 8
     bool packs;       // rows of out, bias and aux are whole packs of 16 bytes
+    float*
+        column_sums;  // (M / 64 rounded up to whole tiles, N): each of 64 rows of the result as it is stored; or null
 
     __device__ int items() const { return tiles_m * tiles_n * splits; }
     template <int W>

@@ -82,8 +82,10 @@ inline bool leaves_column_sums(const StepOptions& o) { return o.training && o.ad
 constexpr int attention_mma_tile(int HS) { return HS <= 128 ? 128 : 64; }
 inline int attention_sum_parts(const AttentionShape& s) { return s.B * ceil_div(s.Tk, attention_mma_tile(s.HS)); }
 // The most that one of them leaves, for up to N rows.
-inline int64_t column_sums_elements(int64_t N, int C, int F, const AttentionShape& attention, int multiprocessors) {
-    return std::max({int64_t(layernorm_backward_blocks(N, C, multiprocessors)) * C,
+inline int64_t column_sums_elements(int64_t N, int C, int F, const AttentionShape& attention, int multiprocessors,
+                                    bool own_matmul) {
+    return std::max({own_matmul ? int64_t(4 * ceil_div(N, 256)) * F : 0,  // matmul_own: one for 64 rows of whole tiles
+                     int64_t(layernorm_backward_blocks(N, C, multiprocessors)) * C,
                      int64_t(attention_sum_parts(attention)) * 3 * C,
                      int64_t(std::min(256, ceil_div(N, 32))) * F});  // gelu_backward, as bias_backward_rows says
 }

@@ -158,7 +158,8 @@ class PlanMachine {
         char* workspace = nullptr;
         arena.add(&workspace, static_cast<int64_t>(bytes));
         if (leaves_column_sums(o))
-            arena.add(&sums.parts, column_sums_elements(N, m.C, m.F(), attention, multiprocessors));
+            arena.add(&sums.parts,
+                      column_sums_elements(N, m.C, m.F(), attention, multiprocessors, planned_device().own_matmul));
     }
 
     void start() {}
@@ -274,7 +275,7 @@ void residual_layernorm_forward(X*, X*, acc_t<X>*, acc_t<X>*, const X*, const X*
 // Whose sums a layer leaves (arguments.h), which costs nothing beside it.
 template <typename X>
 void plan_sums(ColumnSums<X>* sums, const std::type_identity_t<X>* of) {
-    if (sums && sums->parts) sums->of = of;
+    if (sums && sums->parts && planned_device().form == StepForm::program) sums->of = of;
 }
 template <typename X>
 void layernorm_backward(X* dx, grad_t<X>* dw, grad_t<X>*, const X*, const X*, const X*, const acc_t<X>*,

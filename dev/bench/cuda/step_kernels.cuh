@@ -35,7 +35,8 @@ void step_kernels(const ModelConfig& m, int B, int T, Set set, Each each) {
     OptimizerSegment* segments;
     char* workspace;
     ColumnSums<X> sums;
-    const int64_t sum_elements = column_sums_elements(N, C, 4 * C, shape, device().multiprocessors);
+    const int64_t sum_elements =
+        column_sums_elements(N, C, 4 * C, shape, device().multiprocessors, device().matmul == MatmulLibrary::own);
     int64_t workspace_bytes = static_cast<int64_t>(
         std::max({matmul_own_workspace_bytes(device().multiprocessors), bias_backward_workspace_bytes(N, 4 * C),
                   layernorm_backward_workspace_bytes(N, C, device().multiprocessors),
@@ -124,7 +125,7 @@ void step_kernels(const ModelConfig& m, int B, int T, Set set, Each each) {
         set(stream, y, NC, 1.0f, 0.0f);
     linear("qkv", wide, x, N, C, 3 * C, L, attention_sum_parts(shape));
     linear("attention projection", y, x, N, C, C, L, norm_parts);
-    linear("fc", wide, x, N, C, 4 * C, L, gelu_backward_fused ? 0 : gelu_parts);
+    linear("fc", wide, x, N, C, 4 * C, L, own ? ceil_div(N, 64) : gelu_backward_fused ? 0 : gelu_parts);
     linear("fcproj", x, wide, N, 4 * C, C, L, norm_parts);
     if (!gelu_fused)
         row("GELU forward", L, Bound::memory, 0, 8 * x_bytes, [&] { gelu_forward(wide2, wide, 4 * NC, stream); });
