@@ -240,7 +240,9 @@ TEST(Plan, PredictsAPublishedStep) {
     o.model = "d12", o.gpu = "h100", o.micro_batch_size = 64, o.total_batch_size = 65536;
     PlanSetup s = plan_setup(o);
     double predicted = predict_step(s).total;
-    EXPECT_NEAR(predicted / 0.139, 1, 0.1);
+    // llm.c reads the gradients of 3C, C, 4C and C columns once more for its biases'
+    const double biases = 12.0 * (3 + 1 + 4 + 1) * 768 * 65536 * sizeof(bf16) / s.rates.copy;
+    EXPECT_NEAR((predicted + biases) / 0.139, 1, 0.1);
     double fused = step_floor_seconds(s.model, 64, 1024, 1, true, s.rates, StepForm::fused);
     double separate = step_floor_seconds(s.model, 64, 1024, 1, true, s.rates, StepForm::separate);
     EXPECT_LT(fused, separate);

@@ -5,9 +5,9 @@
 // (mma_tiles.cuh: read it first). Probabilities never leave the registers of their warp.
 //
 //   forward   a block takes a tile of queries, a warp 16 or 32 of them, and walks over the keys with an online softmax
+//   dq        a block takes a tile of queries and walks over the keys: dq = ds k; on its way D of its queries
 //   dk, dv    a block takes a tile of keys and walks over the queries of all heads that share them, with transposed
 //             scores s^T = k q^T, so that p^T and ds^T are left operands of dv = p^T dout and dk = ds^T q
-//   dq        a block takes a tile of queries and walks over the keys: dq = ds k
 //
 // The backward pass computes s and dp twice, 7 products where one kernel for all three gradients needs 5. But that
 // kernel would add up dq across blocks, in fp32, in global memory: atomically, with sums that change from run to run,
@@ -307,7 +307,7 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) backward_kernel(Problem
     const int heads_before = KEYS ? s.NH + work.head : work.head;  // in a row of (dq, dk, dv)
     float* part = p.parts + int64_t(b * p.tiles + work.rank) * (s.NH + 2 * s.NKV) * s.HS + column;
     float* scratch = reinterpret_cast<float*>(shared);
-    __syncthreads();  // nobody reads tiles any more
+    if (KEPT == 0) __syncthreads();  // else nobody reads the first own tile any more
     store_column_sums<WARPS>(part + heads_before * s.HS, scratch, count, hs, sum0, [&](int, int) { return p.scale; });
     if (KEYS)
         store_column_sums<WARPS>(part + (heads_before + s.NKV) * s.HS, scratch + WARPS * OUT, count, hs, sum1,

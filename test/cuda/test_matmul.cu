@@ -127,6 +127,7 @@ void leaves_column_sums() {
     const auto a = random_vector<bf16>(M * K, 1), b = random_vector<bf16>(K * N, 2),
                before = random_vector<bf16>(M * N, 3);
     std::vector<float> first;
+    reserve_workspace(2 * M * N * sizeof(float));
     for_each_schedule([&] {
         DeviceVector<bf16> va(a), vb(b), aux(before), out(before.size());
         const size_t parts_there = size_t(ceil_div(M, Tile::BM)) * (Tile::BM / 64);

@@ -249,7 +249,7 @@ void print_calibration(double h100_step) {
         "others are predictions. FlashAttention-2's backward pass does five products a tile and adds dq with atomics, "
         "this "
         "project's seven without, so that it is the same structure but not the same work; llm.c's attention is "
-        "cuDNN's.\n",
+        "cuDNN's, and it reads gradients once more for its biases.\n",
         ptx::kUnhidden);
 }
 
