@@ -51,6 +51,6 @@ void head_backward(X* dx, const HeadScores<X>& s, const Head<X>& head, const X* 
     args.accumulate = add_dx;
     matmul(args, stream);  // (N,Kp) -> (N,C)
     if (head.dw)
-        matmul_backward<X>(nullptr, head.dw, nullptr, s.dscores, x, head.w, nullptr, N, C, head.Kp, add_dw,
+        matmul_backward<X>(nullptr, head.dw, nullptr, s.dscores, x, head.w, nullptr, N, C, head.Kp, add_dw, nullptr,
                            stream);  // (Kp,C)
 }

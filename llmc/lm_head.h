@@ -25,7 +25,7 @@ void lm_head_by_chunks(X* dx, const LmHead<X>& h, const X* x, int64_t N, bool ad
         loss(h.logits, r, n);
         if (dx)
             matmul_backward<X>(dx + r * h.C, h.dw, nullptr, h.logits, x + r * h.C, h.w, nullptr, n, h.C, h.Vp,
-                               add || r > 0, stream);  // (n,Vp) -> (n,C), (Vp,C)
+                               add || r > 0, nullptr, stream);  // (n,Vp) -> (n,C), (Vp,C)
     }
 }
 // The language model's: losses (N), of which dx and dw get the gradient together, each times its weight; weights (N) or null: 1.

@@ -46,17 +46,17 @@ void linear_forward(X* y, X* pre_gelu, const X* x, LinearPointers<X> layer, cons
 template <typename X, class Stream>
 void linear_backward(X* dx, const X* dy, const X* x, const X* pre_gelu, LinearPointers<X> layer,
                      LinearPointers<grad_t<X>> dlayer, const Lora<X>& lora, LoraMatrices<grad_t<X>> dlora,
-                     const LoraShape& s, bool add, Stream stream) {
+                     const LoraShape& s, bool add, ColumnSums<X>* sums, Stream stream) {
     const int N = s.N();
     if (!lora.w.a)
-        return matmul_backward<X>(dx, dlayer.w, dlayer.b, dy, x, layer.w, pre_gelu, N, s.C, s.OC, add, stream);
+        return matmul_backward<X>(dx, dlayer.w, dlayer.b, dy, x, layer.w, pre_gelu, N, s.C, s.OC, add, sums, stream);
     const int64_t sample = int64_t(s.T) * s.C;
     const X* dropped = s.dropout.active() ? lora.dropped : x;
-    matmul_backward<X>(lora.dh, dlora.b, nullptr, dy, lora.h, lora.w.b, nullptr, N, s.R, s.OC, add,
+    matmul_backward<X>(lora.dh, dlora.b, nullptr, dy, lora.h, lora.w.b, nullptr, N, s.R, s.OC, add, nullptr,
                        stream);  // (N,OC) -> (N,R), (OC,R)
     scale_by(lora.dh, s.scale, int64_t(N) * s.R, stream);
     if (s.dropout.active()) dropout_apply(lora.dropped, x, s.B, sample, s.dropout, stream);
-    matmul_backward<X>(dx, dlora.a, nullptr, lora.dh, dropped, lora.w.a, nullptr, N, s.C, s.R, add,
+    matmul_backward<X>(dx, dlora.a, nullptr, lora.dh, dropped, lora.w.a, nullptr, N, s.C, s.R, add, nullptr,
                        stream);  // (N,R) -> (N,C), (R,C)
     if (s.dropout.active()) dropout_apply(dx, dx, s.B, sample, s.dropout, stream);
     Matmul<X> frozen{.out = dx, .a = dy, .b = layer.w, .M = N, .N = s.C, .K = s.OC};

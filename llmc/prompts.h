@@ -55,10 +55,10 @@ template <typename X, class Stream>
 void prompt_encoder_backward(const PromptPointers<grad_t<X>>& dw, const PromptEncoder<X>& e, const PromptPointers<X>& w,
                              bool add, Stream stream) {
     const int P = e.P, C = e.C, H = e.H;
-    matmul_backward<X>(e.dx, dw.w2, dw.b2, e.dprompts, e.hidden, w.w2, nullptr, P, 2 * H, C, add, stream);
+    matmul_backward<X>(e.dx, dw.w2, dw.b2, e.dprompts, e.hidden, w.w2, nullptr, P, 2 * H, C, add, nullptr, stream);
     relu_backward<X>(e.dx, e.hidden, e.dx, int64_t(P) * 2 * H, stream);
     X *dy = e.dout, *dx = e.dx;
-    matmul_backward<X>(dy, dw.w1, dw.b1, dx, e.lstm.back().out, w.w1, nullptr, P, 2 * H, 2 * H, add, stream);
+    matmul_backward<X>(dy, dw.w1, dw.b1, dx, e.lstm.back().out, w.w1, nullptr, P, 2 * H, 2 * H, add, nullptr, stream);
     for (int l = kPromptLayers - 1; l >= 0; l--) {
         const size_t i = static_cast<size_t>(l);
         const auto& a = e.lstm[i];
@@ -69,9 +69,9 @@ void prompt_encoder_backward(const PromptPointers<grad_t<X>>& dw, const PromptEn
             const X *dgates = e.dgates + int64_t(d) * P * 4 * H, *wx = w.lstm[i].wx + int64_t(d) * 4 * H * in;
             const X* before = a.h + int64_t(d) * (P + 2) * H;  // of each row, the h that went into its gates
             matmul_backward<X>(nullptr, dw.lstm[i].wh + int64_t(d) * 4 * H * H, nullptr, dgates, before,
-                               w.lstm[i].wh + int64_t(d) * 4 * H * H, nullptr, P, H, 4 * H, add, stream);
+                               w.lstm[i].wh + int64_t(d) * 4 * H * H, nullptr, P, H, 4 * H, add, nullptr, stream);
             matmul_backward<X>(nullptr, dw.lstm[i].wx + int64_t(d) * 4 * H * in, dw.lstm[i].b + int64_t(d) * 4 * H,
-                               dgates, x, wx, nullptr, P, in, 4 * H, add, stream);
+                               dgates, x, wx, nullptr, P, in, 4 * H, add, nullptr, stream);
             Matmul<X> through{.out = dx, .a = dgates, .b = wx, .M = P, .N = in, .K = 4 * H};
             through.accumulate = d == 1;
             matmul(through, stream);  // (P,4H) -> (P,in)

@@ -71,7 +71,7 @@ template <typename X = double>
 Results plain(const Problem& p, bool backward = true) {
     return run_with<X>(
         p, backward, [&](auto... args) { attention_forward<X>(args..., p.s, p.starts(), p.dropout, Plain{}); },
-        [&](auto... args) { attention_backward<X>(args..., p.s, p.starts(), p.dropout, Plain{}); });
+        [&](auto... args) { attention_backward<X>(args..., p.s, p.starts(), p.dropout, nullptr, Plain{}); });
 }
 
 double error(const Doubles& got, const Doubles& want) {

@@ -23,7 +23,7 @@ struct Layernorm {
         auto dy = narrow<X>(d.at("y")), dx = accumulator<X>(N * C);
         auto dw = accumulator<grad_t<X>>(C), dbias = dw;
         layernorm_backward(dx.data(), dw.data(), dbias.data(), dy.data(), x.data(), w.data(), mu.data(), rstd.data(), N,
-                           C, on);
+                           C, nullptr, on);
         return {{"x", accumulated(dx)}, {"w", accumulated(dw)}, {"bias", accumulated(dbias)}};
     }
 };
@@ -55,7 +55,7 @@ struct ResidualLayernorm {
         auto dy = narrow<X>(d.at("y")), dr = narrow<X>(d.at("r")), db = unwritten<X>(N * C);
         auto dw = accumulator<grad_t<X>>(C), dbias = dw;
         layernorm_backward(dr.data(), dw.data(), dbias.data(), dy.data(), r.data(), w.data(), mean.data(), rstd.data(),
-                           N, C, on);
+                           N, C, nullptr, on);
         dropout_apply(db.data(), dr.data(), B, int64_t(T) * C, dropout, on);
         return {{"a", widen(dr)}, {"b", widen(db)}, {"w", accumulated(dw)}, {"bias", accumulated(dbias)}};
     }

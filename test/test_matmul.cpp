@@ -55,12 +55,12 @@ struct Linear {
             auto dy = narrow<X>(d.at("y"));
             auto dw2 = accumulator<grad_t<X>>(OC * H), db2 = accumulator<grad_t<X>>(OC);
             matmul_backward<X>(dh.data(), dw2.data(), db2.data(), dy.data(), h.data(), w2.data(), keep, N, H, OC, true,
-                               on);
+                               nullptr, on);
             out = {{"w2", accumulated(dw2)}, {"b2", accumulated(db2)}};
         }
         auto dw1 = unwritten<grad_t<X>>(H * C), db1 = accumulator<grad_t<X>>(H);  // here dw is not added to
         matmul_backward<X>(dx.data(), dw1.data(), db1.data(), dh.data(), x.data(), w1.data(), nullptr, N, C, H, false,
-                           on);
+                           nullptr, on);
         out["w1"] = widen(dw1), out["b1"] = accumulated(db1), out["x"] = widen(dx);
         return out;
     }
@@ -98,12 +98,12 @@ void check_nulls(On on) {
 
     std::vector<float> dx0(N * C), dw0(OC * C), db0(OC);
     matmul_backward<float>(dx0.data(), dw0.data(), db0.data(), dy.data(), x.data(), w.data(), nullptr, N, C, OC, true,
-                           on);
+                           nullptr, on);
     for (int mask = 0; mask < 8; mask++) {
         std::vector<float> dx(N * C), dw(OC * C), db(OC);
         matmul_backward<float>(mask & 1 ? dx.data() : nullptr, mask & 2 ? dw.data() : nullptr,
                                mask & 4 ? db.data() : nullptr, dy.data(), x.data(), w.data(), nullptr, N, C, OC, true,
-                               on);
+                               nullptr, on);
         EXPECT_EQ(dx, mask & 1 ? dx0 : std::vector<float>(N * C)) << mask;
         EXPECT_EQ(dw, mask & 2 ? dw0 : std::vector<float>(OC * C)) << mask;
         EXPECT_EQ(db, mask & 4 ? db0 : std::vector<float>(OC)) << mask;

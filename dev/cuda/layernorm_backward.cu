@@ -224,7 +224,9 @@ zoo::Page page(const zoo::Setup& setup) {
         {4, "16 bytes at a time; no bank conflicts",
          fused(C % pack_width<X> == 0 ? fused_kernel<pack_width<X>, X> : fused_kernel<1, X>)},
         {5, "llmc/cuda/layernorm.cuh",
-         [=](cudaStream_t s) { layernorm_backward(d_dx, d_dw, d_db, d_dy, d_x, d_w, d_mean, d_rstd, N, C, s); }},
+         [=](cudaStream_t s) {
+             layernorm_backward(d_dx, d_dw, d_db, d_dy, d_x, d_w, d_mean, d_rstd, N, C, nullptr, s);
+         }},
     };
     return p;
 }

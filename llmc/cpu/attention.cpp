@@ -20,7 +20,7 @@ void attention_forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v
 }
 template <typename X>
 void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
-                        const acc_t<X>* lse, const AttentionShape& s, const int* doc_start, Dropout dropout,
+                        const acc_t<X>* lse, const AttentionShape& s, const int* doc_start, Dropout dropout, Sums<X>,
                         CpuStream) {
     if constexpr (std::is_same_v<X, bf16>)
         if (amx_available())

@@ -62,7 +62,7 @@ void residual_layernorm_forward(X* r, X* y, acc_t<X>* mean, acc_t<X>* rstd, cons
 // number of threads.
 template <typename X>
 void layernorm_backward(X* dx, grad_t<X>* dw, grad_t<X>* db, const X* dy, const X* x, const X* w, const acc_t<X>* mean,
-                        const acc_t<X>* rstd, int N, int C, CpuStream) {
+                        const acc_t<X>* rstd, int N, int C, Sums<X>, CpuStream) {
     using A = acc_t<X>;
     int64_t block = std::max(16, (N + 127) / 128), blocks = (N + block - 1) / block;
     std::vector<A> partial(static_cast<size_t>(blocks * 2 * C));  // (blocks, 2, C)

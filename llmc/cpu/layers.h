@@ -36,7 +36,7 @@ void residual_layernorm_forward(X* r, X* y, acc_t<X>* mean, acc_t<X>* rstd, cons
                                 CpuStream = {});
 template <typename X>
 void layernorm_backward(X* dx, grad_t<X>* dw, grad_t<X>* dbias, const X* dy, const X* x, const X* w,
-                        const acc_t<X>* mean, const acc_t<X>* rstd, int N, int C, CpuStream = {});
+                        const acc_t<X>* mean, const acc_t<X>* rstd, int N, int C, Sums<X> = nullptr, CpuStream = {});
 
 // gelu.cpp: the tanh approximation, and GELU itself; x, y (n); dx may be dy
 template <typename X>
@@ -58,7 +58,7 @@ void matmul_forward(X* y, X* pre_gelu, const X* x, const X* w, const X* bias, in
                     CpuStream = {});
 template <typename X>
 void matmul_backward(X* dx, grad_t<X>* dw, grad_t<X>* dbias, const X* dy, const X* x, const X* w, const X* pre_gelu,
-                     int N, int C, int OC, bool dw_accumulate = true, CpuStream = {});
+                     int N, int C, int OC, bool dw_accumulate = true, Sums<X> = nullptr, CpuStream = {});
 template <typename X>
 void bias_backward(grad_t<X>* dbias, const X* dy, int N, int OC, CpuStream = {});
 
@@ -70,7 +70,7 @@ void attention_forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v
 template <typename X>
 void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
                         const acc_t<X>* lse, const AttentionShape& shape, const int* doc_start, Dropout dropout,
-                        CpuStream = {});
+                        Sums<X> = nullptr, CpuStream = {});
 // Sampling: Tq new queries of each of B texts to the keys of their text up to their own. Tk is the room that a
 // text has in the cache, texts (B) its place there, positions (B,Tq) those of the queries.
 template <typename X>

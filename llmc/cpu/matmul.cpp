@@ -170,7 +170,7 @@ void bias_backward(grad_t<X>* dbias, const X* dy, int N, int OC, CpuStream) {
 // null.
 template <typename X>
 void matmul_backward(X* dx, grad_t<X>* dw, grad_t<X>* dbias, const X* dy, const X* x, const X* w, const X* pre_gelu,
-                     int N, int C, int OC, bool dw_accumulate, CpuStream) {
+                     int N, int C, int OC, bool dw_accumulate, Sums<X>, CpuStream) {
     if (dx) {
         Matmul<X> args{.out = dx, .a = dy, .b = w, .M = N, .N = C, .K = OC};
         args.epilogue = pre_gelu ? Epilogue::gelu_backward : Epilogue::none;

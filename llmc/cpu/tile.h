@@ -78,10 +78,10 @@ inline A sum_lanes(typename VectorOf<A, BYTES>::type v) {
     else {
         struct {
             typename VectorOf<A, BYTES / 2>::type low, high;
-        } half;
-        static_assert(sizeof half == BYTES);
-        std::memcpy(&half, &v, sizeof half);
-        return sum_lanes<A, BYTES / 2>(half.low + half.high);
+        } both;
+        static_assert(sizeof both == BYTES);
+        std::memcpy(&both, &v, sizeof both);
+        return sum_lanes<A, BYTES / 2>(both.low + both.high);
     }
 }
 

@@ -44,10 +44,11 @@ void attention_forward(X* out, float* lse, const X* q, const X* k, const X* v, c
     attention_own_forward(out, lse, q, k, v, s, doc_start, dropout, stream);
 }
 
-// dq, dk, dv are overwritten. Needs Tq == Tk. Workspace: of whichever computes it.
+// dq, dk, dv are overwritten. Needs Tq == Tk. Our own kernels in bf16 leave the column sums of a packed (B,T,3C).
+// Workspace: of whichever computes it.
 template <typename X>
 void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
-                        const float* lse, const AttentionShape& s, const int* doc_start, Dropout dropout,
+                        const float* lse, const AttentionShape& s, const int* doc_start, Dropout dropout, Sums<X> sums,
                         cudaStream_t stream) {
     CHECK(s.Tq == s.Tk && s.NH % s.NKV == 0 && s.HS <= 256, "Tq=%d Tk=%d NH=%d NKV=%d HS=%d", s.Tq, s.Tk, s.NH, s.NKV,
           s.HS);
@@ -55,5 +56,5 @@ void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X*
         if (attention_is_cudnn<X>(s, doc_start, dropout))
             return attention_backward_cudnn(dq, dk, dv, dout, q, k, v, out, lse, s,
                                             workspace<char>(attention_cudnn_workspace_bytes(s, true)), stream);
-    attention_own_backward(dq, dk, dv, dout, q, k, v, out, lse, s, doc_start, dropout, stream);
+    attention_own_backward(dq, dk, dv, dout, q, k, v, out, lse, s, doc_start, dropout, sums, stream);
 }

@@ -291,7 +291,7 @@ void attention_own_forward(float* out, float* lse, const float* q, const float* 
 // Workspace: D of each query of each head.
 void attention_own_backward(float* dq, float* dk, float* dv, const float* dout, const float* q, const float* k,
                             const float* v, const float* out, const float* lse, const AttentionShape& s,
-                            const int* doc_start, Dropout dropout, cudaStream_t stream) {
+                            const int* doc_start, Dropout dropout, Sums<float>, cudaStream_t stream) {
     using namespace attention_fp32;
     float* dots = workspace<float>(attention_fp32_backward_workspace_bytes(s) / sizeof(float));
     auto run = [&]<int WIDTH, int R, int N>() {

@@ -5,9 +5,9 @@
 // (mma_tiles.cuh: read it first). Probabilities never leave the registers of their warp.
 //
 //   forward   a block takes a tile of queries, a warp 16 or 32 of them, and walks over the keys with an online softmax
+//   dq        a block takes a tile of queries and walks over the keys: dq = ds k; on its way D of its queries
 //   dk, dv    a block takes a tile of keys and walks over the queries of all heads that share them, with transposed
 //             scores s^T = k q^T, so that p^T and ds^T are left operands of dv = p^T dout and dk = ds^T q
-//   dq        a block takes a tile of queries and walks over the keys: dq = ds k
 //
 // The backward pass computes s and dp twice, 7 products where one kernel for all three gradients needs 5. But that
 // kernel would add up dq across blocks, in fp32, in global memory: atomically, with sums that change from run to run,
@@ -36,6 +36,7 @@ struct Problem {
     bf16 *dq = nullptr, *dk = nullptr, *dv = nullptr;
     float2* stats = nullptr;
     int stats_stride = 0;
+    float* parts = nullptr;           // column sums of (dq, dk, dv), a row for each tile of each sequence; or null
     bool wide = false;                // every row of every tensor is whole chunks of 16 bytes on 16-byte boundaries
     float scale = 0, scale_log2 = 0;  // 1 / sqrt(HS), and that * log2 e: exp(s * scale) = 2^(s * scale_log2)
     float keep_scale = 1;             // dropout's factor of what is kept
@@ -163,28 +164,49 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) forward_kernel(Problem 
 
 // ---- backward ----
 
-// stats (B,NH,stats_stride) = {lse * log2 e, D}, from Tq on {infinity, 0}, so that probabilities of queries that are
-// not there come out as 0. Eight threads work on one query of one head.
-template <int W>
-__global__ void __launch_bounds__(256) stats_kernel(Problem p) {
-    const AttentionShape& s = p.s;
-    int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 8;
-    int h = static_cast<int>(i % s.NH), t = static_cast<int>(i / s.NH % p.stats_stride);
-    int b = static_cast<int>(i / s.NH / p.stats_stride);
-    float D = 0;
-    if (b < s.B && t < s.Tq)
-        for (int d = thread() % 8 * W; d < s.HS; d += 8 * W) {
-            float x[W], dx[W];
-            load_pack(x, p.out + p.out_at(b, h, t) + d);
-            load_pack(dx, p.dout + p.out_at(b, h, t) + d);
+// stats (B,NH,stats_stride) = {lse * log2 e, D}, beyond Tq {infinity, 0}, so that probabilities of queries that are not
+// there come out as 0. The block that owns a tile of queries makes those of its queries: D, the product of two rows, as
+// soon as dout is in shared memory; rows of out come to registers meanwhile, HS / 8 threads on one.
+template <int HS, int ROWS, int THREADS>
+struct Stats {
+    static constexpr int chunks = HS / 8, step = THREADS / chunks;
+    static_assert(chunks <= 32 && ROWS % step == 0);
+    Pack<bf16, 8> out[ROWS / step];
+    float lse[ROWS / step];
+
+    __device__ void load(const Problem& p, int b, int h, int t0) {
+        const int c = thread() % chunks * 8;
 #pragma unroll
-            for (int j = 0; j < W; j++) D += x[j] * dx[j];
+        for (int i = 0; i < ROWS / step; i++) {
+            const int t = t0 + thread() / chunks + i * step;
+            const bf16* from = p.out + p.out_at(b, h, t) + c;
+            float x[8] = {};
+            out[i] = Pack<bf16, 8>::rounded(x), lse[i] = INFINITY;
+            if (t >= p.s.Tq) continue;
+            if (c == 0) lse[i] = p.lse[(int64_t(b) * p.s.NH + h) * p.s.Tq + t] * kLog2e;
+            if (p.wide && c < p.s.HS) out[i] = Pack<bf16, 8>::load(from);
+            if (p.wide) continue;
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                if (c + j < p.s.HS) x[j] = static_cast<float>(from[j]);
+            out[i] = Pack<bf16, 8>::rounded(x);
         }
-    for (int lane = 4; lane > 0; lane /= 2) D += __shfl_xor_sync(0xffffffffu, D, lane);
-    if (b < s.B && threadIdx.x % 8 == 0)
-        p.stats[p.stats_at(b, h, t)] =
-            t < s.Tq ? float2{p.lse[(int64_t(b) * s.NH + h) * s.Tq + t] * kLog2e, D} : float2{INFINITY, 0};
-}
+    }
+    __device__ void store(const Problem& p, int b, int h, int t0, float2* stats, const bf16* dout_tile) const {
+        const int c = thread() % chunks;
+#pragma unroll
+        for (int i = 0; i < ROWS / step; i++) {
+            const int row = thread() / chunks + i * step;
+            float x[8], dx[8], D = 0;
+            out[i].unpack(x), load_pack(dx, dout_tile + row * HS + (c ^ swizzle(row)) * 8);
+#pragma unroll
+            for (int j = 0; j < 8; j++) D += x[j] * dx[j];
+#pragma unroll
+            for (int other = chunks / 2; other > 0; other /= 2) D += __shfl_xor_sync(0xffffffffu, D, other);
+            if (c == 0) p.stats[p.stats_at(b, h, t0 + row)] = stats[row] = float2{lse[i], D};
+        }
+    }
+};
 
 // A block owns the rows of a tile of two tensors, a warp 16 M of them, and tiles of PASS rows of the two others pass:
 //   KEYS    it owns k and v; q and dout pass; its products are transposed, (keys,queries)    sums: 0 is dk, 1 is dv
@@ -230,10 +252,11 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) backward_kernel(Problem
         ptx::cp_async_commit();
     };
     load_pair(std::integral_constant<int, own>(), KEYS, own0, h0, begin);
-    if (int i = 2 * thread(); !KEYS && i < own) ptx::cp_async_16(stats + i, p.stats + p.stats_at(b, h0, begin + i));
     ptx::cp_async_commit();
     advance();
     load(0);
+    Stats<HS, own, threads> own_stats;
+    if (!KEYS) own_stats.load(p, b, h0, begin);
 
     const int column = OUT < HS ? OUT * static_cast<int>(blockIdx.y) : 0;
     Rows<HS, M, (KEPT > 0)> rows0;
@@ -242,6 +265,7 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) backward_kernel(Problem
     for_elements<M, OUT / 8>([&](int m, int d, int e) { sum0[m][d][e] = sum1[m][d][e] = 0; });
     ptx::cp_async_wait<1>();
     __syncthreads();
+    if (!KEYS) own_stats.store(p, b, h0, begin, stats, own1);  // behind the next barrier they are there for all
     rows0.load(own0 + warp_row * HS);
     rows1.load(own1 + warp_row * HS);
     for (int slot = 0; next_head < h0 + heads; slot ^= 1) {
@@ -279,6 +303,15 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) backward_kernel(Problem
     const int count = s.Tk - warp_position, hs = s.HS - column;
     store_rows((KEYS ? p.dk : p.dq) + to, stride, count, hs, p.wide, sum0, [&](int, int) { return p.scale; });
     if (KEYS) store_rows(p.dv + to, stride, count, hs, p.wide, sum1, [](int, int) { return 1.0f; });
+    if (!p.parts) return;
+    const int heads_before = KEYS ? s.NH + work.head : work.head;  // in a row of (dq, dk, dv)
+    float* part = p.parts + int64_t(b * p.tiles + work.rank) * (s.NH + 2 * s.NKV) * s.HS + column;
+    float* scratch = reinterpret_cast<float*>(shared);
+    if (KEPT == 0) __syncthreads();  // else nobody reads the first own tile any more
+    store_column_sums<WARPS>(part + heads_before * s.HS, scratch, count, hs, sum0, [&](int, int) { return p.scale; });
+    if (KEYS)
+        store_column_sums<WARPS>(part + (heads_before + s.NKV) * s.HS, scratch + WARPS * OUT, count, hs, sum1,
+                                 [](int, int) { return 1.0f; });
 }
 
 // ---- launchers ----
@@ -312,7 +345,7 @@ void forward(Problem& p, cudaStream_t stream) {
 template <bool KEYS, int HS, int M, int WARPS, int PASS, int STEP, int OUT, int KEPT>
 void backward(Problem& p, cudaStream_t stream) {
     constexpr int own = 16 * M * WARPS;
-    static_assert(attention_stats_rows % own == 0 && attention_stats_rows % PASS == 0);
+    static_assert(own == attention_mma_tile(HS) && attention_stats_rows % own == 0 && attention_stats_rows % PASS == 0);
     int grid =
         KEYS ? blocks(p, p.s.Tk, own, p.s.NKV, int64_t(p.s.Tq) * p.sharing) : blocks(p, p.s.Tq, own, p.s.NH, p.s.Tk);
     launch(backward_kernel<KEYS, HS, M, WARPS, PASS, STEP, OUT, KEPT>, dim3(grid, HS / OUT), 32 * WARPS,
@@ -331,24 +364,26 @@ void attention_own_forward(bf16* out, float* lse, const bf16* q, const bf16* k, 
     else forward<256, 1, 4, 32, 2, false>(p, stream);
 }
 
-// Workspace: stats of each query of each head.
+// Workspace: stats of each query of each head. Leaves the column sums of dq, dk and dv where they are one (B,T,3C).
 void attention_own_backward(bf16* dq, bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k, const bf16* v,
                             const bf16* out, const float* lse, const AttentionShape& s, const int* doc_start,
-                            Dropout dropout, cudaStream_t stream) {
+                            Dropout dropout, Sums<bf16> sums, cudaStream_t stream) {
     using namespace attention_mma;
     const int64_t rows = int64_t(s.B) * s.NH * attention_stats_stride(s);
     Problem p{s, doc_start, dropout, q, k, v, const_cast<bf16*>(out), const_cast<float*>(lse)};
     p.dout = dout, p.dq = dq, p.dk = dk, p.dv = dv, p.stats = workspace<float2>(static_cast<size_t>(rows));
     prepare(p);
-    launch(p.wide ? stats_kernel<8> : stats_kernel<1>, ceil_div(rows, 32), 256, 0, stream, p);
+    const int64_t row = int64_t(s.NH + 2 * s.NKV) * s.HS;
+    if (sums && sums->parts && dk == dq + s.NH * s.HS && dv == dk + s.NKV * s.HS && s.q_row == row && s.kv_row == row)
+        p.parts = sums->parts, sums->count = attention_sum_parts(s), sums->of = dq;
     if (s.HS <= 64) {
-        backward<true, 64, 2, 4, 64, 16, 64, 1>(p, stream);
         backward<false, 64, 2, 4, 64, 32, 64, 2>(p, stream);
+        backward<true, 64, 2, 4, 64, 16, 64, 1>(p, stream);
     } else if (s.HS <= 128) {
-        backward<true, 128, 1, 8, 32, 16, 128, 1>(p, stream);
         backward<false, 128, 1, 8, 32, 32, 128, 2>(p, stream);
+        backward<true, 128, 1, 8, 32, 16, 128, 1>(p, stream);
     } else {
-        backward<true, 256, 1, 4, 16, 16, 128, 0>(p, stream);
         backward<false, 256, 1, 4, 16, 16, 256, 0>(p, stream);
+        backward<true, 256, 1, 4, 16, 16, 128, 0>(p, stream);
     }
 }

@@ -131,12 +131,12 @@ void residual_layernorm_forward(X* r, X* y, float* mean, float* rstd, const X* a
 
 // dw and db are sums over rows, down the columns. A thread keeps the sums of the E columns that are its own in
 // registers while its block goes through rows blockIdx * R, ... R at a time, and writes them once, at the end, to row
-// `blockIdx` of partial (blocks, 2, C). So nobody adds to what another writes, and the order of additions is fixed.
+// `blockIdx` of partial (blocks, 2, C); those of dx, as it is stored, to dx_parts (blocks, C), if there. So nobody adds to what another writes, and the order of additions is fixed.
 // R rows at a time keep more bytes under way and share one barrier.
 template <int W, int P, int R, typename X>
 __global__ void __launch_bounds__(512, 1)
-    layernorm_backward_kernel(X* dx, float* partial, const X* dy, const X* x, const X* w, const float* mean,
-                              const float* rstd, int N, int C) {
+    layernorm_backward_kernel(X* dx, float* partial, float* dx_parts, const X* dy, const X* x, const X* w,
+                              const float* mean, const float* rstd, int N, int C) {
     // Two buffers, in turn: who is one barrier ahead writes the other one, and nobody can be two ahead.
     __shared__ __align__(16) float sums[2][16][2 * R];
     int warp = static_cast<int>(threadIdx.x / 32), warps = static_cast<int>(blockDim.x / 32), buffer = 0;
@@ -147,7 +147,8 @@ __global__ void __launch_bounds__(512, 1)
         for (int k = 0; k < P; k++)
             if (int c = (static_cast<int>(threadIdx.x) + k * threads) * W; c < C) body(k, c);
     };
-    float dw[P][W] = {}, db[P][W] = {};
+    constexpr bool sums_dx = layernorm_backward_sums(P * W);
+    float dw[P][W] = {}, db[P][W] = {}, dx_sum[sums_dx ? P : 1][W] = {};
     // Long rows leave no registers for dx and w until they are needed; in fp32, or of odd length, none to keep dy and x
     // in either: these are read again, from the L2 cache, and a few at a time.
     constexpr bool late = P * W > 8, twice = late && W < 8;
@@ -213,10 +214,22 @@ __global__ void __launch_bounds__(512, 1)
                     out[i] += s[r] * (d[i] * weight[i] - mean_g - xhat * mean_gx);
                     dw[k][i] += d[i] * xhat, db[k][i] += d[i];
                 }
-                store_pack(dx + begin + c, out);
+                const auto stored = Pack<X, W>::rounded(out);
+                stored.store(dx + begin + c);
+                if constexpr (sums_dx) {
+                    stored.unpack(out);
+#pragma unroll
+                    for (int i = 0; i < W; i++) dx_sum[k][i] += out[i];
+                }
             });
         });
     }
+    if constexpr (sums_dx)
+        if (dx_parts)
+            for_packs([&](int k, int c) {
+#pragma unroll
+                for (int i = 0; i < W; i++) dx_parts[int64_t(blockIdx.x) * C + c + i] = dx_sum[k][i];
+            });
     if (!partial) return;
     float* to = partial + int64_t(blockIdx.x) * 2 * C;
     for_packs([&](int k, int c) {
@@ -243,19 +256,21 @@ static __global__ void __launch_bounds__(1024)
     (column < C ? dw[column] : db[column - C]) += sum;
 }
 
-// dx (N,C) already holds what came down the residual stream: all three results are added to. Deterministic.
-// Workspace: partial.
+// dx (N,C) already holds what came down the residual stream: all three results are added to. Deterministic. Leaves dx's
+// column sums, but for long rows. Workspace: partial.
 template <typename X>
 void layernorm_backward(X* dx, float* dw, float* db, const X* dy, const X* x, const X* w, const float* mean,
-                        const float* rstd, int N, int C, cudaStream_t stream) {
+                        const float* rstd, int N, int C, Sums<X> sums, cudaStream_t stream) {
     if (N == 0) return;
     constexpr int W = pack_width<X>;
     int E = layernorm_backward_columns(C), threads = layernorm_backward_threads(C);
     CHECK(threads <= 512, "C=%d", C);
     int blocks = layernorm_backward_blocks(N, C, device().multiprocessors);
     float* partial = dw ? workspace<float>(static_cast<size_t>(blocks) * 2 * C) : nullptr;
+    float* dx_parts = layernorm_backward_sums(E) && sums ? sums->parts : nullptr;
+    if (dx_parts) sums->count = blocks, sums->of = dx;
     auto run = [&](auto kernel) {
-        launch(kernel, blocks, threads, 0, stream, dx, partial, dy, x, w, mean, rstd, N, C);
+        launch(kernel, blocks, threads, 0, stream, dx, partial, dx_parts, dy, x, w, mean, rstd, N, C);
     };
     if (C % W != 0 && E != 8) threads = 512;  // as the kernel assumes
     if (C % W != 0) run(E == 8 ? layernorm_backward_kernel<1, 8, 1, X> : layernorm_backward_kernel<1, 24, 1, X>);

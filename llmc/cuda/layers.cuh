@@ -8,7 +8,8 @@
 // workspaces.h says.
 //
 // Shapes: B sequences of T tokens, N = B*T rows of C channels, V words padded to Vp. A backward pass adds to gradients
-// of weights (+=) and overwrites gradients of activations, unless a comment says otherwise.
+// of weights (+=) and overwrites gradients of activations, unless a comment says otherwise. Where sums is not null, they
+// may leave there the column sums of the gradient that they write, and a linear layer takes those of its dy from there.
 #pragma once
 #include "llmc/base/bf16.h"
 #include "llmc/cuda/common.cuh"
@@ -62,7 +63,7 @@ void residual_layernorm_forward(X* r, X* y, float* mean, float* rstd, const X* a
                                 int N, int C, int rows_per_sample, Dropout dropout, float epsilon, cudaStream_t stream);
 template <typename X>  // W
 void layernorm_backward(X* dx, float* dw, float* dbias, const X* dy, const X* x, const X* w, const float* mean,
-                        const float* rstd, int N, int C, cudaStream_t stream);
+                        const float* rstd, int N, int C, Sums<X> sums, cudaStream_t stream);
 
 // gelu.cuh: the tanh approximation, and GELU itself; x, y (n); dx may be dy
 template <typename X>
@@ -84,13 +85,15 @@ void matmul_forward(X* y, X* pre_gelu, const X* x, const X* w, const X* bias, in
                     cudaStream_t stream);
 template <typename X>
 void matmul_backward(X* dx, float* dw, float* dbias, const X* dy, const X* x, const X* w, const X* pre_gelu, int N,
-                     int C, int OC, bool dw_accumulate, cudaStream_t stream);
+                     int C, int OC, bool dw_accumulate, Sums<X> sums, cudaStream_t stream);
+template <typename X>  // gelu_backward, and the column sums of dx (N,F)
+void gelu_backward_with_sums(X* dx, const X* x, const X* dy, int N, int F, Sums<X> sums, cudaStream_t stream);
 template <typename X>
 void bias_backward(float* dbias, const X* dy, int N, int OC, cudaStream_t stream);
 // The two that matmul() chooses from: our own kernels (matmul_plain.cuh, matmul_own.cuh), NVIDIA's library
 // (matmul_cublaslt.cuh); and bias and epilogue alone, on out as such a product left it (matmul_finish.cuh)
 template <typename X, typename O>
-void matmul_own(const Matmul<X, O>& args, cudaStream_t stream);
+void matmul_own(const Matmul<X, O>& args, cudaStream_t stream, Sums<X> sums = nullptr);
 template <typename X, typename O>
 void matmul_cublaslt(const Matmul<X, O>& args, cudaStream_t stream);
 template <typename X, typename O>
@@ -104,7 +107,7 @@ void attention_forward(X* out, float* lse, const X* q, const X* k, const X* v, c
 template <typename X>  // W
 void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
                         const float* lse, const AttentionShape& shape, const int* doc_start, Dropout dropout,
-                        cudaStream_t stream);
+                        Sums<X> sums, cudaStream_t stream);
 size_t attention_forward_workspace_bytes(const AttentionShape& shape);
 size_t attention_backward_workspace_bytes(const AttentionShape& shape);
 // Our own kernels, which they take unless cuDNN is there: in fp32 without tensor cores (attention_fp32.cuh), in bf16
@@ -115,10 +118,10 @@ void attention_own_forward(bf16* out, float* lse, const bf16* q, const bf16* k, 
                            const AttentionShape& shape, const int* doc_start, Dropout dropout, cudaStream_t stream);
 void attention_own_backward(float* dq, float* dk, float* dv, const float* dout, const float* q, const float* k,
                             const float* v, const float* out, const float* lse, const AttentionShape& shape,
-                            const int* doc_start, Dropout dropout, cudaStream_t stream);
+                            const int* doc_start, Dropout dropout, Sums<float> sums, cudaStream_t stream);
 void attention_own_backward(bf16* dq, bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k, const bf16* v,
                             const bf16* out, const float* lse, const AttentionShape& shape, const int* doc_start,
-                            Dropout dropout, cudaStream_t stream);
+                            Dropout dropout, Sums<bf16> sums, cudaStream_t stream);
 // attention_decode.cuh, sampling: Tq new queries of each of B texts to the keys of their text up to their own. Tk is the room that a
 // text has in the cache, texts (B) its place there, positions (B,Tq) those of the queries.  (W)
 template <typename X>

@@ -116,8 +116,9 @@ class Gpu {
     void work_in(cudaStream_t stream) { shared_ = stream; }
     const cudaStream_t& network() const { return network_handle_; }
     // Working memory for one layer at a time: the most that any of them wants.
-    void reserve_workspace(DeviceArena& arena, const ModelConfig& m, const StepOptions& o,
-                           const AttentionShape& decode) {
+    template <typename X>
+    void reserve_workspace(DeviceArena& arena, const ModelConfig& m, const StepOptions& o, const AttentionShape& decode,
+                           ColumnSums<X>& sums) {
         AttentionShape attention = packed_qkv_shape(o.B, o.T, m.C, m.NH);
         size_t sort = o.training ? sort_scratch_bytes(o.B * o.T) : 0;
         workspace_bytes_ = std::max(gpu_workspace_bytes(o.training, int64_t(o.B) * o.T, m.C, m.F(), attention, decode,
@@ -125,6 +126,10 @@ class Gpu {
                                     attention_forward_workspace_bytes(attention));
         if (o.training) workspace_bytes_ = std::max(workspace_bytes_, attention_backward_workspace_bytes(attention));
         arena.add(&workspace_, static_cast<int64_t>(workspace_bytes_));
+        if (leaves_column_sums(o))
+            arena.add(&sums.parts,
+                      column_sums_elements(int64_t(o.B) * o.T, m.C, m.F(), attention, device().multiprocessors,
+                                           device().matmul == MatmulLibrary::own));
     }
     void use_workspace() { device().workspace_data = workspace_, device().workspace_bytes = workspace_bytes_; }
 

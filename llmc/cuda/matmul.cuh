@@ -88,8 +88,10 @@ void matmul_forward(X* y, X* pre_gelu, const X* x, const X* w, const X* bias, in
 
 // Partial sums of the columns of dy (N,OC), one row of partial (gridDim.y,OC) for each `rows` rows. A warp reads 32 W
 // neighbouring columns of every eighth row; the block's eight warps are added through shared memory, in order.
-template <int W, typename X>
-__global__ void __launch_bounds__(256) column_sums_kernel(float* partial, const X* dy, int N, int OC, int rows) {
+// GELU: those of dx = dy * GELU'(x), which it stores; dx may be dy.
+template <bool GELU, int W, typename X>
+__global__ void __launch_bounds__(256)
+    column_sums_kernel(float* partial, X* dx, const X* x, const X* dy, int N, int OC, int rows) {
     __shared__ float sums[8][32 * W];
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, c0 = blockIdx.x * 32 * W, c = c0 + lane * W;
     int end = min(N, (blockIdx.y + 1) * rows);
@@ -97,10 +99,18 @@ __global__ void __launch_bounds__(256) column_sums_kernel(float* partial, const 
     if (c < OC) {
 #pragma unroll 4
         for (int n = blockIdx.y * rows + warp; n < end; n += 8) {
-            float x[W];
-            load_pack(x, dy + int64_t(n) * OC + c);
+            float d[W];
+            load_pack(d, dy + int64_t(n) * OC + c);
+            if constexpr (GELU) {
+                float before[W];
+                load_pack(before, x + int64_t(n) * OC + c);
 #pragma unroll
-            for (int i = 0; i < W; i++) sum[i] += x[i];
+                for (int i = 0; i < W; i++) d[i] *= gelu_derivative(before[i]);
+                const auto stored = Pack<X, W>::rounded(d);
+                stored.store(dx + int64_t(n) * OC + c), stored.unpack(d);
+            }
+#pragma unroll
+            for (int i = 0; i < W; i++) sum[i] += d[i];
         }
     }
 #pragma unroll
@@ -134,30 +144,57 @@ static __global__ void __launch_bounds__(256)
     dbias[c] += total;
 }
 
+inline void add_column_sums(float* dbias, const float* partial, int parts, int OC, cudaStream_t stream) {
+    launch(add_column_sums_kernel, ceil_div(OC, 32), 256, 0, stream, dbias, partial, parts, OC);
+}
+template <bool GELU, typename X>
+void column_sums(float* partial, X* dx, const X* x, const X* dy, int N, int OC, cudaStream_t stream) {
+    constexpr int W = pack_width<X>;
+    const int rows = bias_backward_rows(N), parts = ceil_div(N, rows);
+    const bool packs = OC % W == 0 && aligned_16(dy) && aligned_16(x) && aligned_16(dx);
+    launch(packs ? column_sums_kernel<GELU, W, X> : column_sums_kernel<GELU, 1, X>,
+           dim3(ceil_div(OC, packs ? 32 * W : 32), parts), 256, 0, stream, partial, dx, x, dy, N, OC, rows);
+}
+
 // dbias (OC) += column sums of dy (N,OC). Workspace: partial.
 template <typename X>
 void bias_backward(float* dbias, const X* dy, int N, int OC, cudaStream_t stream) {
-    constexpr int W = pack_width<X>;
-    int rows = bias_backward_rows(N), parts = ceil_div(N, rows);
+    const int parts = ceil_div(N, bias_backward_rows(N));
     float* partial = workspace<float>(static_cast<size_t>(parts) * OC);
-    if (OC % W == 0 && aligned_16(dy))
-        launch(column_sums_kernel<W, X>, dim3(ceil_div(OC, 32 * W), parts), 256, 0, stream, partial, dy, N, OC, rows);
-    else launch(column_sums_kernel<1, X>, dim3(ceil_div(OC, 32), parts), 256, 0, stream, partial, dy, N, OC, rows);
-    launch(add_column_sums_kernel, ceil_div(OC, 32), 256, 0, stream, dbias, partial, parts, OC);
+    column_sums<false, X>(partial, nullptr, nullptr, dy, N, OC, stream);
+    add_column_sums(dbias, partial, parts, OC, stream);
+}
+
+// dx (N,F) = dy * GELU'(x), whose column sums it leaves; dx may be dy.
+template <typename X>
+void gelu_backward_with_sums(X* dx, const X* x, const X* dy, int N, int F, Sums<X> sums, cudaStream_t stream) {
+    column_sums<true, X>(sums->parts, dx, x, dy, N, F, stream);
+    sums->count = ceil_div(N, bias_backward_rows(N)), sums->of = dx;
 }
 
 // dx (N,C) = dy . w, and if pre_gelu: dx *= gelu'(pre_gelu), the gradient through the GELU whose output x was;
-// dw (OC,C) += dy^T . x, or = where dw_accumulate is false; dbias (OC) += column sums of dy. dx, dw, dbias may each be
-// null. Workspace: of each product, then of bias_backward.
+// dw (OC,C) += dy^T . x, or = where dw_accumulate is false; dbias (OC) += column sums of dy, from sums if they are there.
+// dx, dw, dbias may each be null. Where GELU is a kernel of its own or a part of our own product, leaves the column sums
+// of dx. Not where it is a part of the library's: that would be DGELU_BGRAD, whose sums are of the type of the product's
+// result (cublasLt.h, CUBLASLT_MATMUL_DESC_BIAS_POINTER), bf16, and so of 8 bits; nor is GELU taken out of the product
+// for their sake, which would read and write dx once more to save reading it. Workspace: of bias_backward, then of each
+// product.
 template <typename X>
 void matmul_backward(X* dx, float* dw, float* dbias, const X* dy, const X* x, const X* w, const X* pre_gelu, int N,
-                     int C, int OC, bool dw_accumulate, cudaStream_t stream) {
+                     int C, int OC, bool dw_accumulate, Sums<X> sums, cudaStream_t stream) {
+    if (dbias && sums && sums->of == dy) add_column_sums(dbias, sums->parts, sums->count, OC, stream);
+    else if (dbias) bias_backward(dbias, dy, N, OC, stream);
+    if (sums) sums->of = nullptr;
     if (dx) {
         bool fused = pre_gelu && gelu_is_fused<X>(2);
         Matmul<X> args{.out = dx, .a = dy, .b = w, .M = N, .N = C, .K = OC};
         if (fused) args.epilogue = Epilogue::gelu_backward, args.aux = const_cast<X*>(pre_gelu);
-        matmul(args, stream);
-        if (pre_gelu && !fused) gelu_backward(dx, pre_gelu, dx, int64_t(N) * C, stream);
+        if (fused && device().matmul == MatmulLibrary::own) matmul_own(args, stream, sums);
+        else matmul(args, stream);
+        if (pre_gelu && !fused) {
+            if (sums && sums->parts) gelu_backward_with_sums(dx, pre_gelu, dx, N, C, sums, stream);
+            else gelu_backward(dx, pre_gelu, dx, int64_t(N) * C, stream);
+        }
     }
     if (dw) {
         Matmul<X, float> args{.out = dw, .a = dy, .b = x, .M = OC, .N = C, .K = N};
@@ -165,5 +202,4 @@ void matmul_backward(X* dx, float* dw, float* dbias, const X* dy, const X* x, co
         args.accumulate = dw_accumulate;
         matmul(args, stream);
     }
-    if (dbias) bias_backward(dbias, dy, N, OC, stream);
 }

@@ -92,12 +92,18 @@ __global__ void __launch_bounds__(256) matmul_finish_kernel(Matmul<X, O> args) {
     }
 }
 
+// kernel(args): a block row for each of M rows, as far as there may be so many, a thread for each of their `columns`.
+template <typename Args>
+void launch_by_rows(void (*kernel)(Args), int M, int columns, cudaStream_t stream, const Args& args) {
+    const int threads = std::min(256, ceil_div(columns, 32) * 32);
+    launch(kernel, dim3(ceil_div(columns, threads), std::min(M, 65535)), threads, 0, stream, args);
+}
+
 template <typename X, typename O>
 void matmul_finish(Matmul<X, O> args, cudaStream_t stream) {
     args.accumulate = false;
     constexpr int W = pack_width<X>;
-    bool packs = rows_are_packs(args);
-    int columns = ceil_div(args.N, packs ? W : 1), threads = std::min(256, ceil_div(columns, 32) * 32);
-    launch(packs ? matmul_finish_kernel<W, X, O> : matmul_finish_kernel<1, X, O>,
-           dim3(ceil_div(columns, threads), std::min(args.M, 65535)), threads, 0, stream, args);
+    const bool packs = rows_are_packs(args);
+    launch_by_rows(packs ? matmul_finish_kernel<W, X, O> : matmul_finish_kernel<1, X, O>, args.M,
+                   packs ? args.N / W : args.N, stream, args);
 }

@@ -87,7 +87,8 @@ struct SharedOperand {
 // Each block takes items blockIdx.x, blockIdx.x + gridDim.x, ... and walks their slices of K in one stream: while a
 // slice is multiplied, the copies of the next ones are under way, be they of this item or the next. Within a slice, the
 // fragments of one step of 16 are loaded into registers while those of the step before are multiplied.
-template <typename Tile, bool a_transposed, bool b_transposed>
+// SUMS: leaves the column sums, of a warp's 64 rows each.
+template <typename Tile, bool a_transposed, bool b_transposed, bool SUMS = false>
 __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_multiprocessor)
     matmul_mma_kernel(OwnProduct<bf16> p) {
     extern __shared__ __align__(128) unsigned char shared[];
@@ -175,6 +176,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_multiprocessor
         // chunks of one row) hit the same banks.
         float* patch = reinterpret_cast<float*>(shared + previous(stage) * Tile::stage_bytes) + warp * 16 * 64;
         auto chunk = [&](int row, int c) { return patch + row * 64 + ((c / 2 ^ row % 4 ^ c % 2 * 4) + c % 2 * 8) * 4; };
+        float column[SUMS ? 8 : 1] = {};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int group = lane / 4, quad = lane % 4;
@@ -192,9 +194,23 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_multiprocessor
                 load_pack(reinterpret_cast<float(&)[4]>(x[0]), chunk(r, lane % 8 * 2));
                 load_pack(reinterpret_cast<float(&)[4]>(x[4]), chunk(r, lane % 8 * 2 + 1));
                 p.finish(item.m * Tile::BM + warp_m + i * 16 + r, item.n * Tile::BN + warp_n + lane % 8 * 8, item.split,
-                         x);
+                         x);  // beyond M: zeros as they are
+                if constexpr (SUMS) {
+                    Pack<bf16, 8>::rounded(x).unpack(x);
+#pragma unroll
+                    for (int c = 0; c < 8; c++) column[c] += x[c];
+                }
             }
             __syncwarp();
+        }
+        if constexpr (SUMS) {
+#pragma unroll
+            for (int c = 0; c < 8; c++) {
+                column[c] += __shfl_xor_sync(0xffffffffu, column[c], 8);
+                column[c] += __shfl_xor_sync(0xffffffffu, column[c], 16);
+            }
+            const int part = item.m * (Tile::BM / 64) + warp_m / 64, n = item.n * Tile::BN + warp_n + lane * 8;
+            if (lane < 8 && n < args.N) store_some(p.column_sums + int64_t(part) * args.N + n, column, 8, true);
         }
         __syncthreads();  // the next copy goes where the patches are
     }
@@ -228,7 +244,7 @@ OwnPlan plan_product(int M, int N, int K) {
 
 // One product with this tile and so many parts of K. Workspace: their sums, where there are several.
 template <typename Tile, typename X, typename O>
-void matmul_own_with(const Matmul<X, O>& args, int splits, cudaStream_t stream) {
+void matmul_own_with(const Matmul<X, O>& args, int splits, cudaStream_t stream, Sums<X> sums = nullptr) {
     constexpr int W = pack_width<X>;
     OwnProduct<X> p{};
     p.args = {.out = nullptr,
@@ -259,15 +275,19 @@ void matmul_own_with(const Matmul<X, O>& args, int splits, cudaStream_t stream) 
         auto kernel = args.a_transposed   ? matmul_mma_kernel<Tile, true, false>
                       : args.b_transposed ? matmul_mma_kernel<Tile, false, true>
                                           : matmul_mma_kernel<Tile, false, false>;
+        if (std::is_same_v<X, O> && sums && sums->parts && splits == 1 && !args.a_transposed && !args.b_transposed) {
+            kernel = matmul_mma_kernel<Tile, false, false, true>, p.column_sums = sums->parts;
+            sums->count = p.tiles_m * (Tile::BM / 64), sums->of = reinterpret_cast<const X*>(args.out);
+        }
         int blocks = std::min(items, device().multiprocessors * Tile::blocks_per_multiprocessor);
         launch(kernel, blocks, Tile::threads, Tile::shared_bytes, stream, p);
     }
-    if (splits > 1)
-        launch(matmul_add_partial_kernel<W, X>, ceil_div(int64_t(args.M) * p.partial_row / W, 256), 256, 0, stream, p);
+    if (splits > 1) launch_by_rows(matmul_add_partial_kernel<W, X>, args.M, p.partial_row / W, stream, p);
 }
 
+// sums, where they are wanted: the column sums of out, from tensor cores' tiles whose K is not split.
 template <typename X, typename O>
-void matmul_own(const Matmul<X, O>& args, cudaStream_t stream) {
+void matmul_own(const Matmul<X, O>& args, cudaStream_t stream, Sums<X> sums) {
     int M = args.M, N = args.N, K = args.K;
     if (M == 0 || N == 0) return;
     if constexpr (std::is_same_v<X, bf16>) {
@@ -278,9 +298,9 @@ void matmul_own(const Matmul<X, O>& args, cudaStream_t stream) {
             // the small tile waits for the L2 cache more than the estimate says
             if (WideMmaTile::shared_bytes > device().max_shared_bytes ||
                 1.2 * small.clocks < std::min(wide.clocks, tall.clocks))
-                return matmul_own_with<SmallMmaTile>(args, small.splits, stream);
-            if (tall.clocks < wide.clocks) return matmul_own_with<TallMmaTile>(args, tall.splits, stream);
-            return matmul_own_with<WideMmaTile>(args, wide.splits, stream);
+                return matmul_own_with<SmallMmaTile>(args, small.splits, stream, sums);
+            if (tall.clocks < wide.clocks) return matmul_own_with<TallMmaTile>(args, tall.splits, stream, sums);
+            return matmul_own_with<WideMmaTile>(args, wide.splits, stream, sums);
         }
     }
     matmul_own_with<PlainTile>(args, plan_product<PlainTile>(M, N, K).splits, stream);

@@ -19,6 +19,8 @@ struct OwnProduct {
     float* partial;   // (splits,M,partial_row), if splits > 1
     int partial_row;  // N rounded up to 8
     bool packs;       // rows of out, bias and aux are whole packs of 16 bytes
+    float*
+        column_sums;  // (M / 64 rounded up to whole tiles, N): each of 64 rows of the result as it is stored; or null
 
     __device__ int items() const { return tiles_m * tiles_n * splits; }
     template <int W>
@@ -44,22 +46,22 @@ struct OwnItem {
     }
 };
 
-// The second kernel of a product whose K was split: a thread adds W outputs, part by part.
+// The second kernel of a product whose K was split: a thread adds W neighbouring outputs, part by part, and goes down
+// the rows from blockIdx.y on.
 template <int W, typename X>
 __global__ void __launch_bounds__(256) matmul_add_partial_kernel(OwnProduct<X> p) {
-    int packs_a_row = p.partial_row / W;
-    int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= int64_t(p.args.M) * packs_a_row) return;
-    int m = static_cast<int>(i / packs_a_row), n = static_cast<int>(i % packs_a_row) * W;
+    const int n = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) * W;
     if (n >= p.args.N) return;
-    float sum[W] = {}, x[W];
+    for (int m = static_cast<int>(blockIdx.y); m < p.args.M; m += static_cast<int>(gridDim.y)) {
+        float sum[W] = {}, x[W];
 #pragma unroll 4
-    for (int s = 0; s < p.splits; s++) {
-        load_some(x, p.partial + (int64_t(s) * p.args.M + m) * p.partial_row + n, W, true);
+        for (int s = 0; s < p.splits; s++) {
+            load_some(x, p.partial + (int64_t(s) * p.args.M + m) * p.partial_row + n, W, true);
 #pragma unroll
-        for (int j = 0; j < W; j++) sum[j] += x[j];
+            for (int j = 0; j < W; j++) sum[j] += x[j];
+        }
+        finish_outputs(p.args, m, n, sum, p.packs, p.out_float);
     }
-    finish_outputs(p.args, m, n, sum, p.packs, p.out_float);
 }
 
 // ---- the kernel ----

@@ -158,6 +158,35 @@ __device__ inline void store_rows(bf16* to, int64_t stride, int count, int hs, b
     });
 }
 
+// to [0, hs) = the column sums of what store_rows stores of a block's WARPS parts, `count` rows of this warp's: over a lane's
+// rows, over the warp's lanes, over warps, in this order. scratch: (WARPS, 8 D) floats of shared memory.
+template <int WARPS, int M, int D, typename F>
+__device__ inline void store_column_sums(float* to, float* scratch, int count, int hs, const float (&sum)[M][D][4],
+                                         F factor) {
+#pragma unroll
+    for (int d = 0; d < D; d++) {
+        float2 total{0, 0};
+        for_rows<M>([&](int m, int i) {
+            if (16 * m + row16(lane() / 4) + 2 * i >= count) return;
+            uint32_t pair = ptx::pack_bf16x2(sum[m][d][2 * i] * factor(m, i), sum[m][d][2 * i + 1] * factor(m, i));
+            total.x += ptx::low_bf16(pair), total.y += ptx::high_bf16(pair);
+        });
+#pragma unroll
+        for (int other = 4; other < 32; other *= 2) {
+            total.x += __shfl_xor_sync(0xffffffffu, total.x, other);
+            total.y += __shfl_xor_sync(0xffffffffu, total.y, other);
+        }
+        if (lane() < 4) reinterpret_cast<float2*>(scratch + (warp() * D + d) * 8)[lane()] = total;
+    }
+    __syncthreads();
+    for (int c = thread(); c < min(hs, 8 * D); c += 32 * WARPS) {
+        float total = 0;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) total += scratch[w * 8 * D + c];
+        to[c] = total;
+    }
+}
+
 // ---- masks ----
 
 // Row (m, i) of a lane's part of a product is 16 m + 2 i behind its first row; column (n, e) so far behind its first:

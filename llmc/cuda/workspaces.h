@@ -46,6 +46,7 @@ inline size_t encoder_backward_workspace_bytes(int64_t N, size_t sort_bytes) {
 
 // Elements of a row that a thread has.
 inline int layernorm_backward_columns(int C) { return C <= 512 * 8 ? 8 : 24; }
+constexpr bool layernorm_backward_sums(int columns) { return columns <= 8; }  // whether there is room for dx's, too
 inline int layernorm_backward_threads(int C) { return 32 * ceil_div(C, 32 * layernorm_backward_columns(C)); }
 // 512 threads a multiprocessor, all that registers allow; a block has at least 16 rows, so that its sums stay small
 // beside them.
@@ -72,6 +73,21 @@ inline size_t cublaslt_recommended_bytes(int capability) { return capability >= 
 inline int bias_backward_rows(int64_t N) { return std::max(32, ceil_div(ceil_div(N, 256), 8) * 8); }
 inline size_t bias_backward_workspace_bytes(int64_t N, int OC) {
     return static_cast<size_t>(ceil_div(N, bias_backward_rows(N))) * static_cast<size_t>(OC) * sizeof(float);
+}
+
+// ---- column sums that layers leave (ColumnSums in arguments.h): where biases are trained ----
+
+inline bool leaves_column_sums(const StepOptions& o) { return o.training && o.adapters.empty(); }
+// attention_backward in bf16: a row of sums for each tile of positions of a sequence
+constexpr int attention_mma_tile(int HS) { return HS <= 128 ? 128 : 64; }
+inline int attention_sum_parts(const AttentionShape& s) { return s.B * ceil_div(s.Tk, attention_mma_tile(s.HS)); }
+// The most that one of them leaves, for up to N rows.
+inline int64_t column_sums_elements(int64_t N, int C, int F, const AttentionShape& attention, int multiprocessors,
+                                    bool own_matmul) {
+    return std::max({own_matmul ? int64_t(4 * ceil_div(N, 256)) * F : 0,  // matmul_own: one for 64 rows of whole tiles
+                     int64_t(layernorm_backward_blocks(N, C, multiprocessors)) * C,
+                     int64_t(attention_sum_parts(attention)) * 3 * C,
+                     int64_t(std::min(256, ceil_div(N, 32))) * F});  // gelu_backward, as bias_backward_rows says
 }
 
 // ---- attention_backward by our own kernels: statistics of each query of each head ----

@@ -5,11 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <functional>
-#include <string>
 #include <vector>
-#include "llmc/base/bf16.h"
+#include "llmc/model/arguments.h"
 #include "llmc/model/parameters.h"
-#include "llmc/model/step_state.h"
 
 // What one block keeps from its forward pass for its backward pass, in the order in which it is computed. Views may be
 // shared between layers: see Activations.
@@ -73,18 +71,15 @@ struct Activations {
             using Block = BlockActivations<X>;
             if (offload && l > 1) shared.push_back([this, l] { h[l].input = h[l % 2].input; });
             else add(&Block::input, N * C, keep_all);
-            // the final layernorm's output is needed right away
-            add(&Block::ln1, N * C, keep_all && (recompute < 2 || last));
-            add(&Block::ln1_mean, N, keep_all);
-            add(&Block::ln1_rstd, N, keep_all);
+            add(&Block::ln1, N * C, keep_all && (recompute < 2 || last));  // the final one is needed right away
+            add(&Block::ln1_mean, N, keep_all), add(&Block::ln1_rstd, N, keep_all);
             if (last) break;
             add(&Block::qkv, 3 * N * C, keep_all && recompute < 3);
             add(&Block::atty, N * C, keep_all && recompute < 3);
             add(&Block::lse, N * m.NH, keep_all && recompute < 3);
             add(&Block::residual2, N * C, keep_all && recompute < 3);
             add(&Block::ln2, N * C, keep_all && recompute < 2);
-            add(&Block::ln2_mean, N, keep_all);
-            add(&Block::ln2_rstd, N, keep_all);
+            add(&Block::ln2_mean, N, keep_all), add(&Block::ln2_rstd, N, keep_all);
             add(&Block::fch, N * m.F(), keep_all && recompute < 3);
             add(&Block::fch_gelu, N * std::max(m.F(), m.C), keep_all && recompute < 1);
         }
@@ -96,9 +91,7 @@ struct Activations {
             arena.add(&lora_input, N * std::max(m.F(), m.C));
         if (offload) host_inputs.resize(static_cast<size_t>(m.L) - 1);
         for (X*& x : host_inputs) host.add(&x, N * C);
-        arena.add(&branch, N * C);
-        arena.add(&logits, chunk * m.Vp());
-        arena.add(&losses, N);
+        arena.add(&branch, N * C), arena.add(&logits, chunk * m.Vp()), arena.add(&losses, N);
     }
     void allocate(const char* what, bool zero) {
         arena.allocate(what, zero), host.allocate(what, zero);
@@ -112,16 +105,15 @@ struct Activations {
 // Gradients of activations: a few buffers that all layers use in turn.
 template <typename X>
 struct BackwardScratch {
-    X* dresidual;  // (N,C) gradient of the residual stream, the one thing that travels from block to block
-    X* dbranch;    // (N,C)
-    X* dwide;      // (N,F) gradient of fch, then (N,3C) of qkv
-    X* dlora;      // (N,R) with an adapter of rank R
+    X* dresidual;        // (N,C) gradient of the residual stream, the one thing that travels from block to block
+    X* dbranch;          // (N,C)
+    X* dwide;            // (N,F) gradient of fch, then (N,3C) of qkv
+    X* dlora;            // (N,R) with an adapter of rank R
+    ColumnSums<X> sums;  // of the one at hand
 
     template <class Arena>
     void add_to(Arena& arena, int64_t N, int64_t C, int64_t F, int64_t R) {
-        arena.add(&dresidual, N * C);
-        arena.add(&dbranch, N * C);
-        arena.add(&dwide, N * std::max(F, 3 * C));
+        arena.add(&dresidual, N * C), arena.add(&dbranch, N * C), arena.add(&dwide, N * std::max(F, 3 * C));
         if (R > 0) arena.add(&dlora, N * R);
     }
 };
@@ -133,8 +125,7 @@ struct MemoryPlan {
     size_t total() const { return parameters + gradients + optimizer + activations + buffers; }
     template <class ModelMemory>
     void add(const ModelMemory& memory) {
-        host += memory.host.bytes();
         parameters += memory.parameters.bytes(), gradients += memory.gradients.bytes();
-        optimizer += memory.optimizer.bytes();
+        optimizer += memory.optimizer.bytes(), host += memory.host.bytes();
     }
 };

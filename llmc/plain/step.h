@@ -30,8 +30,7 @@ inline void next_micro_batch(StepState* state, int B, int T, int skip, Plain) {
 template <typename A>
 void add_losses(double* to, const A* losses, const A* weights, int N, Plain) {
     double sum = 0;
-    for (int i = 0; i < N; i++)
-        sum += static_cast<double>(losses[i]) * static_cast<double>(weights ? weights[i] : A(1));
+    for (int i = 0; i < N; i++) sum += double(losses[i]) * double(weights ? weights[i] : A(1));
     *to += sum;
 }
 // From the sum of losses and the squared norm to the step's loss, norm, clip scale and skip flag.

@@ -145,14 +145,21 @@ class PlanMachine {
         size_t bytes = cublaslt_recommended_bytes(planned_device().capability);
         return (bytes + alignment - 1) / alignment * alignment;
     }
-    void reserve_workspace(Arena& arena, const ModelConfig& m, const StepOptions& o, const AttentionShape& decode) {
+    template <typename X>
+    void reserve_workspace(Arena& arena, const ModelConfig& m, const StepOptions& o, const AttentionShape& decode,
+                           ColumnSums<X>& sums) {
         clock_.V = m.words();
         if (!gpu) return;
         int64_t N = int64_t(o.B) * o.T;
-        size_t bytes = gpu_workspace_bytes(o.training, N, m.C, m.F(), packed_qkv_shape(o.B, o.T, m.C, m.NH), decode,
-                                           planned_device().multiprocessors, planned_sort_bytes(N));
+        const AttentionShape attention = packed_qkv_shape(o.B, o.T, m.C, m.NH);
+        const int multiprocessors = planned_device().multiprocessors;
+        size_t bytes =
+            gpu_workspace_bytes(o.training, N, m.C, m.F(), attention, decode, multiprocessors, planned_sort_bytes(N));
         char* workspace = nullptr;
         arena.add(&workspace, static_cast<int64_t>(bytes));
+        if (leaves_column_sums(o))
+            arena.add(&sums.parts,
+                      column_sums_elements(N, m.C, m.F(), attention, multiprocessors, planned_device().own_matmul));
     }
 
     void start() {}
@@ -265,9 +272,15 @@ void residual_layernorm_forward(X*, X*, acc_t<X>*, acc_t<X>*, const X*, const X*
                                 Dropout, float, PlanStream s) {
     s.clock->memory(4.0 * N * C * sizeof(X) + 8.0 * N + 2.0 * C * sizeof(X));
 }
+// Whose sums a layer leaves (arguments.h), which costs nothing beside it.
 template <typename X>
-void layernorm_backward(X*, grad_t<X>* dw, grad_t<X>*, const X*, const X*, const X*, const acc_t<X>*, const acc_t<X>*,
-                        int N, int C, PlanStream s) {
+void plan_sums(ColumnSums<X>* sums, const std::type_identity_t<X>* of) {
+    if (sums && sums->parts && planned_device().form == StepForm::program) sums->of = of;
+}
+template <typename X>
+void layernorm_backward(X* dx, grad_t<X>* dw, grad_t<X>*, const X*, const X*, const X*, const acc_t<X>*,
+                        const acc_t<X>*, int N, int C, Sums<X> sums, PlanStream s) {
+    plan_sums(sums, dx);
     s.clock->memory(4.0 * N * C * sizeof(X) + 8.0 * N + C * sizeof(X) + (dw ? 2.0 * C * 8 : 0));
 }
 template <typename X>
@@ -312,15 +325,16 @@ void scale_by(X*, float, int64_t n, PlanStream s) {
     s.clock->memory(2.0 * static_cast<double>(n) * sizeof(X));
 }
 template <typename X>
-void matmul_backward(X*, grad_t<X>* dw, grad_t<X>* dbias, const X*, const X*, const X*, const X* pre_gelu, int N, int C,
-                     int OC, bool add, PlanStream s) {
+void matmul_backward(X* dx, grad_t<X>* dw, grad_t<X>* dbias, const X* dy, const X*, const X*, const X* pre_gelu, int N,
+                     int C, int OC, bool add, Sums<X> sums, PlanStream s) {
     const bool fused = planned_device().form == StepForm::fused;
     double size = sizeof(X), wide = plan_wide_bytes(!dbias, N, OC, size), narrow = double(N) * C * size;
     double gradient = add ? 8 : 4;
     plan_product(s, N, C, OC, wide + narrow + double(C) * OC * size + (pre_gelu && fused ? narrow : 0));
     if (dw) plan_product(s, N, C, OC, wide + narrow + double(C) * OC * gradient + (dbias && fused ? OC * 8.0 : 0));
+    if (dbias && !fused && !(sums && sums->of == dy)) s.clock->memory(wide + OC * 8.0);
+    plan_sums(sums, pre_gelu && !fused ? dx : nullptr);
     if (pre_gelu && !fused) s.clock->memory(3 * narrow);
-    if (dbias && !fused) s.clock->memory(wide + OC * 8.0);
 }
 
 // Two products of a T*T square for each head, half of it masked; backward five.
@@ -332,8 +346,9 @@ void attention_forward(X*, acc_t<X>*, const X*, const X*, const X*, const Attent
     s.clock->layer(Bound::attention, plan_attention_flops(a), 4 * x + lse);
 }
 template <typename X>
-void attention_backward(X*, X*, X*, const X*, const X*, const X*, const X*, const X*, const acc_t<X>*,
-                        const AttentionShape& a, const int*, Dropout, PlanStream s) {
+void attention_backward(X* dq, X*, X*, const X*, const X*, const X*, const X*, const X*, const acc_t<X>*,
+                        const AttentionShape& a, const int*, Dropout, Sums<X> sums, PlanStream s) {
+    plan_sums(sums, dq);
     double x = double(a.B) * a.Tq * a.NH * a.HS * sizeof(X), lse = 4.0 * a.B * a.Tq * a.NH;
     s.clock->layer(Bound::attention, 2.5 * plan_attention_flops(a), 8 * x + lse);
 }

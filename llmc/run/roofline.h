@@ -24,7 +24,8 @@ inline double floor_seconds(Bound bound, double flops, double bytes, const Rates
 //
 //   separate   logits never reach memory; the backward pass has a GELU kernel and four bias gradients a layer
 //   fused      these ride along with the matrix products, too: the strict bound
-//   program    separate, with logits in memory, in chunks, as the CUDA program does it
+//   program    as the CUDA program does it: separate, with logits in memory, in chunks, and bias gradients from sums that
+//              other layers leave
 enum class StepForm { fused, separate, program };
 
 // A whole step on one GPU, of micro-batches of B sequences of T tokens, by the model itself (plan_machine.h); weights

@@ -152,6 +152,23 @@ void for_each_schedule(Body body) {
 }
 
 // The workspace of device(), from now on of `bytes`: what LAYER_workspace_bytes() says, so that it is checked too.
+// The column sums of dy (N,OC) that a layer has left in `sums`, as the gradient of a bias that was 1.
+template <typename X>
+std::vector<float> bias_gradient_by(ColumnSums<X>& sums, const X* dy, int N, int OC) {
+    EXPECT_EQ(sums.of, dy);
+    DeviceVector<float> dbias(std::vector<float>(static_cast<size_t>(OC), 1));
+    matmul_backward<X>(nullptr, nullptr, dbias.get(), dy, nullptr, nullptr, nullptr, N, 1, OC, true, &sums,
+                       current_stream());
+    EXPECT_EQ(sums.of, nullptr) << "they are taken once";
+    return dbias.host();
+}
+template <typename X>
+void expect_column_sums(ColumnSums<X>& sums, const DeviceVector<X>& dy, int N, int OC) {
+    std::vector<float> want(static_cast<size_t>(OC), 1);
+    bias_backward(want.data(), dy.host().data(), N, OC);
+    EXPECT_LT(relative_error(bias_gradient_by(sums, dy.get(), N, OC), want), 2e-6);
+}
+
 inline void reserve_workspace(size_t bytes) {
     static std::unique_ptr<DeviceVector<char>> memory;
     CUDA_CHECK(cudaDeviceSynchronize());

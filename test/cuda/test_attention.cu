@@ -84,7 +84,7 @@ void expect_equals_cpu(const Problem<X>& p, bool backward = true, Schedules sche
             DeviceVector<X> dout(p.dout), dq(blank.dq), dk(blank.dk), dv(blank.dv);
             out.set(want.out), lse.set(want.lse);
             attention_backward(dq.get(), dk.get(), dv.get(), dout.get(), q.get(), k.get(), v.get(), out.get(),
-                               lse.get(), s, on_device, d, current_stream());
+                               lse.get(), s, on_device, d, nullptr, current_stream());
             got.dq = dq.host(), got.dk = dk.host(), got.dv = dv.host();
             // One position sees only itself: its true dq and dk are 0, what is computed is rounding.
             auto error = [&](std::vector<X> x, std::vector<X> y) {
@@ -132,6 +132,55 @@ TYPED_TEST(CudaAttention, GroupedHeads) {
 
 TYPED_TEST(CudaAttention, RowsFurtherApart) {
     for (int gap : {8, 3}) expect_equals_cpu(Problem<TypeParam>(2, 21, 21, 2, 1, 64, gap));
+}
+
+// dq, dk and dv of one (B,T,3C), or less than 3C where heads share keys: their column sums, the same bits each time.
+TEST(CudaAttentionColumnSums, OfPackedGradients) {
+    struct Case {
+        int B, T, NH, NKV, HS;
+        float dropout;
+    };
+    for (auto [B, T, NH, NKV, HS, p] : {Case{2, 37, 4, 2, 64, 0.2f},
+                                        {1, 130, 1, 1, 64, 0},
+                                        {2, 70, 2, 2, 20, 0},
+                                        {1, 131, 1, 1, 128, 0},
+                                        {1, 67, 2, 1, 256, 0},
+                                        {3, 5, 3, 3, 7, 0}}) {
+        SCOPED_TRACE(::testing::Message() << "B=" << B << " T=" << T << " HS=" << HS);
+        const int C = NH * HS, KC = NKV * HS, row = C + 2 * KC, N = B * T;
+        const AttentionShape s{B, T, T, NH, NKV, HS, row, row, C, int64_t(T) * row, int64_t(T) * row, int64_t(T) * C};
+        const auto qkv = random_vector<bf16>(size_t(N) * size_t(row), 1), dout = random_vector<bf16>(size_t(N * C), 2);
+        reserve_workspace(attention_backward_workspace_bytes(s));
+        std::vector<float> first;
+        for_each_schedule([&, NH = NH, HS = HS, p = p] {
+            StepState state;
+            state.seed = 7;
+            DeviceVector<StepState> device_state({state});
+            const Dropout dropout{p, 5, device_state.get()};
+            DeviceVector<bf16> x(qkv), d(dout), out(dout.size()), dx(qkv.size());
+            DeviceVector<float> lse(size_t(N * NH)), parts(size_t(attention_sum_parts(s) * row));
+            const bf16 *q = x.get(), *k = q + C, *v = k + KC;
+            attention_own_forward(out.get(), lse.get(), q, k, v, s, nullptr, dropout, current_stream());
+            ColumnSums<bf16> sums{parts.get()};
+            attention_own_backward(dx.get(), dx.get() + C, dx.get() + C + KC, d.get(), q, k, v, out.get(), lse.get(), s,
+                                   nullptr, dropout, &sums, current_stream());
+            auto again = sums;
+            expect_column_sums(sums, dx, N, row);
+            auto got = bias_gradient_by(again, static_cast<const bf16*>(dx.get()), N, row);
+            if (first.empty()) first = got;
+            EXPECT_EQ(got, first);
+        });
+    }
+}
+TEST(CudaAttentionColumnSums, AreLeftOnlyWhereTheLinearLayerReadsOneArray) {
+    Problem<bf16> p(1, 20, 20, 1, 1, 64, 8);
+    reserve_workspace(attention_backward_workspace_bytes(p.s));
+    DeviceVector<bf16> q(p.q), k(p.k), v(p.v), dout(p.dout), dq(p.q), dk(p.k), dv(p.v);
+    DeviceVector<float> lse(std::vector<float>(20, 1)), parts(std::vector<float>(3 * 64));
+    ColumnSums<bf16> sums{parts.get()};
+    attention_own_backward(dq.get(), dk.get(), dv.get(), dout.get(), q.get(), k.get(), v.get(), dout.get(), lse.get(),
+                           p.s, nullptr, Dropout{}, &sums, current_stream());
+    EXPECT_EQ(sums.of, nullptr);
 }
 
 TYPED_TEST(CudaAttention, Documents) {

@@ -35,7 +35,7 @@ void compare(int B, int T, int NH, int HS) {
     cudaStream_t stream = current_stream();
     attention_own_forward(own_out.get(), own_lse.get(), q, k, v, shape, nullptr, Dropout{}, stream);
     attention_own_backward(own_dqkv.get(), own_dqkv.get() + C, own_dqkv.get() + 2 * C, dout.get(), q, k, v,
-                           own_out.get(), own_lse.get(), shape, nullptr, Dropout{}, stream);
+                           own_out.get(), own_lse.get(), shape, nullptr, Dropout{}, nullptr, stream);
     attention_forward_cudnn(out.get(), lse.get(), q, k, v, shape, workspace<char>(bytes), stream);
     auto backward = [&](DeviceVector<bf16>& d) {
         attention_backward_cudnn(d.get(), d.get() + C, d.get() + 2 * C, dout.get(), q, k, v, out.get(), lse.get(),

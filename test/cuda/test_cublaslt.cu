@@ -88,7 +88,7 @@ TEST(Cublaslt, GeluInFp32IsOurOwn) {
             pre(size_t{N * OC}), back(random_vector<X>(OC * C, 3)), dx(size_t{N * OC});
         matmul_forward<X>(y.get(), pre.get(), x.get(), w.get(), nullptr, N, C, OC, false, current_stream());
         matmul_backward<X>(dx.get(), nullptr, nullptr, x.get(), y.get(), back.get(), pre.get(), N, OC, C, false,
-                           current_stream());
+                           nullptr, current_stream());
         CUDA_CHECK(cudaDeviceSynchronize());
     };
     cublaslt().plans.clear();

@@ -120,9 +120,36 @@ void small_bf16() {
     compare_transposes<bf16, float>(16, 8, 200, own_with<Tile>(3));
 }
 
+// Column sums of the result as it is stored, each time the same bits: several tiles, of which the last are not whole.
+template <typename Tile>
+void leaves_column_sums() {
+    const int M = 270, N = 136, K = 40;
+    const auto a = random_vector<bf16>(M * K, 1), b = random_vector<bf16>(K * N, 2),
+               before = random_vector<bf16>(M * N, 3);
+    std::vector<float> first;
+    reserve_workspace(2 * M * N * sizeof(float));
+    for_each_schedule([&] {
+        DeviceVector<bf16> va(a), vb(b), aux(before), out(before.size());
+        const size_t parts_there = size_t(ceil_div(M, Tile::BM)) * (Tile::BM / 64);
+        DeviceVector<float> parts(parts_there * N);
+        ColumnSums<bf16> sums{parts.get()};
+        Matmul<bf16> args{.out = out.get(), .a = va.get(), .b = vb.get(), .M = M, .N = N, .K = K};
+        args.epilogue = Epilogue::gelu_backward, args.aux = aux.get();
+        matmul_own_with<Tile>(args, 1, current_stream(), &sums);
+        auto again = sums;
+        expect_column_sums(sums, out, M, N);
+        const auto got = bias_gradient_by(again, static_cast<const bf16*>(out.get()), M, N);
+        if (first.empty()) first = got;
+        EXPECT_EQ(got, first);
+        matmul_own_with<Tile>(args, 2, current_stream(), &sums);
+        EXPECT_EQ(sums.of, nullptr) << "parts of K: they are added later";
+    });
+}
+
 TEST(MatmulOwn, Bf16SmallTile) {
     Multiprocessors one(1);
     small_bf16<SmallMmaTile>();
+    leaves_column_sums<SmallMmaTile>();
     compare_ends<bf16, bf16>(9, 24, 16, own_with<SmallMmaTile>(1));
     compare<bf16, float>({264, 264, 72, 1 + 4}, own_with<SmallMmaTile>(1));  // nine tiles, two blocks
     compare<bf16, bf16>({8, 16, 160, 2 + 4 + 8}, own_with<SmallMmaTile>(5));
@@ -131,12 +158,14 @@ TEST(MatmulOwn, Bf16WideTile) {
     SKIP_WITHOUT_SHARED_MEMORY(WideMmaTile::shared_bytes);
     Multiprocessors one(1);
     small_bf16<WideMmaTile>();
+    leaves_column_sums<WideMmaTile>();
     compare<bf16, bf16>({136, 264, 136, 2}, own_with<WideMmaTile>(1));  // four tiles, one block
 }
 TEST(MatmulOwn, Bf16TallTile) {
     SKIP_WITHOUT_SHARED_MEMORY(TallMmaTile::shared_bytes);
     Multiprocessors one(1);
     small_bf16<TallMmaTile>();
+    leaves_column_sums<TallMmaTile>();
     compare<bf16, bf16>({264, 136, 136, 2}, own_with<TallMmaTile>(1));
 }
 TEST(MatmulOwn, Bf16RowsThatAreNotWholePacks) {
@@ -233,7 +262,7 @@ TYPED_TEST(MatmulLayers, ForwardAndBackward) {
                     matmul_forward(vy.get(), gelu ? vpre.get() : nullptr, vx.get(), vw.get(), vbias.get(), N, C, OC,
                                    false, s);
                     matmul_backward(vdx.get(), vdw.get(), vdbias.get(), vdy.get(), vx.get(), vw.get(),
-                                    gelu ? vbefore.get() : nullptr, N, C, OC, gelu, s);
+                                    gelu ? vbefore.get() : nullptr, N, C, OC, gelu, nullptr, s);
                     EXPECT_LT(relative_error(vy.host(), y), tolerance);
                     if (gelu) {
                         EXPECT_LT(relative_error(vpre.host(), pre), tolerance);
@@ -245,6 +274,32 @@ TYPED_TEST(MatmulLayers, ForwardAndBackward) {
                     EXPECT_LT(relative_error(vdbias.host(), want_dbias), 1e-5);
                 });
             }
+}
+
+// In the product of our own tensor core kernels; with the library where GELU's backward pass is a kernel of its own, that leaves the bias gradient of the layer before.
+TYPED_TEST(MatmulLayers, GeluBackwardLeavesItsColumnSums) {
+    using X = TypeParam;
+    for (auto [N, C, OC] : {std::array{33, 40, 24}, std::array{70, 7, 5}, std::array{9, 264, 8}})
+        for (int fusion : {1, 2, 3}) {  // 3: own
+            SCOPED_TRACE(::testing::Message() << N << " " << C << " " << OC << " fusion " << fusion);
+            device().gelu_fusion = fusion;
+            device().matmul = fusion == 3 ? MatmulLibrary::own : MatmulLibrary::cublaslt;
+            const bool left = fusion == 1 || (sizeof(X) == 4 ? fusion == 2 : fusion == 3 && C % 8 == 0);
+            const auto w = random_vector<X>(size_t(OC * C), 2, 0.3f), dy = random_vector<X>(size_t(N * OC), 4),
+                       before = random_vector<X>(size_t(N * C), 5);
+            std::vector<X> dx(before.size());
+            matmul_backward<X>(dx.data(), nullptr, nullptr, dy.data(), nullptr, w.data(), before.data(), N, C, OC);
+            for_each_schedule([&, N = N, C = C, OC = OC] {
+                DeviceVector<X> vw(w), vdy(dy), vbefore(before), vdx(dx.size());
+                DeviceVector<float> parts(size_t(std::max(4, ceil_div(N, 32)) * C));
+                ColumnSums<X> sums{parts.get()};
+                matmul_backward<X>(vdx.get(), nullptr, nullptr, vdy.get(), nullptr, vw.get(), vbefore.get(), N, C, OC,
+                                   true, &sums, current_stream());
+                EXPECT_LT(relative_error(vdx.host(), dx), sizeof(X) == 4 ? 1e-5 : 4e-3);
+                if (left) expect_column_sums(sums, vdx, N, C);
+                EXPECT_EQ(sums.of, nullptr);
+            });
+        }
 }
 
 TYPED_TEST(MatmulLayers, BiasBackward) {

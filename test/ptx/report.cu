@@ -213,7 +213,7 @@ AttentionShare flash_attention_shape(const ptx::Card& card) {
         });
         both.second = count(stream, [&] {
             attention_own_backward(dqkv, dqkv + C, dqkv + 2 * C, dout, qkv, qkv + C, qkv + 2 * C, out, lse, shape,
-                                   nullptr, Dropout{0, 1, state}, stream);
+                                   nullptr, Dropout{0, 1, state}, nullptr, stream);
         });
         CUDA_CHECK(cudaStreamDestroy(stream));
         return both;
@@ -251,7 +251,7 @@ void print_calibration(double h100_step) {
         "others are predictions. FlashAttention-2's backward pass does five products a tile and adds dq with atomics, "
         "this "
         "project's seven without, so that it is the same structure but not the same work; llm.c's attention is "
-        "cuDNN's.\n",
+        "cuDNN's, and it reads gradients once more for its biases.\n",
         ptx::kUnhidden);
     printf(
         "\n## How far off: `plan`\n\nllm.c on eight GPUs, ZeRO stage 1, by `./train_gpt2 plan -e MODEL --gpus 8 --gpu "

@@ -15,18 +15,18 @@ namespace {
 
 // Coalescing of all that a kernel reads and writes.
 const ptx::Held kHeld[] = {
-    {.kernel = "column_sums_kernel",
-     .coalescing = 0.95,
+    {.kernel = "column_sums_kernel<true",
+     .coalescing = 0.98,
      .why = "partial sums: neighbouring threads have columns W apart"},
     {.kernel = "attention_mma::forward_kernel",
      .coalescing = 0.91,
      .why = "four lanes store 16 bytes of a row of the result"},
-    {.kernel = "attention_mma::backward_kernel<true", .coalescing = 0.87, .why = "the same, of dk and dv"},
-    {.kernel = "attention_mma::backward_kernel<false", .coalescing = 0.92, .why = "the same, of dq"},
-    {.kernel = "attention_mma::stats_kernel",
-     .coalescing = 0.85,
-     .why = "lse and stats of four heads at a time, T apart"},
-    {.kernel = "layernorm_backward_kernel", .coalescing = 0.94, .why = "at its end, sums of W columns a thread"},
+    {.kernel = "attention_mma::backward_kernel<true",
+     .coalescing = 0.87,
+     .spills = 8,
+     .why = "the same, of dk and dv; sm_80: one register, on the way to the column sums at the end"},
+    {.kernel = "attention_mma::backward_kernel<false", .coalescing = 0.93, .why = "the same, of dq"},
+    {.kernel = "layernorm_backward_kernel", .coalescing = 0.91, .why = "at its end, sums of W columns a thread"},
     {.kernel = "add_rows_by_token_kernel", .coalescing = 0.62, .why = "sums of W columns a thread, by 16 bytes"},
     {.kernel = "add_rows_by_position_kernel", .coalescing = 0.94, .why = "the same"},
 };
@@ -55,7 +55,7 @@ class PtxKernels : public ::testing::Test {
         bench::step_kernels(
             m, 64, 1024, [](cudaStream_t, auto*, int64_t, float, float) {},
             [&](cudaStream_t stream, const std::string& name, double, Bound bound, double, double, auto work) {
-                // the bias gradients are one kernel
+                // the bias gradients are one kernel, on what others leave
                 if (bound == Bound::product || (name.find("bias") != std::string::npos && name.find("qkv") != 0))
                     return;
                 cudahost::count_launches(&all);

@@ -52,22 +52,29 @@ TEST_P(PtxSizes, LayerNorm) {
     device().multiprocessors = 2048;  // few rows a block
     Sparse<bf16> r(n), y(n), a(n), b(n), w(c), bias(c);
     Sparse<float> mean(s.rows()), rstd(s.rows()), dw(c), dbias(c);
+    Sparse<float> parts(static_cast<size_t>(layernorm_backward_blocks(N, C, 2048)) * c);
+    ColumnSums<bf16> sums{parts};
     layernorm_forward<bf16>(y, mean, rstd, a, w, bias, N, C, 1e-5f, stream);
     residual_layernorm_forward<bf16>(r, y, mean, rstd, a, b, w, bias, N, C, s.T, Dropout{0, 1, state}, 1e-5f, stream);
-    layernorm_backward<bf16>(a, dw, dbias, y, r, w, mean, rstd, N, C, stream);
+    layernorm_backward<bf16>(a, dw, dbias, y, r, w, mean, rstd, N, C, &sums, stream);
 }
 TEST_P(PtxSizes, Gelu) {
     Sparse<bf16> y(4 * n), x(4 * n);
     gelu_forward<bf16>(y, x, int64_t(4 * n), stream);
     gelu_backward<bf16>(y, x, y, int64_t(4 * n), stream);
+    Sparse<float> parts(256 * 4 * c);
+    ColumnSums<bf16> sums{parts};
+    gelu_backward_with_sums<bf16>(y, x, y, N, 4 * C, &sums, stream);
 }
 TEST_P(PtxSizes, Attention) {
     AttentionShape shape = packed_qkv_shape(s.B, s.T, C, s.NH);
     Sparse<bf16> qkv(3 * n), dqkv(3 * n), out(n), dout(n);
     Sparse<float> lse(static_cast<size_t>(s.NH) * s.rows());
+    Sparse<float> parts(static_cast<size_t>(attention_sum_parts(shape)) * 3 * c);
+    ColumnSums<bf16> sums{parts};
     attention_own_forward(out, lse, qkv, qkv + C, qkv + 2 * C, shape, nullptr, Dropout{0, 1, state}, stream);
     attention_own_backward(dqkv, dqkv + C, dqkv + 2 * C, dout, qkv, qkv + C, qkv + 2 * C, out, lse, shape, nullptr,
-                           Dropout{0, 1, state}, stream);
+                           Dropout{0, 1, state}, &sums, stream);
 }
 TEST_P(PtxSizes, Classifier) {
     Sparse<bf16> logits(s.rows() * static_cast<size_t>(s.padded));

@@ -119,7 +119,7 @@ inline void bench_attention(int B, cudaStream_t stream) {
             [&] { attention_own_forward(out, lse, qkv, qkv + C, qkv + 2 * C, shape, no_documents, Dropout{}, stream); },
             [&] {
                 attention_own_backward(dqkv, dqkv + C, dqkv + 2 * C, dout, qkv, qkv + C, qkv + 2 * C, out, lse, shape,
-                                       no_documents, Dropout{}, stream);
+                                       no_documents, Dropout{}, nullptr, stream);
             });
         if (const std::string why = attention_cudnn_missing(); !why.empty()) note("attention: " + why);
         else if (!attention_cudnn_supports(shape, true)) note("attention: cuDNN does not offer this shape");

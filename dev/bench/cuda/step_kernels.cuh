@@ -34,6 +34,9 @@ void step_kernels(const ModelConfig& m, int B, int T, Set set, Each each) {
     double* norm;
     OptimizerSegment* segments;
     char* workspace;
+    ColumnSums<X> sums;
+    const int64_t sum_elements =
+        column_sums_elements(N, C, 4 * C, shape, device().multiprocessors, device().matmul == MatmulLibrary::own);
     int64_t workspace_bytes = static_cast<int64_t>(
         std::max({matmul_own_workspace_bytes(device().multiprocessors), bias_backward_workspace_bytes(N, 4 * C),
                   layernorm_backward_workspace_bytes(N, C, device().multiprocessors),
@@ -47,6 +50,7 @@ void step_kernels(const ModelConfig& m, int B, int T, Set set, Each each) {
     arena.add(&db, std::max(Vp, 4 * C)), arena.add(&tokens, N), arena.add(&targets, N), arena.add(&state, 1);
     arena.add(&norm, 1), arena.add(&segments, static_cast<int64_t>(table.size())),
         arena.add(&workspace, workspace_bytes);
+    arena.add(&sums.parts, sum_elements);
     arena.allocate("the tensors of a step", true);
     device().workspace_data = workspace, device().workspace_bytes = static_cast<size_t>(workspace_bytes);
 
@@ -74,11 +78,15 @@ void step_kernels(const ModelConfig& m, int B, int T, Set set, Each each) {
     auto row = [&](const std::string& name, double calls, Bound bound, double flops, double bytes, auto work) {
         each(stream, name, calls, bound, flops, bytes, work);
     };
-    // y (n rows,OC) = x . w^T and its two backward products and bias gradient; calls: how often a step does it
+    // y (n rows,OC) = x . w^T and its two backward products and bias gradient; calls: how often a step does it; parts: of
+    // column sums that who makes the gradient leaves, 0: none, kNone: there is no bias
+    constexpr int kNone = -1;
+    const int norm_parts = layernorm_backward_blocks(N, C, device().multiprocessors);
+    const int gelu_parts = ceil_div(N, bias_backward_rows(N));
     bool own = device().matmul == MatmulLibrary::own;
     bool gelu_fused = own || device().gelu_fusion >= 1, gelu_backward_fused = own || device().gelu_fusion >= 2;
-    auto linear = [&](const char* name, X* out, X* in, int n, int IC, int OC, double calls, bool head) {
-        bool fc = !head && OC == 4 * IC, fcproj = !head && IC == 4 * OC;
+    auto linear = [&](const char* name, X* out, X* in, int n, int IC, int OC, double calls, int parts) {
+        bool head = parts == kNone, fc = !head && OC == 4 * IC, fcproj = !head && IC == 4 * OC;
         double flops = 2.0 * n * IC * OC, moved = double(n) * (IC + OC) * S, weight = double(IC) * OC;
         double wide_bytes = 4 * x_bytes;
         Matmul<X> forward{.out = out, .a = in, .b = w, .M = n, .N = OC, .K = IC};
@@ -95,9 +103,14 @@ void step_kernels(const ModelConfig& m, int B, int T, Set set, Each each) {
         wgrad.a_transposed = true, wgrad.accumulate = head && calls > 1;
         row(std::string(name) + " wgrad", calls, Bound::product, flops, moved + weight * (wgrad.accumulate ? 8 : 4),
             [&] { matmul(wgrad, stream); });
-        if (!head)
-            row(std::string(name) + " bias gradient", calls, Bound::memory, 0, double(n) * OC * S + 8.0 * OC,
-                [&] { bias_backward(db, out, n, OC, stream); });
+        if (parts != kNone) {  // those of fc come with GELU's backward pass, where that is a kernel
+            ColumnSums<X> left{sums.parts, parts, parts ? out : nullptr};
+            row(std::string(name) + (parts ? " bias gradient" : " bias gradient, a pass"), calls, Bound::memory, 0,
+                (parts ? 0 : double(n) * OC * S) + 8.0 * OC, [&] {
+                    ColumnSums<X> taken = left;
+                    matmul_backward<X>(nullptr, nullptr, db, out, in, w, nullptr, n, IC, OC, true, &taken, stream);
+                });
+        }
         set(stream, in, int64_t(n) * IC, 1.0f, 0.0f),
             set(stream, out, int64_t(n) * OC, 1.0f, 0.0f);  // as they were: products grow
     };
@@ -110,15 +123,15 @@ void step_kernels(const ModelConfig& m, int B, int T, Set set, Each each) {
         [&] { residual_layernorm_forward(r, y, mean, rstd, x, z, w, bias, N, C, T, Dropout{}, 1e-5f, stream); });
     set(stream, rstd, N, 0.0f, 1.0f), set(stream, mean, N, 0.0f, 0.0f), set(stream, x, NC, 1.0f, 0.0f),
         set(stream, y, NC, 1.0f, 0.0f);
-    linear("qkv", wide, x, N, C, 3 * C, L, false);
-    linear("attention projection", y, x, N, C, C, L, false);
-    linear("fc", wide, x, N, C, 4 * C, L, false);
-    linear("fcproj", x, wide, N, 4 * C, C, L, false);
+    linear("qkv", wide, x, N, C, 3 * C, L, attention_sum_parts(shape));
+    linear("attention projection", y, x, N, C, C, L, norm_parts);
+    linear("fc", wide, x, N, C, 4 * C, L, own ? ceil_div(N, 64) : gelu_backward_fused ? 0 : gelu_parts);
+    linear("fcproj", x, wide, N, 4 * C, C, L, norm_parts);
     if (!gelu_fused)
         row("GELU forward", L, Bound::memory, 0, 8 * x_bytes, [&] { gelu_forward(wide2, wide, 4 * NC, stream); });
     if (!gelu_backward_fused)
         row("GELU backward", L, Bound::memory, 0, 12 * x_bytes,
-            [&] { gelu_backward(wide2, wide, wide3, 4 * NC, stream); });
+            [&] { gelu_backward_with_sums(wide2, wide, wide3, N, 4 * C, &sums, stream); });
     double causal = 2.0 * N * T * C, lse_bytes = 4.0 * N * m.NH;
     row("attention forward", L, Bound::attention, causal, 4 * x_bytes + lse_bytes, [&] {
         attention_forward(y, lse, wide, wide + C, wide + 2 * C, shape, static_cast<const int*>(nullptr), Dropout{},
@@ -126,9 +139,9 @@ void step_kernels(const ModelConfig& m, int B, int T, Set set, Each each) {
     });
     row("attention backward", L, Bound::attention, 2.5 * causal, 8 * x_bytes + lse_bytes, [&] {
         attention_backward(wide2, wide2 + C, wide2 + 2 * C, z, wide, wide + C, wide + 2 * C, y, lse, shape,
-                           static_cast<const int*>(nullptr), Dropout{}, stream);
+                           static_cast<const int*>(nullptr), Dropout{}, &sums, stream);
     });
-    linear("LM head", logits, x, chunk, C, Vp, chunks, true);
+    linear("LM head", logits, x, chunk, C, Vp, chunks, kNone);
     row("softmax, loss, dlogits", chunks, Bound::memory, 0, 2.0 * chunk * Vp * S, [&] {
         fused_classifier(logits, losses, targets, static_cast<const float*>(nullptr), state, chunk, m.V, Vp, true,
                          stream);
@@ -136,7 +149,7 @@ void step_kernels(const ModelConfig& m, int B, int T, Set set, Each each) {
     row("clear the residual's gradient", 1, Bound::memory, 0, x_bytes,
         [&] { CUDA_CHECK(cudaMemsetAsync(r, 0, static_cast<size_t>(NC) * sizeof(X), stream)); });
     row("layernorm backward", 2 * L + 1, Bound::memory, 0, 4 * x_bytes + 8.0 * N,
-        [&] { layernorm_backward(r, dw, db, y, x, w, mean, rstd, N, C, stream); });
+        [&] { layernorm_backward(r, dw, db, y, x, w, mean, rstd, N, C, &sums, stream); });
     row("encoder backward", 1, Bound::memory, 0, 4.0 * N + x_bytes + 8.0 * rows * C + 4.0 * T * C, [&] {
         encoder_backward(dw, dw + int64_t(Vp) * C, x, tokens, static_cast<const int*>(nullptr), B, T, C, m.V, Dropout{},
                          stream);
