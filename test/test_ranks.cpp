@@ -83,6 +83,24 @@ TEST_P(Ranks, OffloadedParts) {
     }
 }
 
+// A block's gradients are added up and its parts updated before the next block's.
+TEST_P(Ranks, FusedUpdates) {
+    const std::string options = small() + strf("-x %d -v 0 -b 3 --grad-clip 0.5 ", GetParam().few_steps);
+    for (const std::string what : is_slow()
+                                      ? std::vector<std::string>{"-z 3 --optimizer muon "}
+                                      : std::vector<std::string>{"-z 0 ", "-z 1 --optimizer muon ", "-z 2 ", "-z 3 "}) {
+        SCOPED_TRACE(what);
+        const std::string name = what.substr(3, 1), last = options + what + "--fuse-update last-norm --grad-clip 0 ";
+        expect_good(start(3, options + what + "-o unfused" + name));
+        expect_good(start(3, options + what + "--fuse-update two-passes -o two" + name));
+        expect_good(start(3, last + "-o last" + name));
+        expect_good(start(1, last + "-b 7 -z 0 -o one" + name));
+        for (const char* key : {"loss", "grad_norm"})
+            EXPECT_EQ(logged("two" + name, key), logged("unfused" + name, key));
+        expect_same_losses("last" + name, "one" + name);
+    }
+}
+
 // Whole matrices are divided in turn; what int8 keeps does not depend on who keeps it.
 TEST_P(Ranks, OtherOptimizers) {
     for (std::string which :

@@ -146,7 +146,8 @@ std::string change_text(const PlanSetup& asked, const Names& fixed, double limit
     if (best) return "it fits with " + changes(*best);
     // then everything at its least, and shorter sequences or more memory
     PlanSetup least = asked;
-    least.B = 1;
+    const bool fused = asked.fuse_update != FuseUpdate::off;
+    least.B = fused ? static_cast<int>(asked.own_sequences()) : 1;
     for (const Measure& m : kMeasures) m.set(least, m.most);
     const std::string more = "it needs " + human_bytes(demand(least)) + " at the least";
     for (int T = asked.T / 2; T >= 16; T /= 2) {
@@ -154,7 +155,7 @@ std::string change_text(const PlanSetup& asked, const Names& fixed, double limit
         shorter.T = T, shorter.sequences = asked.sequences * asked.T / T, shorter.B = 0;
         if (cheapest_fit(shorter, {}, limit, demand)) return more + strf("; it fits with --seq-len %d", T);
     }
-    return more + "; give it so much, or a smaller --model";
+    return more + "; give it so much, or a smaller --model" + (fused ? " or --total-batch-size (-d)" : "");
 }
 
 // ---- of a run ------------------------------------------------------------------------------------------------------
