@@ -257,8 +257,8 @@ class Trainer {
             update(*batch, &s, next_batch);
         }
         // By the norm of the step before, some blocks may be updated when another's gradient makes the update end.
-        const bool half = fuse == FuseUpdate::last_norm && s.skip && s.loss <= s.skip_loss_above;
-        const bool finite = std::isfinite(s.loss) && std::isfinite(s.grad_norm) && !half;
+        const bool partial = fuse == FuseUpdate::last_norm && s.skip && s.loss <= s.skip_loss_above;
+        const bool finite = std::isfinite(s.loss) && std::isfinite(s.grad_norm) && !partial;
         not_finite_in_a_row = finite ? 0 : not_finite_in_a_row + 1;
         if (!finite && o.on_nan == "rollback" && roll_back(step, at + n)) return false;
         if (!finite && (o.on_nan != "skip" || not_finite_in_a_row > 9)) not_finite(step, s);
@@ -340,7 +340,7 @@ class Trainer {
         return {signal != 0, most >= kRetry};
     }
 
-    // The update was not made, or not all of it (`half` above). Nothing that is on disk is touched.
+    // The update was not made, or not all of it (`partial` above). Nothing that is on disk is touched.
     [[noreturn]] void not_finite(int64_t step, const StepState& s) {
         look_at_checkpoint(true);
         log.clear_progress();
