@@ -273,7 +273,7 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .commands = TRAINING | PLAN, .recorded = true,
          .help = "update each block in the backward pass, and keep the gradients of one block at a time: off; last-norm, where "
                  "the norm of the step before says how much --grad-clip shortens a step (the first step takes two passes); "
-                 "two-passes, where a pass before finds the norm: a third to twice the time, and no number changes. Needs "
+                 "two-passes, where a pass before finds the norm: almost twice the time, and no number changes. Needs "
                  "one micro-batch a step"},
         {.name = "zero-stage", .flag = "z", .value = "STAGE", .field = &o.zero_stage, .limits = zero_to_three,
          .commands = TRAINING | PLAN, .recorded = true,
