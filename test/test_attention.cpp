@@ -110,9 +110,10 @@ void expect_all_types(const Problem& p, const char* name, double half = 1.5e-2) 
     expect_close(plain<bf16>(p, backward), want, half, backward);
     expect_close(run<double>(p, backward), want, 1e-13, backward);
     expect_close(run<float>(p, backward), want, 2e-6, backward);
-    // Both ways of multiplying bf16, whichever this CPU would choose.
+    // All ways of multiplying bf16, whichever this CPU would choose.
     expect_close(run<bf16, float>(p, backward), want, half, backward);
     expect_close(run<bf16, bf16_pair>(p, backward), want, half, backward);
+    if (amx_available() || !kCompiledForAmx) expect_close(run<bf16, amx_pair>(p, backward), want, half, backward);
 }
 
 // ---- the plain layer ----

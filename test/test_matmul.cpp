@@ -1,6 +1,8 @@
 // Matrix products, and the linear layers made of them: by oneDNN where it is built in, and by the portable tiles.
 #include <array>
+#include "llmc/cpu/amx.h"
 #include "llmc/cpu/matmul.h"
+#include "llmc/cpu/workspaces.h"
 #include "test/layer_test.h"
 
 namespace {
@@ -134,9 +136,11 @@ struct Product {
     }
 };
 
-template <typename X, typename O>
+const auto multiply = [](const auto& args) { matmul(args); };
+
+template <typename X, typename O, typename Multiply>
 void check_matmul(const Product<X>& p, bool accumulate, bool with_bias, Epilogue epilogue, bool with_aux,
-                  double tolerance) {
+                  double tolerance, Multiply run) {
     SCOPED_TRACE(testing::Message() << p.M << " x " << p.N << " x " << p.K << ", transposed " << p.a_transposed
                                     << p.b_transposed << ", accumulate " << accumulate << ", bias " << with_bias
                                     << ", epilogue " << int(epilogue) << ", aux " << with_aux);
@@ -154,10 +158,28 @@ void check_matmul(const Product<X>& p, bool accumulate, bool with_bias, Epilogue
     args.a_transposed = p.a_transposed, args.b_transposed = p.b_transposed, args.accumulate = accumulate;
     args.bias = with_bias ? bias.data() : nullptr;
     args.epilogue = epilogue, args.aux = with_aux ? aux.data() : nullptr;
-    matmul(args);
+    run(args);
     EXPECT_LT(relative_error(widen(out), want), tolerance);
     if (epilogue == Epilogue::gelu && with_aux) {
         EXPECT_LT(relative_error(widen(aux), want_aux), tolerance) << "value before GELU";
+    }
+}
+
+// All that a product can say, each with and without bias, or without alone.
+template <typename X, typename Multiply>
+void check_matmuls(int M, int N, int K, double tolerance, double into_float, bool with_bias, Multiply run) {
+    for (int transposed = 0; transposed < 4; transposed++) {
+        Product<X> p{M, N, K, (transposed & 1) != 0, (transposed & 2) != 0};
+        p.multiply();
+        for (bool bias : {false, true}) {
+            if (bias && !with_bias) continue;
+            check_matmul<X, X>(p, false, bias, Epilogue::none, false, tolerance, run);
+            check_matmul<X, X>(p, false, bias, Epilogue::gelu, true, tolerance, run);
+            check_matmul<X, X>(p, false, bias, Epilogue::gelu, false, tolerance, run);
+            check_matmul<X, X>(p, false, bias, Epilogue::gelu_backward, true, tolerance, run);
+            check_matmul<X, acc_t<X>>(p, false, bias, Epilogue::none, false, into_float, run);
+            check_matmul<X, acc_t<X>>(p, true, bias, Epilogue::none, false, into_float, run);
+        }
     }
 }
 
@@ -176,21 +198,35 @@ void check_matmuls(double tolerance, double into_float) {
                            {17, 530, 515},
                            {515, 9, 2050},
                            {2050, 17, 5}})
-        for (int transposed = 0; transposed < 4; transposed++) {
-            Product<X> p{M, N, K, (transposed & 1) != 0, (transposed & 2) != 0};
-            p.multiply();
-            for (bool bias : {false, true}) {
-                check_matmul<X, X>(p, false, bias, Epilogue::none, false, tolerance);
-                check_matmul<X, X>(p, false, bias, Epilogue::gelu, true, tolerance);
-                check_matmul<X, X>(p, false, bias, Epilogue::gelu, false, tolerance);
-                check_matmul<X, X>(p, false, bias, Epilogue::gelu_backward, true, tolerance);
-                check_matmul<X, acc_t<X>>(p, false, bias, Epilogue::none, false, into_float);
-                check_matmul<X, acc_t<X>>(p, true, bias, Epilogue::none, false, into_float);
-            }
-        }
+        check_matmuls<X>(M, N, K, tolerance, into_float, true, multiply);
 }
 TEST_P(MatmulStruct, Double) { check_matmuls<double>(1e-13, 1e-13); }
 TEST_P(MatmulStruct, Float) { check_matmuls<float>(2e-6, 2e-6); }
 TEST_P(MatmulStruct, Bf16) { check_matmuls<bf16>(6e-3, 2e-6); }
+
+// By tiles of AMX, or the loops that stand for them where this CPU has none: edges of tiles, of panels, of pieces of K; either
+// operand the larger one; sums that wait (K beyond kAmxDepth).
+TEST(MatmulAmx, AgreesWithLoops) {
+    if (kCompiledForAmx && !amx_available()) GTEST_SKIP() << "the kernel gives no tiles of AMX";
+    const auto by_tiles = [](const auto& args) { matmul_amx(args); };
+    for (auto [M, N, K] : {std::array{1, 1, 1}, {33, 17, 65}, {67, 545, 30}, {30, 259, 300}, {545, 65, 31}})
+        check_matmuls<bf16>(M, N, K, 6e-3, 2e-6, M == 33, by_tiles);
+    for (auto [M, N] : {std::array{19, 33}, {34, 7}})
+        check_matmuls<bf16>(M, N, kAmxDepth + 270, 6e-3, 2e-6, false, by_tiles);
+}
+// Blocks follow the number of threads; sums do not.
+TEST(MatmulAmx, SumsDoNotDependOnThreads) {
+    if (kCompiledForAmx && !amx_available()) GTEST_SKIP() << "the kernel gives no tiles of AMX";
+    Product<bf16> p{300, 140, 333, false, true};
+    std::vector<float> outs[2];
+    for (auto& out : outs) {
+        Threads threads(&out == outs ? 1 : 7);
+        out = unwritten<float>(p.M * p.N);
+        Matmul<bf16, float> args{.out = out.data(), .a = p.a.data(), .b = p.b.data(), .M = p.M, .N = p.N, .K = p.K};
+        args.b_transposed = true;
+        matmul_amx(args);
+    }
+    EXPECT_EQ(outs[0], outs[1]);
+}
 
 }  // namespace

@@ -7,17 +7,24 @@ namespace attention_detail {
 LLMC_ATTENTION(, float);
 LLMC_ATTENTION(, double);
 LLMC_ATTENTION(, bf16);
+template decltype(forward<bf16, amx_pair>) forward<bf16, amx_pair>;
+template decltype(backward<bf16, amx_pair>) backward<bf16, amx_pair>;
 }  // namespace attention_detail
 
 template <typename X>
 void attention_forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const AttentionShape& s,
                        const int* doc_start, Dropout dropout, CpuStream) {
+    if constexpr (std::is_same_v<X, bf16>)
+        if (amx_available()) return attention_detail::forward<X, amx_pair>(out, lse, q, k, v, s, doc_start, dropout);
     attention_detail::forward<X, attention_detail::operand_t<X>>(out, lse, q, k, v, s, doc_start, dropout);
 }
 template <typename X>
 void attention_backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const X* v, const X* out,
                         const acc_t<X>* lse, const AttentionShape& s, const int* doc_start, Dropout dropout,
                         CpuStream) {
+    if constexpr (std::is_same_v<X, bf16>)
+        if (amx_available())
+            return attention_detail::backward<X, amx_pair>(dq, dk, dv, dout, q, k, v, out, lse, s, doc_start, dropout);
     attention_detail::backward<X, attention_detail::operand_t<X>>(dq, dk, dv, dout, q, k, v, out, lse, s, doc_start,
                                                                   dropout);
 }

@@ -91,13 +91,17 @@ void forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const At
     parallel_for_dynamic(int64_t(heads) * parts, [&](int64_t task) {
         const int b = int(task / parts / s.NKV), kv_head = int(task / parts % s.NKV), part = int(task % parts);
         const int* starts = doc_start ? doc_start + int64_t(b) * s.Tk : nullptr;
-        E *keys = scratch<E>(0, size_t(s.Tk) * k_width), *values = scratch<E>(1, size_t(packed<E>(s.Tk)) * width);
+        [[maybe_unused]] const Tiles<E> tiles;
+        E* keys = scratch<E>(0, size_t(padded_rows<E>(s.Tk)) * k_width);
+        E* values = scratch<E>(1, key_columns_size<E>(s.Tk, s.HS));
         E *rows = scratch<E>(2, size_t(kQueries) * k_width), *columns = scratch<E>(3, size_t(k_width) * kQueries);
-        A *p = scratch<A>(4, kKeys * kQueries), *o = scratch<A>(5, size_t(kQueries) * width);
+        A *p = scratch<A>(4, kKeys * kQueries), *o = scratch<A>(5, size_t(s.HS) * kQueries);
+        A* room = scratch<A>(8, size_t(kQueries) * width);
         E* packed_p = scratch<E>(7, kKeys * kQueries);
         float* mask = scratch<float>(6, kKeys * kQueries);
         pack_rows(keys, k_width, k + b * s.kv_batch + kv_head * s.HS, s.kv_row, s.Tk, s.HS);
-        pack_columns(values, width, v + b * s.kv_batch + kv_head * s.HS, s.kv_row, s.Tk, s.HS);
+        pack_key_columns(values, scratch<E>(10, size_t(kKeys) * width), width, v + b * s.kv_batch + kv_head * s.HS,
+                         s.kv_row, s.Tk, s.HS);
         for (int h = kv_head * group; h < (kv_head + 1) * group; h++) {
             for (int t = part * kQueries; t < s.Tq; t += parts * kQueries) {
                 QueryBlock block(std::min(kQueries, s.Tq - t), t + offset, starts);
@@ -106,7 +110,7 @@ void forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const At
                 A m[kQueries], l[kQueries], rescale[kQueries];
                 std::fill_n(m, kQueries, A(-1e30));
                 std::fill_n(l, kQueries, A(0));
-                std::fill_n(o, block.n * width, A(0));
+                std::fill_n(o, s.HS * kQueries, A(0));
                 for (int key = block.first_key / kKeys * kKeys; key < block.end_key; key += kKeys) {
                     int n = std::min(kKeys, block.end_key - key);
                     score_product(p, keys + size_t(key) * k_width, k_width, columns, block, key, n, k_width);
@@ -116,15 +120,17 @@ void forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const At
                         tile_dropout(mask, dropout, b, h, block, key, n, s.Tk);
                         for (int e = 0; e < n * kQueries; e++) p[e] *= mask[e];
                     }
-                    for (int i = 0; i < block.n; i++)
-                        for (int d = 0; d < width; d++) o[i * width + d] *= rescale[i];
-                    query_product(o, pack_along_keys(packed_p, p, n), values + size_t(key) / kPack<E> * width, block,
-                                  key, n, width);
+                    for (int d = 0; d < s.HS; d++)
+                        for (int i = 0; i < kQueries; i++) o[d * kQueries + i] *= rescale[i];
+                    query_product(o, values + size_t(key) / kKeys * padded_rows<E>(s.HS) * kBlockKeys<E>,
+                                  pack_along_keys(packed_p, p, n), block, key, n, s.HS);
                 }
                 for (int i = 0; i < block.n; i++) {
-                    store_row(out + b * s.out_batch + (t + i) * s.out_row + h * s.HS, o + i * width, s.HS, 1 / l[i]);
                     if (lse) lse[(int64_t(b) * s.NH + h) * s.Tq + t + i] = m[i] * scale + std::log(l[i]);
+                    l[i] = 1 / l[i];
                 }
+                store_queries(out + b * s.out_batch + t * s.out_row + h * s.HS, s.out_row, o, room, block.n, s.HS,
+                              width, l);
             }
         }
     });
@@ -149,18 +155,21 @@ void backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const 
         const int64_t kv_offset = b * s.kv_batch + kv_head * s.HS;
         const int* starts = doc_start ? doc_start + int64_t(b) * T : nullptr;
         // rows: as score_product reads them; columns: packed the other way, as query_product and key_product do.
+        [[maybe_unused]] const Tiles<E> tiles;
         const size_t row_tile = size_t(kQueries) * k_width, column_tile = size_t(kQueries) * width;
-        E *key_rows = scratch<E>(0, 2 * size_t(T) * k_width), *value_rows = key_rows + size_t(T) * k_width;
-        E *key_columns = scratch<E>(1, size_t(packed<E>(T)) * width), *rows = scratch<E>(2, row_tile);
+        E* key_rows = scratch<E>(0, 2 * size_t(padded_rows<E>(T)) * k_width);
+        E* value_rows = key_rows + size_t(padded_rows<E>(T)) * k_width;
+        E *key_columns = scratch<E>(1, key_columns_size<E>(T, s.HS)), *rows = scratch<E>(2, row_tile);
         E *queries = scratch<E>(3, 2 * row_tile), *douts = queries + row_tile;
         E *query_columns = scratch<E>(8, 2 * column_tile), *dout_columns = query_columns + column_tile;
-        A *p = scratch<A>(4, 2 * kKeys * kQueries), *ds = p + kKeys * kQueries, *dqueries = scratch<A>(5, column_tile);
+        A *p = scratch<A>(4, 2 * kKeys * kQueries), *ds = p + kKeys * kQueries;
+        A *dqueries = scratch<A>(5, 2 * column_tile), *room = dqueries + column_tile;
         A *dkeys = scratch<A>(9, 2 * size_t(T) * width), *dvalues = dkeys + size_t(T) * width;
         E* packed_p = scratch<E>(7, kKeys * kQueries);
         float* mask = scratch<float>(6, kKeys * kQueries);
         pack_rows(key_rows, k_width, k + kv_offset, s.kv_row, T, s.HS);
         pack_rows(value_rows, k_width, v + kv_offset, s.kv_row, T, s.HS);
-        pack_columns(key_columns, width, k + kv_offset, s.kv_row, T, s.HS);
+        pack_key_columns(key_columns, scratch<E>(10, size_t(kKeys) * width), width, k + kv_offset, s.kv_row, T, s.HS);
         std::fill_n(dkeys, 2 * size_t(T) * width, A(0));
         for (int h = kv_head * group; h < (kv_head + 1) * group; h++) {
             for (int t = 0; t < T; t += kQueries) {
@@ -174,7 +183,7 @@ void backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const 
                 transpose_queries(douts, rows, k_width, block.n, k_width);
                 pack_columns(query_columns, width, q + q_offset, s.q_row, block.n, s.HS);
                 pack_columns(dout_columns, width, dout + out_offset, s.out_row, block.n, s.HS);
-                std::fill_n(dqueries, block.n * width, A(0));
+                std::fill_n(dqueries, s.HS * kQueries, A(0));
                 A log_sum[kQueries] = {}, D[kQueries] = {};
                 for (int i = 0; i < block.n; i++) {
                     log_sum[i] = lse[(int64_t(b) * s.NH + h) * T + t + i];
@@ -198,11 +207,12 @@ void backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const 
                                     width);
                     }
                     if (for_queries)
-                        query_product(dqueries, pack_along_keys(packed_p, ds, n), key_columns + column / kPack<E>,
-                                      block, key, n, width);
+                        query_product(dqueries,
+                                      key_columns + size_t(key) / kKeys * padded_rows<E>(s.HS) * kBlockKeys<E>,
+                                      pack_along_keys(packed_p, ds, n), block, key, n, s.HS);
                 }
-                for (int i = 0; for_queries && i < block.n; i++)
-                    store_row(dq + q_offset + i * s.q_row, dqueries + i * width, s.HS, scale);
+                std::fill_n(log_sum, kQueries, scale);
+                if (for_queries) store_queries(dq + q_offset, s.q_row, dqueries, room, block.n, s.HS, width, log_sum);
             }
         }
         for (int j = 0; j < T; j++) {
@@ -213,12 +223,14 @@ void backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const 
     });
 }
 
-// attention.cpp compiles these for each storage type with the operand that suits this CPU; tests compile the other one.
+// attention.cpp compiles these for each storage type with the operands that suit this CPU; tests compile the others.
 #define LLMC_ATTENTION(PREFIX, X)                                                \
     PREFIX template decltype(forward<X, operand_t<X>>) forward<X, operand_t<X>>; \
     PREFIX template decltype(backward<X, operand_t<X>>) backward<X, operand_t<X>>
 LLMC_ATTENTION(extern, float);
 LLMC_ATTENTION(extern, double);
 LLMC_ATTENTION(extern, bf16);
+extern template decltype(forward<bf16, amx_pair>) forward<bf16, amx_pair>;
+extern template decltype(backward<bf16, amx_pair>) backward<bf16, amx_pair>;
 
 }  // namespace attention_detail

@@ -11,15 +11,20 @@
 #include "llmc/base/bf16.h"
 #include "llmc/cpu/math.h"
 
+// Where y is 0 to 24 digits: beyond, s would be too small for a normal float, and arithmetic on such takes ten times as long.
+constexpr double kGeluFarLeft = -8.5;
+
 // A is float or double.
 template <typename A>
 inline A gelu(A x) {
-    A u2 = x * (A(1.5957691216057308) + A(1.5957691216057308 * 0.044715) * x * x);  // 2u, with 2 sqrt(2/pi)
+    A z = at_least(x, A(kGeluFarLeft));
+    A u2 = z * (A(1.5957691216057308) + A(1.5957691216057308 * 0.044715) * z * z);  // 2u, with 2 sqrt(2/pi)
     return x / (A(1) + fast_exp(-u2));
 }
 
 template <typename A>
 inline A gelu_gradient(A x) {
+    x = at_least(x, A(kGeluFarLeft));
     A u2 = x * (A(1.5957691216057308) + A(1.5957691216057308 * 0.044715) * x * x);
     A s = A(1) / (A(1) + fast_exp(-u2));
     return s + x * s * (A(1) - s) * (A(1.5957691216057308) + A(1.5957691216057308 * 3 * 0.044715) * x * x);

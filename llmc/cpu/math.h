@@ -19,13 +19,18 @@ inline void store(X& to, acc_t<X> value) {
     else to = value;
 }
 
+// The larger of x and low, NaN if x is. By a bit mask: from "x < low ? low : x" GCC makes a path of its own for the
+// constant, with its own divisions, beside what it computes from x as it was.
+inline float at_least(float x, float low) {
+    int32_t below = -(x < low);
+    return std::bit_cast<float>((std::bit_cast<int32_t>(x) & ~below) | (std::bit_cast<int32_t>(low) & below));
+}
+inline double at_least(double x, double low) { return x < low ? low : x; }
+inline float at_most(float x, float high) { return -at_least(-x, -high); }
+
 // Saturates: 1.2e-38 below -87.3 (which no sum of ours can see) and 2.4e38 above 88.37. NaN stays NaN.
 inline float fast_exp(float x) {
-    // Clamped by bit masks: from "x < a ? a : x" GCC makes paths of their own for the constants, each with its own
-    // divisions.
-    int32_t below = -(x < -87.33f), above = -(x > 88.37f);
-    x = std::bit_cast<float>((std::bit_cast<int32_t>(x) & ~(below | above)) |
-                             (std::bit_cast<int32_t>(-87.33f) & below) | (std::bit_cast<int32_t>(88.37f) & above));
+    x = at_most(at_least(x, -87.33f), 88.37f);
     float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's low mantissa bits are n
     float n = shifted - 12582912.0f;
     float r = x - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts, so that r keeps all its bits

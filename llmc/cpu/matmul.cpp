@@ -2,36 +2,16 @@
 //
 //   out (M,N) = [accumulate ? out : 0] + op(a) (M,K) . op(b) (K,N) + bias (N), then the epilogue    (arguments.h)
 //
-// Products go to oneDNN where the build has it (matmul_onednn.cpp: AMX, AVX-512 or AVX2, whatever the
-// CPU offers) and else, and always in double, to the portable tiles below.
+// Large products of bf16 go to AMX where the CPU has it (matmul_amx.cpp); the others to oneDNN where the build has it
+// (matmul_onednn.cpp: AVX-512 or AVX2, whatever the CPU offers) and else, and always in double, to the portable tiles below.
 #include "llmc/cpu/layers.h"
 #include "llmc/cpu/instantiate.h"
 #include "llmc/base/bf16.h"
-#include "llmc/cpu/gelu.h"
 #include "llmc/cpu/matmul.h"
 #include "llmc/cpu/gemm.h"
+#include "llmc/cpu/workspaces.h"
 #include "llmc/base/parallel.h"
 #include "llmc/model/arguments.h"
-
-// The end of a row of products: sum (count), for columns n0 and on of row m.
-template <typename X, typename O>
-inline void finish_row(const Matmul<X, O>& args, int m, int n0, int count, acc_t<X>* sum) {
-    using A = acc_t<X>;
-    int64_t at = int64_t(m) * args.N + n0;
-    O* out = args.out + at;
-    if (args.bias)
-        for (int n = 0; n < count; n++) sum[n] += A(args.bias[n0 + n]);
-    if (args.accumulate)
-        for (int n = 0; n < count; n++) sum[n] += A(out[n]);
-    if (args.epilogue == Epilogue::gelu) {
-        if (args.aux)  // y is a function of what the backward pass will see
-            for (int n = 0; n < count; n++) store(args.aux[at + n], sum[n]), sum[n] = A(args.aux[at + n]);
-        for (int n = 0; n < count; n++) sum[n] = gelu(sum[n]);
-    }
-    if (args.epilogue == Epilogue::gelu_backward)
-        for (int n = 0; n < count; n++) sum[n] *= gelu_gradient(A(args.aux[at + n]));
-    for (int n = 0; n < count; n++) store(out[n], static_cast<acc_t<O>>(sum[n]));
-}
 
 // Blocks of out, each on one thread: the products of the block into scratch in A's type, then bias, epilogue and the
 // store. The order of the sums depends on K alone, so the blocks may follow the number of threads without changing the
@@ -138,6 +118,8 @@ void matmul_few(const Matmul<X, O>& args) {
 template <typename X, typename O>
 void matmul(const Matmul<X, O>& args, CpuStream) {
     if (args.M <= matmul_few_rows && args.b_transposed && !args.a_transposed) return matmul_few(args);
+    if constexpr (std::is_same_v<X, bf16>)
+        if (worth_amx(args.M, args.N, args.K)) return matmul_amx(args);
 #ifdef USE_ONEDNN
     if constexpr (!std::is_same_v<X, double>) {
         if (matmul_use_onednn() && matmul_onednn(args)) return;

@@ -92,7 +92,7 @@ Product make_product(const Matmul<X, O>& p, bool fused_gelu) {
     Product product;
     if (std::is_same_v<X, bf16>) say_if_bf16_is_slow();
     try {
-        auto description = describe(p, worth_packing(p.M, p.K, p.b_transposed), fused_gelu);
+        auto description = describe(p, worth_packing(p.M, p.N, p.K, p.b_transposed, sizeof(X)), fused_gelu);
         // The reference implementation is a plain loop, far slower than ours.
         if (std::is_same_v<X, bf16> && std::string(description.impl_info_str()).find("ref") != std::string::npos)
             return product;

@@ -101,6 +101,19 @@ using bf16_pair = uint32_t;
 
 inline bf16_pair pair_of(bf16 first, bf16 second) { return first.bits | uint32_t{second.bits} << 16; }
 
+// Lane by lane a pair of first and second; to = x. Both rounded to nearest.
+inline Vector<uint32_t> rounded(Vector<float> x) {  // in the upper half
+    const Vector<uint32_t> bits = (Vector<uint32_t>)x, up = bits + 0x7fff + (bits >> 16 & 1), quiet = bits | 0x400000;
+    return (bits & 0x7fffffff) > 0x7f800000 ? quiet : up;  // rounding must not turn a NaN into infinity
+}
+inline Vector<bf16_pair> pair_vectors(Vector<float> first, Vector<float> second) {
+    return rounded(first) >> 16 | (rounded(second) & 0xffff0000u);
+}
+inline void store_bf16(bf16* to, Vector<float> x) {
+    using Halves = VectorOf<uint16_t, kVectorBytes / 2>;
+    *reinterpret_cast<Halves::in_memory*>(to) = __builtin_convertvector(rounded(x) >> 16, Halves::type);
+}
+
 // sum + a * b
 template <typename A>
 [[gnu::always_inline]] inline Vector<A> multiply_add(Vector<A> sum, A a, Vector<A> b) {

@@ -4,20 +4,30 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include "llmc/cpu/amx.h"
 #include "llmc/model/activations.h"
 #include "llmc/model/config.h"
 #include "llmc/model/step_state.h"
 
 // Whether a product of (M,K) and (K,N) copies the latter into the layout that oneDNN likes best, for this one product. With
-// AVX-512 that wins 3 to 15% at M = 4096 (AMX: more) and 7 to 25% where b's rows are long strides apart, as in dx; else it
-// costs up to 5%.
-inline bool worth_packing(int64_t M, int64_t K, bool b_transposed) {
-    return M >= 2048 || (M >= 512 && K >= 2048 && !b_transposed);
+// AVX-512 that wins 3 to 15% at M = 4096 (AMX: more) and 7 to 25% where b's rows are long strides apart, as in dx; where
+// those are whole pages, all in the same sets of a cache, half of the time; else it costs up to 5%.
+inline bool worth_packing(int64_t M, int64_t N, int64_t K, bool b_transposed, size_t element) {
+    const bool same_sets = static_cast<size_t>(N) * element % 4096 == 0;
+    return M >= 2048 || (M >= 512 && !b_transposed && (K >= 2048 || same_sets));
 }
 // That copy, of elements of so many bytes: columns in blocks of 64, rows of at most 16.
 inline size_t packed_bytes(int64_t M, int64_t N, int64_t K, bool b_transposed, size_t element) {
-    if (!worth_packing(M, K, b_transposed)) return 0;
+    if (!worth_packing(M, N, K, b_transposed, element)) return 0;
     return static_cast<size_t>((K + 15) / 16 * 16) * static_cast<size_t>((N + 63) / 64 * 64) * element;
+}
+
+// Products of bf16 by AMX (matmul_amx.cpp): worth their copies from some rows on. Sums go along K a piece at a time.
+constexpr int kAmxDepth = 3072;
+inline bool worth_amx(int64_t M, int64_t N, int64_t K) { return M >= 128 && N >= 32 && K >= 32 && amx_available(); }
+// The copy of the smaller operand, in tiles of 32 x 16.
+inline size_t packed_amx_bytes(int64_t M, int64_t N, int64_t K) {
+    return static_cast<size_t>((K + 31) / 32 * 32) * static_cast<size_t>((std::min(M, N) + 31) / 32 * 32) * 2;
 }
 
 // Working memory of a thread: tiles of products and of attention, oneDNN's scratch: measured (dev/bench/memory_table.sh); and one
