@@ -61,13 +61,13 @@ for room in base model plain cpu cuda objectives text files ranks run; do
     [ -z "$(git ls-files "llmc/$room/*")" ] || printf '  llmc/%-36s %6d lines in %d files\n' "$room/" "$(count "llmc/$room/*")" "$(git ls-files "llmc/$room/*" | wc -l)"
 done
 optimizers=(llmc/model/optimizer.h llmc/model/moments.h 'llmc/model/optimizers/*' llmc/plain/optimizer.h)
-budget 3600 "what a reader reads: gpt2.h, plain/, model/" ':(glob)llmc/*.h' 'llmc/plain/*' 'llmc/model/*' "${optimizers[@]/#/:!}"
+budget 3680 "what a reader reads: gpt2.h, plain/, model/" ':(glob)llmc/*.h' 'llmc/plain/*' 'llmc/model/*' "${optimizers[@]/#/:!}"
 budget 600 "optimizers, of model/ and plain/" "${optimizers[@]}"
 budget 7000 "llmc/cuda/" 'llmc/cuda/*'
 budget 3000 "llmc/cpu/" 'llmc/cpu/*'
 budget 7000 "text/ and data/" 'llmc/text/*' 'data/*.cpp' 'data/*.h'
 budget 2500 "objectives/" 'llmc/objectives/*'
-budget 13500 "base/, files/, ranks/, run/, and the programs" 'llmc/base/*' 'llmc/files/*' 'llmc/ranks/*' 'llmc/run/*' 'train_gpt2.*'
+budget 13700 "base/, files/, ranks/, run/, and the programs" 'llmc/base/*' 'llmc/files/*' 'llmc/ranks/*' 'llmc/run/*' 'train_gpt2.*'
 
 # A file fits one idea: 500 lines are the limit, generated tables apart.
 while read -r lines file; do

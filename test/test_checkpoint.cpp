@@ -91,7 +91,7 @@ TEST(Checkpoint, StateComesBackExactly) {
     s.optimizer_updates = 42;
     s.next_sample = int64_t{1} << 60;
     s.seed = 0xfedcba9876543210;
-    s.seconds = 5e-324;
+    s.seconds = 5e-324, s.last_norm = 0.1;
     std::mt19937_64 random(3);
     for (int i = 0; i < 200; i++) {
         double x;
@@ -118,6 +118,7 @@ TEST(Checkpoint, StateComesBackExactly) {
     EXPECT_EQ(t.seconds, s.seconds);
     EXPECT_EQ(t.loss_window, s.loss_window);
     EXPECT_EQ(t.norm_window, s.norm_window);
+    EXPECT_EQ(t.last_norm, s.last_norm);
     EXPECT_TRUE(std::signbit(t.norm_window.back()));
     EXPECT_EQ(t.options_json, s.options_json);
     EXPECT_EQ(t.data_json, s.data_json);

@@ -73,8 +73,8 @@ TEST_F(Policies, LearnFromRewards) {
 }
 
 TEST_F(Policies, ResumeBitForBit) {
-    for (const std::string how : {"--objective ppo --minibatches 2 --rollout-epochs 2", "--objective ppo --lora-rank 2",
-                                  "--objective grpo --group-size 4"}) {
+    for (const std::string how : {"--objective ppo --minibatches 2 --rollout-epochs 2 --fuse-update last-norm -b 8",
+                                  "--objective ppo --lora-rank 2", "--objective grpo --group-size 4"}) {
         SCOPED_TRACE(how);
         expect_good(learn(how + " -l 1e-3 -x 5 -n 3 -nk 0 -v 2 --reward match:a --reward-command 'while read x; do "
                                 "echo ${#x}; done' -o run"));

@@ -83,6 +83,22 @@ TEST_P(Ranks, OffloadedParts) {
     }
 }
 
+// A block's gradients are added up and its parts updated before the next block's.
+TEST_P(Ranks, FusedUpdates) {
+    for (const char* what : {"-z 0 ", "-z 2 --optimizer muon ", "-z 3 "}) {
+        if (is_slow() && what[3] != '2') continue;
+        SCOPED_TRACE(what);
+        const std::string options = small() + strf("-x %d -v 0 --grad-clip 0.5 ", GetParam().few_steps) + what,
+                          stage(what + 3, 1);
+        expect_good(start(1, options + "-b 7 -o one" + stage));
+        expect_good(start(3, options + "-b 3 -o two" + stage + " --fuse-update two-passes"));
+        expect_same_losses("two" + stage, "one" + stage);
+        for (int ranks : {1, 3})
+            expect_good(start(ranks, options + strf("-b 7 -o last%d", ranks) + stage + " --fuse-update last-norm"));
+        expect_same_losses("last3" + stage, "last1" + stage);
+    }
+}
+
 // Whole matrices are divided in turn; what int8 keeps does not depend on who keeps it.
 TEST_P(Ranks, OtherOptimizers) {
     for (std::string which :

@@ -45,12 +45,12 @@ class RunMemory : public Program {
 // Few steps at sizes where 2% are a few megabytes; dev/bench/memory_table.sh is the long table.
 TEST_F(RunMemory, IsWhatWasStated) {
     if (kSanitized) GTEST_SKIP() << "the sanitizer takes memory of its own";
-    for (const char* options : {
-             "-e L2:H3:C192:T64:V9001 -b 3 -d 448 -x 2 -n 1",                        // with a copy for checkpoints
-             "-e L2:H3:C192:T64:V9001 -b 7 -d 448 -x 1 --precision bf16 -r 2",       //
-             "-e L2:H3:C228:T50:V9001 -b 9 -d 450 -x 1 -r 3 --state-type int8",      // odd widths
-             "-e L3:H2:C128:T300:V300 -b 8 -d 2400 -x 1 --optimizer muon -s 1 -g 3"  // activations more than weights
-         }) {
+    for (const char* options :
+         {"-e L2:H3:C192:T64:V9001 -b 3 -d 448 -x 2 -n 1",                         // with a copy for checkpoints
+          "-e L2:H3:C192:T64:V9001 -b 7 -d 448 -x 1 --precision bf16 -r 2",        //
+          "-e L2:H3:C228:T50:V9001 -b 9 -d 450 -x 1 -r 3 --state-type int8",       // odd widths
+          "-e L3:H2:C128:T300:V300 -b 8 -d 2400 -x 1 --optimizer muon -s 1 -g 3",  // activations more than weights
+          "-e L6:H4:C256:T64:V300 -d 128 -x 2 --fuse-update last-norm"}) {
         SCOPED_TRACE(options);
         expect_as_stated(run(options));
     }

@@ -42,6 +42,7 @@ for precision in fp32 bf16; do
     for B in 1 3 8; do train "-e L4:H4:C256:T256:V8000 -b $B -d 2048 -x 3 -n 1 --precision $precision"; done
     for optimizer in muon sgd adagrad adadelta; do train "-e L3:H7:C364:T200:V8001 -b 5 -d 1000 -x 2 --optimizer $optimizer --precision $precision"; done
     train "-e L2:H8:C1024:T128:V12000 -b 4 -d 1024 -x 2 --precision $precision"
+    train "-e L6:H6:C384:T64:V300 -d 256 -x 2 --fuse-update last-norm --precision $precision"
     train "-e L2:H4:C256:T1500:V300 -b 1 -d 1500 -x 2 --precision $precision"
     train "-e L3:H3:C342:T150:V5003 -b 7 -d 3000 -x 2 -s 1 -g 5 --precision $precision"
     train "-e L6:H6:C384:T256:V12000 -b 3 -d 2048 -x 2 --dropout 0.1 --precision $precision"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What smaller optimizer state costs in loss: the same run with moments in fp32, bf16 and 8 bits, in fp32 and in bf16 weights without
-# masters, on real text (FOLDOC, see dev/examples/foldoc.sh). The mark: losses within 0.5% of the fp32 state's. Writes the report on the
-# standard output.
+# masters, and with gradients of a block at a time, clipped by the norm of the step before; on real text (FOLDOC, see
+# dev/examples/foldoc.sh). The mark: losses within 0.5% of the fp32 state's. Writes the report on the standard output.
 #
 #   dev/bench/state_types.sh [STEPS] >dev/reports/state_types_MACHINE.md        (STEPS: 1000; minutes on two cores)
 set -euo pipefail
@@ -31,6 +31,7 @@ line() {  # line NAME WEIGHTS MOMENTS BYTES OPTIONS...
 }
 line fp32 fp32 fp32 8
 line fp32-seed "fp32, another seed" fp32 8 --seed 7
+line fp32-last "fp32, \`--fuse-update last-norm\`" fp32 8 --fuse-update last-norm
 line fp32-bf16 fp32 bf16 4 --state-type bf16
 line fp32-int8 fp32 "8 bits" 2.06 --state-type int8
 line bf16-masters "bf16, fp32 masters" fp32 12 --precision bf16

@@ -114,6 +114,7 @@ void write_state(const std::string& dir, const ModelConfig& config, const ModelT
                      {"seconds", number_json(state.seconds)},
                      {"loss_window", window_json(state.loss_window)},
                      {"norm_window", window_json(state.norm_window)},
+                     {"last_norm", number_json(state.last_norm)},
                      {"parameters", parameter_count(config)},
                      {"precision", tensors.bf16 ? "bf16" : "fp32"},
                      {"options", parse_part(state.options_json)},
@@ -228,6 +229,7 @@ TrainerState read_trainer_state(const std::string& checkpoint) {
         s.seconds = json_number(j.at("seconds"));
         s.loss_window = json_window(j.at("loss_window"));
         s.norm_window = json_window(j.at("norm_window"));
+        if (j.contains("last_norm")) s.last_norm = json_number(j["last_norm"]);
         if (j.contains("clock")) {
             s.clock.limit = json_number(j["clock"].at("limit"));
             s.clock.position = json_number(j["clock"].at("position"));

@@ -24,6 +24,7 @@ struct TrainerState {
     uint64_t seed = 0;                             // with step: the whole random state (philox.h)
     double seconds = 0;                            // trained so far, with validations, samples and checkpoints
     std::vector<double> loss_window, norm_window;  // of the outlier detectors
+    double last_norm = -1;                         // of the gradient of the last update; -1: there was none
     struct {                                       // what the clock of --time-limit has decided (schedule.h)
         double limit = 0, position = 0;            // limit 0: there was none
         int64_t end = 0;

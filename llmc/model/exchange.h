@@ -105,18 +105,18 @@ class Exchange {
         Bucket bucket = memory_.shards.bucket(b);
         if (bucket.rows == 0) return;
         size_t n = static_cast<size_t>(memory_.shards.part(b));
-        G* own = memory_.own_grads + memory_.shards.local(b);
-        int slot = memory_.shards.slot(b);
+        G *here = memory_.bucket_gradients(b), *own = memory_.summed_gradients(b);
         auto& network = machine_.network();
         const auto to_owners = [&] {
-            comm_->reduce_scatter(memory_.received, memory_.grad_slots[slot], n, network);
+            comm_->reduce_scatter(memory_.received, here, n, network);
             add_to(own, memory_.received, memory_.shards.part(b), network);
         };
-        if (memory_.stage >= 2) return gradients_.put_away(slot, to_owners, Lane::network);
+        if (memory_.stage >= 2 && !memory_.fused)
+            return gradients_.put_away(memory_.shards.slot(b), to_owners, Lane::network);
         machine_.follow_computation();
-        if (memory_.stage == 0)
-            comm_->all_reduce(memory_.grads + bucket.begin, static_cast<size_t>(bucket.size), network);
-        if (memory_.stage == 1) comm_->reduce_scatter(own, memory_.grads + bucket.begin, n, network);
+        if (memory_.stage == 0) comm_->all_reduce(here, static_cast<size_t>(bucket.size), network);
+        else comm_->reduce_scatter(own, here, n, network);
+        if (memory_.fused) machine_.join();
     }
     // The layers wait for all that travels. (A captured graph must end with all its work in one stream.)
     void join() {
@@ -127,30 +127,29 @@ class Exchange {
 
     // ---- the update ----
 
-    // The sum of losses is over all ranks. At stage 0 every rank has the whole gradient and so its norm; else the
-    // norm's square is summed over the parts.
+    // The sum of losses (n, or 0: that is done) is over all ranks. At stage 0 every rank has the whole gradient and so its norm;
+    // else the norm's square is summed over the parts.
     void sum_losses_and_norm(double* sums, int n, double* norm_squared) {
         if (memory_.world == 1) return;
         machine_.follow_computation();
-        comm_->all_reduce(sums, static_cast<size_t>(n), machine_.network());
+        if (n > 0) comm_->all_reduce(sums, static_cast<size_t>(n), machine_.network());
         if (memory_.stage > 0) comm_->all_reduce(norm_squared, 1, machine_.network());
         machine_.join();
     }
     // Bucket b's summed gradients, or what Muon has made of them, whole (stages 1 to 3), where its gradients are computed; and
     // the sum of what ranks have in it back to the owners of its elements.
     G* gather_gradients(int b) {
-        G* whole = memory_.stage == 1 ? memory_.grads + memory_.shards.bucket(b).begin
-                                      : memory_.grad_slots[memory_.shards.slot(b)];
+        G* whole = memory_.bucket_gradients(b);
         machine_.follow_computation();
-        comm_->all_gather(whole, memory_.own_grads + memory_.shards.local(b),
-                          static_cast<size_t>(memory_.shards.part(b)), machine_.network());
+        comm_->all_gather(whole, memory_.summed_gradients(b), static_cast<size_t>(memory_.shards.part(b)),
+                          machine_.network());
         machine_.join();
         return whole;
     }
     void return_gradients(int b, const G* whole) {
         machine_.follow_computation();
-        comm_->reduce_scatter(memory_.own_grads + memory_.shards.local(b), whole,
-                              static_cast<size_t>(memory_.shards.part(b)), machine_.network());
+        comm_->reduce_scatter(memory_.summed_gradients(b), whole, static_cast<size_t>(memory_.shards.part(b)),
+                              machine_.network());
         machine_.join();
     }
     // Each rank has updated its part: the weights come together again (stages 1 and 2).

@@ -19,6 +19,7 @@ struct ModelMemory {
     const int rank, world, stage;  // stage 0 where nothing is divided: one rank, or no training
     const bool trained;            // with gradients and optimizer
     const Offload away;            // what of the following lies in `host`
+    const bool fused;              // gradients are there while the backward pass is at their bucket
     std::vector<Parameter> table;
     Sharding shards;
     int64_t size;  // elements of a whole arena
@@ -28,7 +29,7 @@ struct ModelMemory {
     X* weights = nullptr;
     G* grads = nullptr;
     bool whole_weights() const { return stage < 3 && !away.weights; }
-    bool whole_gradients() const { return stage < 2 && !away.gradients; }
+    bool whole_gradients() const { return stage < 2 && !away.gradients && !fused; }
     // In the local arena, which at stage 0 is the whole one: weights (stage 3, or away), summed gradients, fp32 weights (bf16
     // only), the optimizer's moments
     X* weight_part = nullptr;
@@ -49,6 +50,7 @@ struct ModelMemory {
           stage(o.world > 1 && o.training ? zero_stage : 0),
           trained(with_gradients),
           away(o.training ? o.offload : Offload{}),
+          fused(o.training && o.fuse_update != FuseUpdate::off),
           table(table_for(stage > 0 ? world : 1)),
           shards(table, blocks, stage > 0 ? rank : 0, stage > 0 ? world : 1),
           size(arena_size(table, shards.world())),
@@ -58,12 +60,13 @@ struct ModelMemory {
         else add(away.weights, parameters, &weight_part, local);
         for (int slot = 0; slot < Sharding::kSlots; slot++) {
             if (!whole_weights()) parameters.add(&weight_slots[slot], shards.slot_size(slot));
-            if (!whole_gradients() && trained) gradients.add(&grad_slots[slot], shards.slot_size(slot));
+            if (whole_gradients() || !trained || (fused && slot > Sharding::kFirstBlockSlot)) continue;
+            gradients.add(&grad_slots[slot], shards.slot_size(slot));
         }
         if (!trained) return;
         if (whole_gradients()) gradients.add(&grads, size);
-        if (stage > 0 || away.gradients) add(away.gradients, gradients, &own_grads, local);
-        if (stage >= 2) gradients.add(&received, shards.largest_part());
+        if (away.gradients || (stage > 0 && !fused)) add(away.gradients, gradients, &own_grads, local);
+        if (stage >= 2 || (stage > 0 && fused)) gradients.add(&received, shards.largest_part());
         if (std::is_same_v<X, bf16> && o.master_weights) add(away.masters, optimizer, &master, local);
         m.has_sign = o.optimizer != Optimizer::adadelta, v.has_sign = false;
         if (keeps_m(o.optimizer)) add_moment(&m, local);
@@ -103,12 +106,26 @@ struct ModelMemory {
         if (!trained) return;
         gradients.allocate("the gradients", true);
         optimizer.allocate("the optimizer's state", true);
-        if (stage == 0 && !away.gradients) own_grads = grads;
+        if (stage == 0 && grads) own_grads = grads;
     }
     // Once that is done: where the layers find a tensor and leave its gradient, null where it is frozen.
-    X* weight_of(const Parameter& p) const { return weights ? weights + p.offset : in_slot(weight_slots, p); }
+    X* weight_of(const Parameter& p) const {
+        const int b = shards.bucket_of(p);
+        return weights ? weights + p.offset : weight_slots[shards.slot(b)] + p.offset - shards.bucket(b).begin;
+    }
     G* gradient_of(const Parameter& p) const {
-        return !trained ? nullptr : grads ? grads + p.offset : in_slot(grad_slots, p);
+        const int b = shards.bucket_of(p);
+        return trained ? bucket_gradients(b) + p.offset - shards.bucket(b).begin : nullptr;
+    }
+    // Bucket b's gradients where the layers leave them, and where this rank's part of them is on the device once ranks have added
+    // them up.
+    G* bucket_gradients(int b) const {
+        const int slot = shards.slot(b);
+        return grads ? grads + shards.bucket(b).begin
+                     : grad_slots[fused ? std::min(slot, Sharding::kFirstBlockSlot) : slot];
+    }
+    G* summed_gradients(int b) const {
+        return stage == 0 ? bucket_gradients(b) : fused ? received : own_grads + shards.local(b);
     }
     // A weight of one's own part, by its place in the arena and in the local arena.
     X* own_weight(int64_t arena, int64_t local) const { return weights ? weights + arena : weight_part + local; }
@@ -133,10 +150,5 @@ struct ModelMemory {
     void add_moment(Moment* moment, int64_t n) {
         add(away.optimizer, optimizer, &moment->values, n * Moment::bytes<A>(state_type));
         if (state_type == StateType::int8) add(away.optimizer, optimizer, &moment->scales, n / kMomentBlock);
-    }
-    template <typename Y>
-    Y* in_slot(Y* const* slots, const Parameter& p) const {
-        int b = shards.bucket_of(p);
-        return slots[shards.slot(b)] + p.offset - shards.bucket(b).begin;
     }
 };

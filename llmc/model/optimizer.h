@@ -42,18 +42,11 @@ struct OptimizerArrays {
 inline bool keeps_m(Optimizer o) { return o != Optimizer::adagrad; }
 inline bool keeps_v(Optimizer o, int matrices) { return o == Optimizer::muon ? matrices == 0 : o != Optimizer::sgd; }
 inline Rule rule_of(Optimizer o, int matrices) {
-    switch (o) {
-        case Optimizer::sgd:
-            return Rule::sgd;
-        case Optimizer::adagrad:
-            return Rule::adagrad;
-        case Optimizer::adadelta:
-            return Rule::adadelta;
-        case Optimizer::muon:
-            return matrices > 0 ? Rule::muon_momentum : Rule::adamw;
-        default:
-            return Rule::adamw;
-    }
+    if (o == Optimizer::muon) return matrices > 0 ? Rule::muon_momentum : Rule::adamw;
+    return o == Optimizer::sgd        ? Rule::sgd
+           : o == Optimizer::adagrad  ? Rule::adagrad
+           : o == Optimizer::adadelta ? Rule::adadelta
+                                      : Rule::adamw;
 }
 
 // The numbers of one update, in the type that it is computed in.

@@ -8,6 +8,7 @@
 #include "llmc/model/exchange.h"
 #include "llmc/model/initial_weights.h"
 #include "llmc/model/memory.h"
+#include "llmc/model/micro_step.h"
 #include "llmc/model/optimizers/update.h"
 #include "llmc/model/tensors.h"
 
@@ -36,7 +37,7 @@ struct ParameterSet {
     // What an update reads and uses (Updater).
     template <class Arena>
     void add_update(Arena& arena) {
-        arena.add(&norm_squared_, 1);
+        arena.add(&norm_squared_, 2);
         updater_.add_to(arena);
     }
     // From now on only the rows of words from `first` on are trained; 0: everything.
@@ -65,17 +66,29 @@ struct ParameterSet {
         machine.finish();
     }
 
-    // Bucket b's gradients of a micro-step are complete. Their norm is taken before they leave, in the order of update().
+    // A micro-step begins; state: where the layers read it.
+    void begin_micro_step(const MicroStep& m, StepState* state) {
+        exchange.begin_micro_step(m.first, m.last);
+        pass_ = m.pass, state_ = state;
+    }
+    // Bucket b's gradients of a micro-step are complete, and what they are of is not read any more. Their norm is taken before
+    // they leave, in the order of update(). Bucket 0 is the last one.
     void reduce_gradients(int b) {
         if (memory.away.gradients && exchange.last_micro_step()) add_to_norm(b);
         exchange.reduce_gradients(b);
+        if (pass_ == Pass::gradients) return;
+        if (pass_ != Pass::update) add_to_norm(b);
+        if (pass_ == Pass::norm_and_update) decide(state_, b + 1 == memory.shards.buckets());
+        if (pass_ == Pass::norm) return;
+        updater_.run(b, b + 1, state_);
+        if (b == 0) finish_update();
     }
 
-    // The end of a step: mean loss, norm, clip scale and the decision to skip, then the optimizer; nothing of it passes through the
-    // host. A rank updates what it has the optimizer state of; then the weights of all parts come together again.
+    // The end of a step: mean loss, norm, clip scale and the decision to skip, then, unless it is fused, the optimizer; nothing of
+    // it passes through the host. A rank updates what it has the optimizer state of.
     void update(StepState* state) {
+        if (memory.fused) return decide(state, true);
         const Sharding& shards = memory.shards;
-        const auto stream = machine.stream();
         // What is not trained has no part in the norm: it must not make clipping shorten the steps of what is.
         if (first_word > 0)
             for (const Parameter& p : memory.table)
@@ -83,11 +96,19 @@ struct ParameterSet {
                                [&](int64_t, int64_t local, int64_t n) { machine.clear(memory.own_grads + local, n); });
         if (!memory.away.gradients)
             for (int b = shards.buckets() - 1; b >= 0; b--) add_to_norm(b);
-        exchange.sum_losses_and_norm(state->sums, kStepSums, norm_squared_);
-        finish_gradients(state, norm_squared_, o_.grad_clip, stream);
-        updater_.run(state);
-        exchange.gather_weights();
+        decide(state, true);
+        updater_.run(0, shards.buckets(), state);
+        finish_update();
     }
+    // Mean loss, norm of the buckets so far, clip scale and the decision to skip. with_losses: ranks have not added them up yet.
+    void decide(StepState* state, bool with_losses) {
+        double* norm = norm_squared_ + 1;  // over all ranks
+        machine.copy(norm, norm_squared_, 1);
+        exchange.sum_losses_and_norm(state->sums, with_losses ? kStepSums : 0, norm);
+        finish_gradients(state, norm, o_.grad_clip, machine.stream());
+    }
+    // All buckets are updated: the weights of all parts come together again.
+    void finish_update() { updater_.finish(), exchange.gather_weights(); }
 
     // How files reach the weights and the optimizer. With several ranks, all of them read together; each writes alone.
     ModelTensors tensors() {
@@ -108,19 +129,17 @@ struct ParameterSet {
     // Joins the squares of bucket b's gradients, of what this rank owns, to their sum. The last bucket begins it.
     void add_to_norm(int b) {
         const Sharding& shards = memory.shards;
-        bool more = b + 1 < shards.buckets();
-        const G* own = memory.away.gradients ? memory.grad_slots[shards.slot(b)] : memory.own_grads + shards.local(b);
-        for (auto [from, to] : ranges_in_use(memory.table, memory.size)) {
-            from = std::max(from, shards.begin(b)), to = std::min(to, shards.begin(b) + shards.part(b));
-            if (more && from >= to) continue;
-            global_norm_squared(norm_squared_, own + (from - shards.begin(b)), std::max<int64_t>(0, to - from), more,
+        const int64_t begin = shards.begin(b);
+        if (b + 1 == shards.buckets()) machine.clear(norm_squared_, 1);
+        for (auto [from, to] : ranges_in_use(memory.table, begin, begin + shards.part(b)))
+            global_norm_squared(norm_squared_, memory.summed_gradients(b) + from - begin, to - from, true,
                                 machine.stream());
-            more = true;
-        }
     }
 
     using G = grad_t<X>;
     const StepOptions o_;
-    double* norm_squared_ = nullptr;
+    double* norm_squared_ = nullptr;  // (2) of this rank's part, and of all
+    Pass pass_ = Pass::gradients;     // of the micro-step at hand
+    StepState* state_ = nullptr;
     Updater<X, Machine> updater_;
 };

@@ -110,15 +110,20 @@ inline int64_t arena_size(const std::vector<Parameter>& table, int world = 1) {
     return round_up(table.back().offset + table.back().padded_size(), kArenaAlignment * world);
 }
 
-// What of such an arena a step reads and changes: all but the words that never occur. Pairs of begin and end.
-inline std::vector<std::pair<int64_t, int64_t>> ranges_in_use(const std::vector<Parameter>& table, int64_t size) {
-    std::vector<std::pair<int64_t, int64_t>> ranges{{0, size}};
+// What of the elements [begin, end) of such an arena a step reads and changes: all but the words that never occur. Pairs of begin
+// and end.
+inline std::vector<std::pair<int64_t, int64_t>> ranges_in_use(const std::vector<Parameter>& table, int64_t begin,
+                                                              int64_t end) {
+    std::vector<std::pair<int64_t, int64_t>> ranges;
+    const auto add = [&](int64_t to) {
+        if (begin < std::min(to, end)) ranges.emplace_back(begin, std::min(to, end));
+    };
     for (const Parameter& p : table)
         if (p.rows_in_use < p.rows) {
-            ranges.back().second = p.offset + p.size_in_use();
-            ranges.emplace_back(round_up(p.offset + p.padded_size(), kArenaAlignment), size);
+            add(p.offset + p.size_in_use());
+            begin = std::max(begin, round_up(p.offset + p.padded_size(), kArenaAlignment));
         }
-    return ranges;
+    return add(end), ranges;
 }
 
 // Parameters of the model, without padding.

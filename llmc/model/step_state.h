@@ -23,22 +23,25 @@ struct StepState {
     float skip_loss_above =
         1e30f;  // outlier thresholds, from the history of earlier steps: the update is skipped above
     float skip_norm_above = 1e30f;
+    float last_norm = -1;  // clips instead of this step's norm (FuseUpdate::last_norm); below 0: it is not known
     // Written by the step itself:
     double sums[kStepSums] =
         {};                // of all tokens so far, of this rank and then of all: of losses; then what else an objective
                            // counts (llmc/objectives/); at kTextSum, of losses of the text beside it
     float loss = 0;        // mean loss of the whole step
     float grad_norm = 0;   // before clipping
-    float clip_scale = 1;  // gradients are multiplied by this in the update: min(1, grad_clip / grad_norm)
+    float clip_scale = 1;  // gradients are multiplied by this in the update: min(1, grad_clip / norm)
     int skip = 0;          // 1: no update was made (loss or norm above its threshold, or not finite)
 };
 
 // Once the losses of all ranks are added and the gradient's squared norm is known: the mean loss, the norm, the scale that
-// clips the gradient, and whether the update is skipped. grad_clip 0: nothing is clipped.
+// clips the gradient, and whether the update is skipped. grad_clip 0: nothing is clipped. The norm may be that of a part of the
+// gradient: what makes that part skip makes the whole skip.
 HOST_DEVICE inline void finish_gradients(StepState& s, double norm_squared, float grad_clip) {
     s.loss = static_cast<float>(s.sums[0] * s.loss_normaliser);
     s.grad_norm = static_cast<float>(sqrt(norm_squared));
-    s.clip_scale = grad_clip > 0 && s.grad_norm > grad_clip ? grad_clip / s.grad_norm : 1.0f;
+    const float norm = s.last_norm >= 0 ? s.last_norm : s.grad_norm;
+    s.clip_scale = grad_clip > 0 && norm > grad_clip ? grad_clip / norm : 1.0f;
     // Written so that a NaN skips, too.
     s.skip = !(s.loss <= s.skip_loss_above && s.grad_norm <= s.skip_norm_above);
 }
@@ -50,6 +53,10 @@ struct Offload {
     bool optimizer = false, masters = false, gradients = false, activations = false, weights = false;
     bool any() const { return optimizer || masters || gradients || activations || weights; }
 };
+
+// When a tensor is updated: at the end of a step; or as soon as its gradient is complete, and its block's gradients need no place
+// any longer. The clip scale is then that of the norm of the step before, or the whole backward pass runs twice, first for the norm.
+enum class FuseUpdate { off, last_norm, two_passes };
 
 // What a model is built for. The trainer fills it from the command line; it does not change during a run.
 struct StepOptions {
@@ -69,6 +76,7 @@ struct StepOptions {
     bool master_weights = true, stochastic_rounding = false;  // for bf16 only
     int rank = 0, world = 1, zero_stage = 0;                  // zero.h; 0 with one rank
     Offload offload;
+    FuseUpdate fuse_update = FuseUpdate::off;  // otherwise a step has one micro-batch
     std::vector<AdapterConfig> adapters;  // room for these; training: the first one is trained, and the model is frozen
 };
 
@@ -78,7 +86,13 @@ struct StepOptions {
 // (T,C) tensors, (h * T + query) * T + key for attention. Null state or p == 0: no dropout.
 struct Dropout {
     float p = 0;
-    uint32_t site = 0;  // layer * 4 + {0 attention probabilities, 1 attention projection, 2 MLP}; L * 4: embedding
+    uint32_t site = 0;  // one of the following
     const StepState* state = nullptr;
     HOST_DEVICE bool active() const { return state != nullptr && p > 0; }
 };
+// In block l of L, or outside of them.
+inline int site_attention(int l) { return 4 * l; }  // of its probabilities
+inline int site_attproj(int l) { return 4 * l + 1; }
+inline int site_mlp(int l) { return 4 * l + 2; }
+inline int site_embedding(int L) { return 4 * L; }
+inline int site_adapter(int L, int l, Linear which) { return 4 * (L + 1 + l) + static_cast<int>(which); }

@@ -18,6 +18,7 @@
 struct Bucket {
     int64_t begin, size;     // elements of the arena
     size_t first_row, rows;  // of the parameter table
+    int64_t end() const { return begin + size; }
 };
 
 class Sharding {

@@ -77,6 +77,7 @@ std::vector<std::string> introduction(const Run& run, int B, const DataLoader& d
     lines.push_back(strf("memory: parameters %s, gradients %s, optimizer %s, activations %s, together %s",
                          bytes(plan.parameters).c_str(), bytes(plan.gradients).c_str(), bytes(plan.optimizer).c_str(),
                          bytes(plan.activations + plan.buffers).c_str(), bytes(plan.total()).c_str()) +
+                    (o.fuse_update == "off" ? "" : "; gradients of one block at a time (" + o.fuse_update + ")") +
                     (plan.host > 0 ? "; in the host's memory " + bytes(plan.host) : ""));
     std::string saved;
     for (options.recompute = o.recompute + 1; options.recompute <= 3; options.recompute++)

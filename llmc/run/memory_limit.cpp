@@ -29,6 +29,13 @@ static const Measure kMeasures[] = {
      [](const PlanSetup&) {
          return std::string("checkpoints without a copy (training waits while they are written)");
      }},
+    {"fuse-update", false, 1,  // last-norm changes the loss: only the command line chooses it
+     [](const PlanSetup& s) { return s.fuse_update == FuseUpdate::off ? 0 : 1; },
+     [](PlanSetup& s, int level) {  // a step is one micro-batch then
+         const bool has_place = s.B == 0 || s.B >= s.own_sequences();
+         s.fuse_update = level > 0 && has_place ? FuseUpdate::two_passes : FuseUpdate::off;
+     },
+     [](const PlanSetup&) { return std::string("--fuse-update two-passes"); }},
     {"offload", false, 5,
      [](const PlanSetup& s) {
          const Offload& o = s.offload;
@@ -38,7 +45,8 @@ static const Measure kMeasures[] = {
          if (s.cpu) return;
          const bool alone = s.gpus == 1;
          s.offload = {level >= 1, level >= 2 && s.bf16 && s.master_weights,
-                      level >= 5 && alone && s.adapters.empty() && s.optimizer != Optimizer::muon,
+                      level >= 5 && alone && s.adapters.empty() && s.optimizer != Optimizer::muon &&
+                          s.fuse_update == FuseUpdate::off,
                       level >= 3 && s.recompute == 3, level >= 4 && (alone || s.zero_stage == 3)};
      },
      [](const PlanSetup& s) { return "--offload " + offload_text(s.offload); }},
@@ -66,9 +74,11 @@ static Cost cost_of(const PlanSetup& s, const PlanSetup& asked) {
 
 Names named_measures(const Options& o) {
     Names names;
-    for (const char* option : {"micro-batch-size", "recompute", "offload", "state-type"})
+    for (const char* option : {"micro-batch-size", "recompute", "offload", "state-type", "fuse-update"})
         if (o.was_given(option)) names.insert(option);
-    if (o.new_rows_first > 0) names.insert("offload");  // not all of it goes with that
+    // what does not, or not all of it, go with that
+    if (o.new_rows_first > 0) names.merge(Names{"offload", "fuse-update"});
+    if (!o.text.empty() || offload_of(o).gradients) names.insert("fuse-update");
     return names;
 }
 
@@ -136,15 +146,16 @@ std::string change_text(const PlanSetup& asked, const Names& fixed, double limit
     if (best) return "it fits with " + changes(*best);
     // then everything at its least, and shorter sequences or more memory
     PlanSetup least = asked;
+    const bool fused = asked.fuse_update != FuseUpdate::off;
+    least.B = fused ? static_cast<int>(asked.own_sequences()) : 1;
     for (const Measure& m : kMeasures) m.set(least, m.most);
-    least.B = 1;
     const std::string more = "it needs " + human_bytes(demand(least)) + " at the least";
     for (int T = asked.T / 2; T >= 16; T /= 2) {
         PlanSetup shorter = asked;
         shorter.T = T, shorter.sequences = asked.sequences * asked.T / T, shorter.B = 0;
         if (cheapest_fit(shorter, {}, limit, demand)) return more + strf("; it fits with --seq-len %d", T);
     }
-    return more + "; give it so much, or a smaller --model";
+    return more + "; give it so much, or a smaller --model" + (fused ? " or --total-batch-size (-d)" : "");
 }
 
 // ---- of a run ------------------------------------------------------------------------------------------------------
@@ -157,6 +168,7 @@ static PlanSetup setup_of(const Run& run, bool cpu, double peak_flops) {
     s.sequences = run.rows_of_update(), s.T = run.T, s.B = o.micro_batch_size;
     s.recompute = o.recompute, s.zero_stage = o.zero_stage;
     s.optimizer = optimizer_of(o), s.state_type = state_type_of(o), s.offload = offload_of(o);
+    s.fuse_update = fuse_update_of(o);
     for (const AdapterInfo& adapter : run.adapters) s.adapters.push_back(adapter.config);
     s.rates = nominal_rates(s.model, s.bf16, peak_flops);
     s.checkpoint_every = o.checkpoint_every > 0 ? o.checkpoint_every : run.keeps_best() ? o.val_every : 0;
@@ -173,7 +185,8 @@ FittedRun fit_run(const Run& run, bool cpu, double peak_flops, double there_is, 
     FittedRun fitted{setup_of(run, cpu, peak_flops), {}};
     const PlanSetup asked = fitted.setup;
     Names fixed = named_measures(o);
-    if (!run.resume_from.empty()) fixed.merge(Names{"micro-batch-size", "recompute", "state-type"});  // as it began
+    if (!run.resume_from.empty())
+        fixed.merge(Names{"micro-batch-size", "recompute", "state-type", "fuse-update"});  // as it began
     if (asked.B == 0) fixed.erase("micro-batch-size");
     if (!limited) fixed.insert("state-type");
     // What is free may soon be less, for others want memory, too.

@@ -1,4 +1,4 @@
-// --offload: what it names, and where that cannot be.
+// --offload: what it names, and where that cannot be; and where --fuse-update cannot.
 #include <algorithm>
 #include <cstddef>
 #include <sstream>
@@ -73,4 +73,29 @@ void check_host_memory(const Options& o, size_t bytes, int ranks) {
         strf("--offload %s needs %s of this machine's memory, %s are available; leave something out of it, or try "
              "--state-type int8 or a smaller --model (-e)",
              o.offload.c_str(), human_bytes(need).c_str(), human_bytes(there).c_str()));
+}
+
+void check_fuse_update(const Options& o, int64_t own_sequences) {
+    if (o.fuse_update == "off") return;
+    const auto refuse = [&](const char* what, const char* instead) {
+        throw UsageError(strf("--fuse-update%s does not go with %s; %s",
+                              o.fuse_update == "last-norm" ? " last-norm" : "", what, instead));
+    };
+    if (offload_of(o).gradients)
+        refuse("--offload gradients", "of which it keeps one block's: leave gradients out of it");
+    if (o.new_rows_first > 0) refuse("--new-rows-first", "leave one of them out");
+    if (!o.text.empty()) refuse("--text", "which is a micro-batch of its own: leave one of them out");
+    if (o.fuse_update == "last-norm" && o.skip_grad_z > 0)
+        refuse("--skip-grad-z (-sg)",
+               "blocks are updated before the norm is known: --fuse-update two-passes goes with it");
+    if (o.fuse_update == "last-norm" && o.on_nan == "skip")
+        refuse(
+            "--on-nan skip",
+            "some blocks are updated before the others' gradients are known: take --on-nan rollback, or --fuse-update "
+            "two-passes");
+    if (o.micro_batch_size > 0 && o.micro_batch_size < own_sequences)
+        throw UsageError(strf(
+            "--fuse-update needs one micro-batch a step, and %lld sequences are several of --micro-batch-size (-b) %d; "
+            "give -b %lld, or a smaller --total-batch-size (-d)",
+            static_cast<long long>(own_sequences), o.micro_batch_size, static_cast<long long>(own_sequences)));
 }

@@ -269,6 +269,12 @@ std::vector<OptionRow> option_table(Options& o, const ProgramInfo& program) {
          .help = "a run takes at most so much (16GB, 7.5GiB) of the GPU's or, on a CPU, of the machine's memory: the "
                  "cheapest in time of smaller micro-batches, --recompute, checkpoints without a copy, on a GPU --offload, "
                  "and then --state-type, as far as they are not given; says which, and what each costs"},
+        {.name = "fuse-update", .value = "HOW", .field = &o.fuse_update, .choices = kFuseUpdates,
+         .commands = TRAINING | PLAN, .recorded = true,
+         .help = "update each block in the backward pass, and keep the gradients of one block at a time: off; last-norm, where "
+                 "the norm of the step before says how much --grad-clip shortens a step (the first step takes two passes); "
+                 "two-passes, where a pass before finds the norm: almost twice the time, and no number changes. Needs "
+                 "one micro-batch a step"},
         {.name = "zero-stage", .flag = "z", .value = "STAGE", .field = &o.zero_stage, .limits = zero_to_three,
          .commands = TRAINING | PLAN, .recorded = true,
          .help = "ZeRO: 0 nothing is split over ranks, 1 optimizer state, 2 and gradients, 3 and weights"},

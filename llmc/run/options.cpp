@@ -128,6 +128,10 @@ StateType state_type_of(const Options& o) {
     return static_cast<StateType>(std::find(kStateTypes.begin(), kStateTypes.end(), o.state_type) -
                                   kStateTypes.begin());
 }
+FuseUpdate fuse_update_of(const Options& o) {
+    return static_cast<FuseUpdate>(std::find(kFuseUpdates.begin(), kFuseUpdates.end(), o.fuse_update) -
+                                   kFuseUpdates.begin());
+}
 // What is left to the optimizer: its paper's, and for SGD what small GPTs bear.
 static void fill_in_optimizer(Options* o) {
     const Optimizer kind = optimizer_of(*o);

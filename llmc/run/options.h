@@ -79,6 +79,7 @@ struct Options {
     std::string state_type = "fp32";  // a name of kStateTypes
     std::string memory_limit;         // memory_limit.h; "": what is free
     int recompute = 0;                // -r 0 none, 1 GELU, 2 GELU + layernorm, 3 whole block
+    std::string fuse_update = "off";  // a name of kFuseUpdates
     int zero_stage = 0;               // -z
     std::string offload;              // optimizer,masters,gradients,activations,weights: any of them
     DeviceOptions device;             // -f (tf32), -ge (gelu_fusion), --matmul: the CUDA program only
@@ -134,11 +135,13 @@ struct Options {
     bool was_given(const std::string& long_name) const { return given.count(long_name) > 0; }
 };
 
-// In the order of Optimizer and StateType (model/step_state.h).
+// In the order of Optimizer, StateType and FuseUpdate (model/step_state.h).
 inline const std::vector<std::string> kOptimizers = {"adamw", "muon", "sgd", "adagrad", "adadelta"};
 inline const std::vector<std::string> kStateTypes = {"fp32", "bf16", "int8"};
 Optimizer optimizer_of(const Options& o);
+inline const std::vector<std::string> kFuseUpdates = {"off", "last-norm", "two-passes"};
 StateType state_type_of(const Options& o);
+FuseUpdate fuse_update_of(const Options& o);
 // Bytes of "16GB", "512MB", "7.5GiB", "1000000". UsageError names --memory-limit.
 double parse_memory_limit(const std::string& text);
 
@@ -165,6 +168,8 @@ Offload offload_of(const Options& options);
 std::string offload_text(const Offload& offload);
 void check_offload(const Options& options, const OffloadPlace& at);
 void check_host_memory(const Options& options, size_t bytes, int ranks);
+// UsageError: --fuse-update does not go with other options, or a rank's so many sequences a step are several micro-batches.
+void check_fuse_update(const Options& options, int64_t own_sequences);
 
 // The adapter that --lora-rank or --prompt-tokens and what belongs to them ask for, if any. UsageError: it does not fit the
 // model.

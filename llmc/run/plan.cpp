@@ -12,7 +12,7 @@ StepOptions step_options(const PlanSetup& s) {
     StepOptions o;
     o.B = s.B, o.T = s.T, o.recompute = s.recompute, o.world = s.gpus, o.zero_stage = s.zero_stage;
     o.master_weights = s.master_weights, o.adapters = s.adapters, o.optimizer = s.optimizer,
-    o.state_type = s.state_type, o.offload = s.offload;
+    o.state_type = s.state_type, o.offload = s.offload, o.fuse_update = s.fuse_update;
     return o;
 }
 static void set_device(const PlanSetup& s) {
@@ -50,6 +50,7 @@ int largest_micro_batch(const PlanSetup& s, double share) {
 }
 int largest_micro_batch(PlanSetup s, double limit, const std::function<double(const PlanSetup&)>& demand) {
     int64_t own = s.own_sequences(), low = 0, high = own;  // low fits, nothing above high does
+    if (s.fuse_update != FuseUpdate::off) return s.B = static_cast<int>(own), demand(s) <= limit ? s.B : 0;
     while (low < high) {
         s.B = static_cast<int>((low + high + 1) / 2);
         if (demand(s) <= limit) low = s.B;
@@ -66,6 +67,7 @@ static PlanClock walk_step(const ModelConfig& m, const StepOptions& o, int seque
     Batch batch;
     batch.sequences = sequences, batch.T = o.T;
     StepState state;
+    state.last_norm = 1;  // some steps after the first one
     model.step(batch, &state);
     return model.machine().clock();
 }

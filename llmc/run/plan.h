@@ -31,6 +31,7 @@ struct PlanSetup {
     Optimizer optimizer = Optimizer::adamw;
     StateType state_type = StateType::fp32;
     Offload offload;
+    FuseUpdate fuse_update = FuseUpdate::off;
     double host_bytes = 0;                  // of a machine's memory
     std::vector<AdapterConfig> adapters;    // the one that is trained, if any
     double memory_bytes = 0;                // of a GPU
@@ -53,7 +54,7 @@ double memory_needed(const PlanSetup& setup);         // of a GPU, or cpu: of th
 bool fits(const PlanSetup& setup);
 
 // The largest equal split of a GPU's sequences that needs no more than `share` of its memory, or than `limit` by `demand`;
-// 0: there is none. With 0.8 that is what train takes when it is left the choice (memory_limit.h).
+// 0: there is none. A fused update needs them all at once. With 0.8 that is what train takes when it is left the choice (memory_limit.h).
 int largest_micro_batch(PlanSetup setup, double limit, const std::function<double(const PlanSetup&)>& demand);
 int largest_micro_batch(const PlanSetup& setup, double share);
 

@@ -73,7 +73,7 @@ PlanSetup plan_setup(const Options& o) {
     s.cpu = o.gpu == "cpu", s.bf16 = o.was_given("precision") ? o.precision == "bf16" : !s.cpu;
     s.master_weights = o.master_weights, s.own_matmul = o.device.matmul == "own";
     s.optimizer = optimizer_of(o), s.state_type = state_type_of(o);
-    s.offload = offload_of(o), s.host_bytes = 1e9 * o.host_memory_gb;
+    s.offload = offload_of(o), s.host_bytes = 1e9 * o.host_memory_gb, s.fuse_update = fuse_update_of(o);
     s.gpus = o.gpus, s.gpus_per_node = o.ranks.gpus_per_node, s.recompute = o.recompute, s.zero_stage = o.zero_stage;
     check_offload(
         o, {.cpu = s.cpu, .masters = s.bf16 && s.master_weights, .adapter = !s.adapters.empty(), .ranks = s.gpus});
@@ -91,6 +91,7 @@ PlanSetup plan_setup(const Options& o) {
             strf("--total-batch-size (-d) %s: must be a multiple of T = %d, with a sequence for each of %d GPUs and "
                  "--micro-batch-size",
                  human_count(tokens).c_str(), s.T, s.gpus));
+    check_fuse_update(o, s.own_sequences());
 
     const bool cudnn =
         s.bf16 && o.device.attention != "own" && (gpu->capability >= 90 || o.device.attention == "cudnn");
@@ -191,6 +192,7 @@ static OrderedJson plan_json(const Options& o, const PlanSetup& asked) {
     j["model"] = model, j["batch"] = batch, j["precision"] = s.bf16 ? "bf16" : "fp32", j["gpu"] = o.gpu;
     j["gpus_per_node"] = s.gpus_per_node, j["memory_available"] = s.memory_bytes, j["flops_per_token"] = flops;
     if (s.offload.any()) j["offload"] = offload_text(s.offload), j["host_memory_available"] = s.host_bytes;
+    if (s.fuse_update != FuseUpdate::off) j["fuse_update"] = kFuseUpdates[static_cast<size_t>(s.fuse_update)];
     for (int i = 0; i < 4; i++) {
         PlanSetup level = s, stage = s;
         level.recompute = stage.zero_stage = i;
@@ -266,6 +268,7 @@ static std::string plan_text(const OrderedJson& j) {
         j);
     if (j.contains("offload"))
         text += fill("; offloaded: {/offload t}, for each GPU {/memory/host b} of the host's memory", j);
+    if (j.contains("fuse_update")) text += fill("; gradients of one block at a time ({/fuse_update t})", j);
     text += ": ";
     const std::string process =
                           j["memory"].contains("parts") ? fill("memory of the process: {/memory/parts t}\n", j) : "",

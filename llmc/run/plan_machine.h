@@ -199,6 +199,8 @@ class PlanMachine {
     void copy_in(Y*, const Y*, size_t) {}
     template <typename Y>
     void copy_out(float*, const Y*, size_t) {}
+    template <typename Y>
+    void copy(Y*, const Y*, size_t) {}
     static constexpr bool kReadByThread = false;
     template <typename Y>
     void copy_beside(float*, const Y*, size_t) {}

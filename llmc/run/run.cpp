@@ -22,6 +22,7 @@ StepOptions Run::step_options(int B) const {
     o.objective = options.objective == "dpo" || teacher || policy, o.signals = policy != nullptr;
     o.language = !o.labels || options.lm_weight > 0 || options.objective == "dpo";
     o.rank = rank, o.world = world, o.zero_stage = options.zero_stage, o.offload = offload_of(options);
+    o.fuse_update = fuse_update_of(options);
     o.master_weights = options.master_weights, o.stochastic_rounding = options.stochastic_rounding;
     for (const AdapterInfo& adapter : adapters) o.adapters.push_back(adapter.config);
     return o;
@@ -211,6 +212,7 @@ Run prepare_training(const Options& options, const ProgramInfo& program, int ran
                                 .masters = run.bf16 && run.options.master_weights,
                                 .adapter = !run.adapters.empty(),
                                 .ranks = world});
+    check_fuse_update(run.options, (run.rows_of_update() + world - 1) / world);
     if (rank == 0) take_output(run);
     return run;
 }

@@ -30,6 +30,7 @@ struct RunMemory {
         const auto host = [&](const PlanSetup& s, double* device) {
             StepOptions options = run.step_options(s.B);
             options.recompute = s.recompute, options.state_type = s.state_type, options.offload = s.offload;
+            options.fuse_update = s.fuse_update;
             const MemoryPlan plan = M::memory_plan(run.config, options);
             size_t beside = frozen_bytes<M>(run.teacher, run, s.B);
             if (run.policy) beside += Policy<M>::bytes(run, s.B);
@@ -57,6 +58,8 @@ struct RunMemory {
         o.micro_batch_size = B = s.B = -most(-s.B), o.recompute = s.recompute = most(s.recompute);
         s.state_type = static_cast<StateType>(most(static_cast<int>(s.state_type)));
         o.state_type = kStateTypes[static_cast<size_t>(s.state_type)];
+        s.fuse_update = static_cast<FuseUpdate>(most(static_cast<int>(s.fuse_update)));
+        o.fuse_update = kFuseUpdates[static_cast<size_t>(s.fuse_update)];
         o.offload = "";
         for (const std::string& list : group.exchange(offload_text(s.offload)))
             if (list.size() > o.offload.size()) o.offload = list;

@@ -246,24 +246,30 @@ class Trainer {
             if (o.overfit_one_batch || step + 1 >= end) return nullptr;
             return batch = load_batch(at + n);
         };
+        const auto update = [&](const Batch& rows, StepState* state, const typename M::NextBatch& next) {
+            if (fuse == FuseUpdate::last_norm) state->last_norm = static_cast<float>(run.state.last_norm);
+            model.step(rows, state, next, [&] { writer.finish_copy(); });
+            run.state.optimizer_updates += !state->skip, plain_text.count(*state);
+            run.state.last_norm = static_cast<double>(state->grad_norm);
+        };
         LogEntry e;
         if (policy) {
             policy->round(step, at, &s, &e, [&](const Batch& rows, StepState* state) {
                 set_corrections(state);
                 const Batch* all = plain_text.beside(rows, int64_t(state->step) * run.rows_of_update(),
                                                      1 / static_cast<double>(state->loss_normaliser));
-                model.step(*all, state, typename M::NextBatch{}, [&] { writer.finish_copy(); });
-                run.state.optimizer_updates += !state->skip, plain_text.count(*state);
+                update(*all, state, {});
             });
         } else {
-            model.step(*batch, &s, next_batch, [&] { writer.finish_copy(); });
-            run.state.optimizer_updates += !s.skip, plain_text.count(s);
+            update(*batch, &s, next_batch);
         }
         if (const std::string timed = M::Device::timed_algorithms(); !timed.empty()) {  // in all ranks alike
             o.device.timed_algorithms = M::Device::take_algorithms(group.exchange(timed));
             run.state.options_json = arithmetic_options_json(o);
         }
-        const bool finite = std::isfinite(s.loss) && std::isfinite(s.grad_norm);
+        // By the norm of the step before, some blocks may be updated when another's gradient makes the update end.
+        const bool partial = fuse == FuseUpdate::last_norm && s.skip && s.loss <= s.skip_loss_above;
+        const bool finite = std::isfinite(s.loss) && std::isfinite(s.grad_norm) && !partial;
         not_finite_in_a_row = finite ? 0 : not_finite_in_a_row + 1;
         if (!finite && o.on_nan == "rollback" && roll_back(step, at + n)) return false;
         if (!finite && (o.on_nan != "skip" || not_finite_in_a_row > 9)) not_finite(step, s);
@@ -345,7 +351,7 @@ class Trainer {
         return {signal != 0, most >= kRetry};
     }
 
-    // The update was not made: the weights are still those of the step before. Nothing that is on disk is touched.
+    // The update was not made, or not all of it (`partial` above). Nothing that is on disk is touched.
     [[noreturn]] void not_finite(int64_t step, const StepState& s) {
         look_at_checkpoint(true);
         log.clear_progress();
@@ -470,6 +476,7 @@ class Trainer {
     Options& o;
     Group& group;
     const RunMemory<M> memory;
+    const FuseUpdate fuse = fuse_update_of(o);
     const int B;  // sequences per micro-batch
     M model;
     const double token_flops = flops_per_token(run.config, run.T, !run.adapters.empty());

@@ -29,9 +29,14 @@ class Updater {
             machine_.copy_in(to, all.data(), all.size()), machine_.finish();  // before `all` goes
         }
     }
-    void run(const StepState* state) {
-        apply(segments_, state);
-        if (descents_) orthogonalise_all(), apply(descents_, state);
+    // Of the buckets [first, end). Several such calls, and then finish(), make an update.
+    void run(int first, int end, const StepState* state) {
+        apply(segments_, first, end, state);
+        for (int b = first; b < end && descents_; b++) orthogonalise_matrices(b);
+        if (descents_) apply(descents_, first, end, state);
+    }
+    void finish() {
+        if (pieces_.elements > 0) machine_.join(Lane::in), machine_.join(Lane::out), turns_.forget();
     }
 
   private:
@@ -52,15 +57,17 @@ class Updater {
         return all;
     }
     // Each segment's rule, on the elements that this rank owns.
-    void apply(const OptimizerSegment* segments, const StepState* state) {
+    void apply(const OptimizerSegment* segments, int from_bucket, int end_bucket, const StepState* state) {
         const OptimizerOptions options{o_.beta1,    o_.beta2,      o_.epsilon,
                                        o_.momentum, o_.state_type, o_.stochastic_rounding};
         const int count = static_cast<int>(memory_.table.size());
         const Sharding& shards = memory_.shards;
         const auto range = [&](int b, int64_t arena, int64_t local, int64_t index, int64_t n) {
-            OptimizerArrays<X> arrays{
-                memory_.own_weight(arena, local), memory_.master ? memory_.master + local : nullptr,
-                memory_.m.template from<A>(local, o_.state_type), memory_.v, memory_.own_grads + local};
+            OptimizerArrays<X> arrays{memory_.own_weight(arena, local),
+                                      memory_.master ? memory_.master + local : nullptr,
+                                      memory_.m.template from<A>(local, o_.state_type), memory_.v,
+                                      memory_.away.gradients ? memory_.own_grads + local
+                                                             : memory_.summed_gradients(b) + local - shards.local(b)};
             const auto v_at = [&](int64_t i) { return memory_.v_before(arena + i, local + i, b); };
             if (pieces_.elements > 0)
                 return offloaded_update(machine_, turns_, pieces_, arrays, local, v_at, segments, count, index,
@@ -69,36 +76,34 @@ class Updater {
             optimizer_update(arrays, segments, count, index, index + n, options, state, machine_.stream());
         };
         if (memory_.stage == 0)
-            for (auto [from, to] : ranges_in_use(memory_.table, memory_.size)) range(0, from, from, from, to - from);
-        for (int b = 0; b < shards.buckets() && memory_.stage > 0; b++) {
+            for (auto [from, to] :
+                 ranges_in_use(memory_.table, shards.bucket(from_bucket).begin, shards.bucket(end_bucket - 1).end()))
+                range(from_bucket, from, from, from, to - from);
+        for (int b = from_bucket; b < end_bucket && memory_.stage > 0; b++) {
             Bucket bucket = shards.bucket(b);
             if (bucket.rows == 0) continue;
             const Parameter &first = memory_.table[bucket.first_row], &last = (&first)[bucket.rows - 1];
             int64_t begin = shards.begin(b), end = std::min(begin + shards.part(b), last.offset + last.padded_size());
             range(b, begin, shards.local(b), first.index + begin - bucket.begin, std::max<int64_t>(0, end - begin));
         }
-        if (pieces_.elements > 0) machine_.join(Lane::in), machine_.join(Lane::out), turns_.forget();
     }
-    // Muon's matrices (muon.h), where their gradients are.
-    void orthogonalise_all() {
-        int turn = 0;
-        for (int b = 0; b < memory_.shards.buckets(); b++) {
-            const Bucket bucket = memory_.shards.bucket(b);
-            const auto rows = memory_.table.begin() + static_cast<ptrdiff_t>(bucket.first_row);
-            const auto end = rows + static_cast<ptrdiff_t>(bucket.rows);
-            if (std::none_of(rows, end, [](const Parameter& p) { return p.matrices > 0; })) continue;
-            auto* whole = memory_.stage == 0 ? memory_.own_grads + bucket.begin : exchange_.gather_gradients(b);
-            for (auto p = rows; p != end; p++)
-                for (int k = 0; k < p->matrices; k++, turn++) {
-                    const int64_t n = p->size() / p->matrices;
-                    auto* u = whole + p->offset - bucket.begin + k * n;
-                    if (memory_.stage > 0 && turn % memory_.world != memory_.rank) machine_.clear(u, n);
-                    else
-                        orthogonalise<X>(u, static_cast<int>(p->rows / p->matrices), static_cast<int>(p->cols), muon_,
-                                         machine_.stream());
-                }
-            if (memory_.stage > 0) exchange_.return_gradients(b, whole);
-        }
+    // Muon's matrices of bucket b (muon.h), where their gradients are.
+    void orthogonalise_matrices(int b) {
+        const Bucket bucket = memory_.shards.bucket(b);
+        const Parameter *rows = memory_.table.data() + bucket.first_row, *end = rows + bucket.rows;
+        if (std::none_of(rows, end, [](const Parameter& p) { return p.matrices > 0; })) return;
+        auto* whole = memory_.stage == 0 ? memory_.bucket_gradients(b) : exchange_.gather_gradients(b);
+        int turn = b;
+        for (auto p = rows; p != end; p++)
+            for (int k = 0; k < p->matrices; k++, turn++) {
+                const int64_t n = p->size() / p->matrices;
+                auto* u = whole + p->offset - bucket.begin + k * n;
+                if (memory_.stage > 0 && turn % memory_.world != memory_.rank) machine_.clear(u, n);
+                else
+                    orthogonalise<X>(u, static_cast<int>(p->rows / p->matrices), static_cast<int>(p->cols), muon_,
+                                     machine_.stream());
+            }
+        if (memory_.stage > 0) exchange_.return_gradients(b, whole);
     }
 
     using A = acc_t<X>;
