@@ -23,6 +23,16 @@ struct Answers {
     int64_t cut = 0;                   // questions that lost their beginning
 };
 
+// What training asks as it goes on (--hellaswag).
+inline Task training_questions(const Run& run) {
+    if (!run.options.hellaswag) return {};
+    if (!run.tokenizer) throw Error("--hellaswag needs GPT-2's vocabulary: `make gpt2`");
+    TaskOptions options;
+    options.name = "hellaswag-llmc", options.files = {run.options.hellaswag_data};
+    ReadingNotes notes;
+    return read_task(options, *run.tokenizer, &notes);
+}
+
 struct TaskRun {
     const Tokenizer& tokenizer;
     Group& group;

@@ -46,7 +46,7 @@ class Trainer {
           batches(train_data, run.sequences, B, group.rank(), group.world()),
           plain_text(run, group, B),
           val_data(make_loader(run.validation_rows())),
-          questions(read_questions()),
+          questions(training_questions(run)),
           log(group.rank() == 0 ? run.output : "", run.resume_from.empty() ? 0 : run.state.step, o.time_limit,
               run.state.clock.limit) {}
 
@@ -95,15 +95,6 @@ class Trainer {
   private:
     static std::unique_ptr<DataLoader> make_loader(std::shared_ptr<const Rows> rows) {
         return rows ? std::make_unique<DataLoader>(std::move(rows)) : nullptr;
-    }
-
-    Task read_questions() const {
-        if (!o.hellaswag) return {};
-        if (!run.tokenizer) throw Error("--hellaswag needs GPT-2's vocabulary: `make gpt2`");
-        TaskOptions options;
-        options.name = "hellaswag-llmc", options.files = {o.hellaswag_data};
-        ReadingNotes notes;
-        return read_task(options, *run.tokenizer, &notes);
     }
 
     // Weights, optimizer and history, as they were or new; then the number of steps.
