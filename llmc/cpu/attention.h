@@ -82,7 +82,7 @@ void forward(X* out, acc_t<X>* lse, const X* q, const X* k, const X* v, const At
                              k + b * s.kv_batch, v + b * s.kv_batch, doc_start ? doc_start + b * s.Tk : nullptr, s.Tk});
         return decode(texts, s);
     }
-    const int width = pad_to_lanes<A>(s.HS), k_width = packed<E>(s.HS), group = s.NH / s.NKV, offset = s.Tk - s.Tq;
+    const int width = pad_columns<A, E>(s.HS), k_width = packed<E>(s.HS), group = s.NH / s.NKV, offset = s.Tk - s.Tq;
     const A scale = 1 / (std::sqrt(A(s.HS)) * A(s.divisor));
     // A task is a key head with some of its query blocks; heads are split, and packed more than once, only where there
     // are fewer of them than threads to feed. The result does not depend on it.
@@ -142,7 +142,7 @@ void backward(X* dq, X* dk, X* dv, const X* dout, const X* q, const X* k, const 
               const AttentionShape& s, const int* doc_start, Dropout dropout) {
     using A = acc_t<X>;
     CHECK(s.Tq == s.Tk && s.NH % s.NKV == 0, "Tq=%d Tk=%d NH=%d NKV=%d", s.Tq, s.Tk, s.NH, s.NKV);
-    const int width = pad_to_lanes<A>(s.HS), k_width = packed<E>(s.HS), group = s.NH / s.NKV, T = s.Tk;
+    const int width = pad_columns<A, E>(s.HS), k_width = packed<E>(s.HS), group = s.NH / s.NKV, T = s.Tk;
     const A scale = 1 / (std::sqrt(A(s.HS)) * A(s.divisor));
     // A task is a key head. Where there are fewer of them than threads to feed, it is some query blocks of one, whose dq it
     // has, or some key blocks, whose dk and dv it has: p and dp are computed twice then, by many more threads.

@@ -36,6 +36,14 @@ constexpr int padded_rows(int n) {
     return std::is_same_v<E, amx_pair> ? (n + kAmxRows - 1) / kAmxRows * kAmxRows : n;
 }
 
+// Columns of a product: whole vectors, or whole tiles.
+template <typename A, typename E>
+constexpr int kColumnStep = std::is_same_v<E, amx_pair> ? std::max(kAmxRows, kLanes<A>) : kLanes<A>;
+template <typename A, typename E>
+constexpr int pad_columns(int n) {
+    return (n + kColumnStep<A, E> - 1) / kColumnStep<A, E> * kColumnStep<A, E>;
+}
+
 // A thread needs one while it computes.
 struct NoTiles {};
 template <typename E>
@@ -134,9 +142,10 @@ struct QueryBlock {
 template <typename A, typename E>
 void score_product(A* s, const E* rows, int width, const E* columns, const QueryBlock& block, int key, int keys,
                    int k) {
-    const int n = pad_to_lanes<A>(block.n);
+    constexpr int step = kColumnStep<A, E>;
+    const int n = pad_columns<A, E>(block.n);
     for (int j = 0; j < keys; j += kBlockRows<E>) {
-        int begin = std::max(0, key + j - block.position) / kLanes<A> * kLanes<A>;
+        int begin = std::max(0, key + j - block.position) / step * step;
         if (begin >= n) break;
         tile_product(s + j * kQueries + begin, kQueries, rows + j * width, width, 1, columns + begin, kQueries,
                      std::min(kBlockRows<E>, keys - j), n - begin, k, false);
