@@ -3,6 +3,7 @@
 #include "llmc/base/bf16.h"
 #include "llmc/cpu/gelu.h"
 #include "llmc/cpu/math.h"
+#include "llmc/cpu/tile.h"
 #include "llmc/model/arguments.h"
 
 // Off: the portable tiles even where oneDNN is built in, for tests and benchmarks.
@@ -30,7 +31,10 @@ template <typename X, typename O>
     }
     if (args.epilogue == Epilogue::gelu_backward)
         each([=, aux = args.aux + at](int n) { sum[n] *= gelu_gradient(A(aux[n])); });
-    each([=](int n) { store(out[n], static_cast<acc_t<O>>(sum[n])); });
+    int whole = 0;
+    if constexpr (std::is_same_v<O, bf16>)
+        for (; whole + kLanes<A> <= count; whole += kLanes<A>) store_bf16(out + whole, load_vector<A>(sum + whole));
+    for (int n = whole; n < count; n++) store(out[n], static_cast<acc_t<O>>(sum[n]));
 }
 
 // By tiles of AMX, or loops where the CPU has none: then for tests alone.

@@ -20,54 +20,80 @@ namespace {
 
 constexpr int kPanel = 32;                 // rows of a, columns of b: two tiles side by side
 constexpr int kPanelTiles = 2 * kAmxTile;  // pairs of such two tiles
-using Tile = bf16_pair[kAmxTile];
 
 int count(int n, int block) { return (n + block - 1) / block; }
 
-// A tile of pairs along k. stored: (other, 32 k) or, with k_rows, (32 k, other), of which `others` <= 16 and `k` exist;
-// to (other, pair of k) or, with pairs_first, (pair of k, other). What does not exist is 0.
-void pack_tile(amx_pair* to, const bf16* stored, int64_t stride, bool k_rows, bool pairs_first, int others, int k) {
-    alignas(64) Tile tile;  // (other, pair), or with k_rows (pair, other)
-    bf16_pair* pairs = k_rows == pairs_first ? reinterpret_cast<bf16_pair*>(to) : tile;
-    if (others < 16 || k < 32) {
-        std::fill_n(pairs, kAmxTile, 0u);
-        for (int i = 0; i < others; i++)
-            for (int j = 0; j < k; j++) {
-                const uint32_t bits = (k_rows ? stored[j * stride + i] : stored[i * stride + j]).bits;
-                pairs[k_rows ? j / 2 * 16 + i : i * 16 + j / 2] |= bits << (j % 2 * 16);
-            }
-    } else if (k_rows) {
-        constexpr int lanes = kLanes<uint32_t>;
-        using Halves = VectorOf<uint16_t, kVectorBytes / 2>::in_memory;
-        for (int p = 0; p < 16; p++)
-            for (int i = 0; i < 16; i += lanes) {
-                const auto row = [&](int r) {
-                    return __builtin_convertvector(*reinterpret_cast<const Halves*>(stored + r * stride + i),
-                                                   Vector<uint32_t>);
-                };
-                store_vector<uint32_t>(pairs + p * 16 + i, row(2 * p) | row(2 * p + 1) << 16);
-            }
-    } else {
-        for (int i = 0; i < 16; i++) std::memcpy(pairs + i * 16, stored + i * stride, 64);
-    }
-    if (pairs == tile) gemm_copy<bf16_pair>(reinterpret_cast<bf16_pair*>(to), 16, tile, 16, true, 16, 16);
+// The same numbers with rows and columns exchanged.
+void transpose(amx_pair* to, const amx_pair* from) {
+    gemm_copy(reinterpret_cast<bf16_pair*>(to), 16, reinterpret_cast<const bf16_pair*>(from), 16, true, 16, 16);
 }
 
 // a or b, in panels of 32 rows or columns.
 struct Operand {
-    const bf16* stored;
+    const bf16* stored;  // (size,K) or, with k_rows, (K,size)
     int64_t stride;
-    bool k_rows, pairs_first;  // as pack_tile has them
+    bool k_rows, pairs_first;  // pairs_first: tiles are wanted as (pair along k, other), as of b; else (other, pair)
     int size;                  // rows of a, columns of b
 
-    // A panel along k elements from k0 on: tiles (k / 32, 2).
-    void pack(amx_pair* to, int panel, int k0, int k) const {
-        for (int k1 = k0; k1 < k0 + k; k1 += 32)
-            for (int half = 0; half < 2; half++, to += kAmxTile) {
-                const int64_t other = panel * kPanel + 16 * half;
-                pack_tile(to, stored + (k_rows ? k1 * stride + other : other * stride + k1), stride, k_rows,
-                          pairs_first, std::clamp(size - int(other), 0, 16), std::min(32, k0 + k - k1));
+    // Elements [k0, k0 + k) along K of `panels` panels: tiles (k / 32, 2) of each, to(panel). What does not exist is 0. Memory
+    // is read along its rows.
+    template <typename To>
+    void pack(To to, int begin, int panels, int k0, int k) const {
+        const auto tile = [&](int panel, int half, int t) { return to(panel) + (2 * t + half) * kAmxTile; };
+        for (int outer = 0; outer < (k_rows ? count(k, 32) : panels); outer++)
+            for (int inner = 0; inner < 2 * (k_rows ? panels : 1); inner++) {
+                const int panel = begin + (k_rows ? inner / 2 : outer), half = inner % 2;
+                const int first = panel * kPanel + 16 * half, others = std::clamp(size - first, 0, 16);
+                if (k_rows) {
+                    const int k1 = k0 + 32 * outer;
+                    pack_k_rows(tile(panel, half, outer), stored + k1 * stride + first, others,
+                                std::min(32, k0 + k - k1));
+                } else {
+                    pack_rows([=](int t) { return tile(panel, half, t); }, stored + first * stride + k0, others, k);
+                }
             }
+    }
+
+  private:
+    // One tile of 32 rows along k, neighbours interleaved.
+    void pack_k_rows(amx_pair* to, const bf16* from, int others, int k) const {
+        alignas(64) amx_pair room[kAmxTile];
+        bf16_pair* pairs = reinterpret_cast<bf16_pair*>(pairs_first ? to : room);
+        if (others < 16 || k < 32) {
+            std::fill_n(pairs, kAmxTile, 0u);
+            for (int j = 0; j < k; j++)
+                for (int i = 0; i < others; i++)
+                    pairs[j / 2 * 16 + i] |= uint32_t{from[j * stride + i].bits} << (j % 2 * 16);
+        } else {
+            constexpr int lanes = kLanes<uint32_t>;
+            using Halves = VectorOf<uint16_t, kVectorBytes / 2>::in_memory;
+            const auto row = [&](int j, int i) {
+                const auto* at = reinterpret_cast<const Halves*>(from + j * stride + i);
+                return __builtin_convertvector(*at, Vector<uint32_t>);
+            };
+            for (int p = 0; p < 16; p++)
+                for (int i = 0; i < 16; i += lanes)
+                    store_vector<uint32_t>(pairs + p * 16 + i, row(2 * p, i) | row(2 * p + 1, i) << 16);
+        }
+        if (!pairs_first) transpose(to, room);
+    }
+
+    // Tiles of 16 rows, where pairs are neighbours as they lie.
+    template <typename Tile>
+    void pack_rows(Tile tile, const bf16* from, int others, int k) const {
+        for (int i = 0; i < 16; i++)
+            for (int t = 0; t < count(k, 32); t++) {
+                amx_pair* row = tile(t) + i * 16;
+                const int there = i < others ? std::min(32, k - 32 * t) : 0;
+                if (there < 32) std::memset(row, 0, 64);
+                if (there == 32) std::memcpy(row, from + i * stride + 32 * t, 64);
+                else if (there > 0) std::memcpy(row, from + i * stride + 32 * t, static_cast<size_t>(there) * 2);
+            }
+        alignas(64) amx_pair room[kAmxTile];
+        for (int t = 0; pairs_first && t < count(k, 32); t++) {
+            std::copy_n(tile(t), kAmxTile, room);
+            transpose(tile(t), room);
+        }
     }
 };
 
@@ -105,7 +131,7 @@ void product(const Matmul<bf16, O>& args) {
     };
     parallel_for(int64_t(count(K, kDepth)) * shared_panels, [=, &shared](int64_t i) {
         const int k = int(i / shared_panels) * kDepth, panel = int(i % shared_panels);
-        shared.pack(at(packed, shared_panels, k, panel, K), panel, k, std::min(kDepth, K - k));
+        shared.pack([=](int p) { return at(packed, shared_panels, k, p, K); }, panel, 1, k, std::min(kDepth, K - k));
     });
 
     parallel_for_dynamic(int64_t(count(own_panels, own_block)) * across, [=, &own](int64_t task) {
@@ -122,9 +148,8 @@ void product(const Matmul<bf16, O>& args) {
         for (int k0 = 0; k0 < K; k0 += kAmxDepth) {
             const int k1 = std::min(K, k0 + kAmxDepth);
             for (int k = k0; k < k1; k += kDepth)
-                for (int panel = 0; panel < own_count; panel++)
-                    own.pack(at(mine, own_count, k - k0, panel, k1 - k0), own_begin + panel, k,
-                             std::min(kDepth, K - k));
+                own.pack([=](int panel) { return at(mine, own_count, k - k0, panel - own_begin, k1 - k0); }, own_begin,
+                         own_count, k, std::min(kDepth, K - k));
             for (int first = begin; first < end; first += shared_block) {
                 const int shared_count = std::min(end, first + shared_block) - first;
                 const int rows = own_rows ? own_count : shared_count, columns = own_rows ? shared_count : own_count;
@@ -138,17 +163,17 @@ void product(const Matmul<bf16, O>& args) {
                             amx_block<2, 2>(sum, kPanel, own_rows ? p_own : p_shared, 16, kAmxTile, kPanelTiles,
                                             own_rows ? p_shared : p_own, 16, kAmxTile, kPanelTiles,
                                             count(std::min(kDepth, K - k), 32), k > 0);
-                            if (k + kDepth < K) continue;
-                            const int row = ((own_rows ? own_begin : first) + y) * kPanel;
-                            const int column = ((own_rows ? first : own_begin) + x) * kPanel;
-                            const int there = std::min(kPanel, M - row);
-                            if (N - column >= kPanel)
-                                for (int r = 0; r < there; r++)
-                                    finish_row(args, row + r, column, kPanel, sum + r * kPanel);
-                            else
-                                for (int r = 0; r < there; r++)
-                                    finish_row(args, row + r, column, N - column, sum + r * kPanel);
                         }
+                if (k1 < K) continue;
+                const int row = (own_rows ? own_begin : first) * kPanel,
+                          column = (own_rows ? first : own_begin) * kPanel;
+                for (int y = 0; y < std::min(rows * kPanel, M - row); y++)  // along rows of the result
+                    for (int x = 0; x < columns; x++) {
+                        float* sum = group + (int64_t(x) * rows + y / kPanel) * block + y % kPanel * kPanel;
+                        const int n = column + x * kPanel;
+                        if (N - n >= kPanel) finish_row(args, row + y, n, kPanel, sum);
+                        else finish_row(args, row + y, n, N - n, sum);
+                    }
             }
         }
     });

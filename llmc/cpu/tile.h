@@ -111,7 +111,11 @@ inline Vector<bf16_pair> pair_vectors(Vector<float> first, Vector<float> second)
 }
 inline void store_bf16(bf16* to, Vector<float> x) {
     using Halves = VectorOf<uint16_t, kVectorBytes / 2>;
+#ifdef __AVX512BF16__
+    *reinterpret_cast<Halves::in_memory*>(to) = (Halves::type)_mm512_cvtneps_pbh((__m512)x);
+#else
     *reinterpret_cast<Halves::in_memory*>(to) = __builtin_convertvector(rounded(x) >> 16, Halves::type);
+#endif
 }
 
 // sum + a * b
