@@ -205,14 +205,14 @@ TEST_P(MatmulStruct, Float) { check_matmuls<float>(2e-6, 2e-6); }
 TEST_P(MatmulStruct, Bf16) { check_matmuls<bf16>(6e-3, 2e-6); }
 
 // By tiles of AMX, or the loops that stand for them where this CPU has none: edges of tiles, of panels, of pieces of K; either
-// operand the larger one; sums that wait (K beyond kAmxDepth).
+// operand the larger one; sums that wait (K beyond AmxBlocks::kAmxDepth).
 TEST(MatmulAmx, AgreesWithLoops) {
     if (kCompiledForAmx && !amx_available()) GTEST_SKIP() << "the kernel gives no tiles of AMX";
     const auto by_tiles = [](const auto& args) { matmul_amx(args); };
     for (auto [M, N, K] : {std::array{1, 1, 1}, {33, 17, 65}, {67, 545, 30}, {30, 259, 300}, {545, 65, 31}})
         check_matmuls<bf16>(M, N, K, 6e-3, 2e-6, M == 33, by_tiles);
     for (auto [M, N] : {std::array{19, 33}, {34, 7}})
-        check_matmuls<bf16>(M, N, kAmxDepth + 270, 6e-3, 2e-6, false, by_tiles);
+        check_matmuls<bf16>(M, N, AmxBlocks::kAmxDepth + 270, 6e-3, 2e-6, false, by_tiles);
 }
 // Blocks follow the number of threads; sums do not.
 TEST(MatmulAmx, SumsDoNotDependOnThreads) {

@@ -18,10 +18,8 @@
 
 namespace {
 
-constexpr int kPanel = 32;                 // rows of a, columns of b: two tiles side by side
-constexpr int kPanelTiles = 2 * kAmxTile;  // pairs of such two tiles
-
-int count(int n, int block) { return (n + block - 1) / block; }
+constexpr int kPanel = AmxBlocks::kPanel, kPanelTiles = 2 * kAmxTile;  // pairs of such two tiles
+constexpr auto count = AmxBlocks::count;
 
 // The same numbers with rows and columns exchanged.
 void transpose(amx_pair* to, const amx_pair* from) {
@@ -97,35 +95,24 @@ struct Operand {
     }
 };
 
-// Blocks of the result whose sums wait in the L2 cache, in panels; and how much of K at a time: a panel of b so long leaves half of the
-// L1 cache to a's.
-constexpr int kRowPanels = 16, kColumnPanels = 8, kDepth = 256;
+// How much of K at a time: a panel of b so long leaves half of the L1 cache to a's.
+constexpr int kDepth = 256;
 
 template <typename O>
 void product(const Matmul<bf16, O>& args) {
     const int M = args.M, N = args.N, K = args.K;
     const Operand a{args.a, args.a_transposed ? M : K, args.a_transposed, false, M};
     const Operand b{args.b, args.b_transposed ? K : N, !args.b_transposed, true, N};
-    // The smaller operand is copied once, for all; each task copies its panels of the other one, kAmxDepth of K at a time.
-    // Where K is longer, the sums of all blocks of a task wait.
-    const bool own_rows = M >= N, long_k = K > kAmxDepth;
+    const AmxBlocks blocks(M, N, K, thread_count());
+    const bool own_rows = blocks.own_rows;
     const Operand &own = own_rows ? a : b, &shared = own_rows ? b : a;
-    const int own_panels = count(own.size, kPanel), shared_panels = count(shared.size, kPanel);
-    const int shared_block = own_rows ? kColumnPanels : kRowPanels;
-    int own_block = own_rows ? kRowPanels : kColumnPanels, wide = shared_panels;
-    while (count(own_panels, own_block) * count(shared_panels, wide) < 2 * thread_count() &&
-           (own_block > 4 || wide > shared_block)) {
-        if (own_block > 4) own_block /= 2;
-        else wide = count(wide, 2);
-    }
-    own_block = count(own_panels, count(own_panels, own_block));  // alike
-    const int across = count(shared_panels, wide);
+    const int shared_panels = blocks.shared_panels, across = count(shared_panels, blocks.wide);
 
     // The copy for all: a piece of K after the other. A caller at a time.
     static std::mutex mutex;
     static std::vector<amx_pair> packed_storage;
     std::lock_guard lock(mutex);
-    amx_pair* packed = cache_aligned(packed_storage, packed_amx_bytes(M, N, K) / sizeof(amx_pair));
+    amx_pair* packed = cache_aligned(packed_storage, blocks.shared_pairs);
     const auto at = [=](amx_pair* from, int panels, int k, int panel, int end) {
         return from + (int64_t(k / 32) * panels + int64_t(panel) * count(std::min(kDepth, end - k), 32)) * kPanelTiles;
     };
@@ -134,26 +121,26 @@ void product(const Matmul<bf16, O>& args) {
         shared.pack([=](int p) { return at(packed, shared_panels, k, p, K); }, panel, 1, k, std::min(kDepth, K - k));
     });
 
-    parallel_for_dynamic(int64_t(count(own_panels, own_block)) * across, [=, &own](int64_t task) {
+    const int64_t tasks = int64_t(count(blocks.own_panels, blocks.own_block)) * across;
+    parallel_for_dynamic(tasks, [=, &own, &blocks](int64_t task) {
         const AmxTiles tiles;
-        const int own_begin = int(task / across) * own_block, own_count = std::min(own_block, own_panels - own_begin);
-        const int begin = int(task % across) * wide, end = std::min(shared_panels, begin + wide);
+        const int own_begin = int(task / across) * blocks.own_block;
+        const int own_count = std::min(blocks.own_block, blocks.own_panels - own_begin);
+        const int begin = int(task % across) * blocks.wide, end = std::min(shared_panels, begin + blocks.wide);
         static thread_local std::vector<amx_pair> own_storage;
         static thread_local std::vector<float> sum_storage;
-        constexpr int block = kPanel * kPanel;
-        amx_pair* mine =
-            cache_aligned(own_storage, size_t(own_count) * count(std::min(K, kAmxDepth), 32) * kPanelTiles);
-        float* sums =
-            cache_aligned(sum_storage, size_t(own_count) * (long_k ? wide : std::min(wide, shared_block)) * block);
+        constexpr int block = kPanel * kPanel, kAmxDepth = AmxBlocks::kAmxDepth;
+        amx_pair* mine = cache_aligned(own_storage, blocks.own_pairs);
+        float* sums = cache_aligned(sum_storage, blocks.sums);
         for (int k0 = 0; k0 < K; k0 += kAmxDepth) {
             const int k1 = std::min(K, k0 + kAmxDepth);
             for (int k = k0; k < k1; k += kDepth)
                 own.pack([=](int panel) { return at(mine, own_count, k - k0, panel - own_begin, k1 - k0); }, own_begin,
                          own_count, k, std::min(kDepth, K - k));
-            for (int first = begin; first < end; first += shared_block) {
-                const int shared_count = std::min(end, first + shared_block) - first;
+            for (int first = begin; first < end; first += blocks.shared_block) {
+                const int shared_count = std::min(end, first + blocks.shared_block) - first;
                 const int rows = own_rows ? own_count : shared_count, columns = own_rows ? shared_count : own_count;
-                float* group = sums + (long_k ? int64_t(first - begin) * own_count * block : 0);
+                float* group = sums + (blocks.long_k ? int64_t(first - begin) * own_count * block : 0);
                 for (int k = k0; k < k1; k += kDepth)
                     for (int x = 0; x < columns; x++)
                         for (int y = 0; y < rows; y++) {

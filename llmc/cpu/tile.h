@@ -48,10 +48,10 @@ struct VectorOf {
 template <typename A>
 using Vector = typename VectorOf<A>::type;
 
-// Room for n elements in v, from a cache line's start on: a vector that straddles two lines takes two loads.
+// Room for n new elements in v, from a cache line's start on: a vector that straddles two lines takes two loads.
 template <typename A>
 inline A* cache_aligned(std::vector<A>& v, size_t n) {
-    if (v.size() < n + 64 / sizeof(A)) v.resize(n + 64 / sizeof(A));
+    if (v.size() < n + 64 / sizeof(A)) v = {}, v.resize(n + 64 / sizeof(A));  // nothing is kept
     return reinterpret_cast<A*>((reinterpret_cast<uintptr_t>(v.data()) + 63) / 64 * 64);
 }
 

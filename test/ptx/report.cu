@@ -48,17 +48,22 @@ std::vector<CountedLaunch> count(cudaStream_t stream, const std::function<void()
     return launches;
 }
 
-// gelu_fusion: as the program sets it on the card
-std::vector<Layer> count_step(const ModelConfig& m, int gelu_fusion) {
+// The two ways of a step: GELU's passes in the library's products and the attention cuDNN's, as the program has them from an
+// H100 on, or all by own kernels. (Own attention is counted in the second, and its kernels are the same on every card.)
+enum class Form { library, own };
+Form form_of(const ptx::Card& card) { return card.sheet.capability >= 90 ? Form::library : Form::own; }
+
+std::vector<Layer> count_step(const ModelConfig& m, Form form) {
     static std::map<std::string, std::vector<CountedLaunch>> counted;  // by model and layer
-    device().gelu_fusion = gelu_fusion;
+    const bool library = form == Form::library;
+    device().gelu_fusion = library ? 2 : 0;
     std::vector<Layer> layers;
     bench::step_kernels(
-        m, kB, kT, [](cudaStream_t, auto*, int64_t, float, float) {},
+        m, kB, kT, library, [](cudaStream_t, auto*, int64_t, float, float) {},
         [&](cudaStream_t stream, const std::string& name, double calls, Bound bound, double flops, double bytes,
             auto work) {
             Layer layer{name, calls, flops, bytes, bound, {}};
-            if (bound != Bound::product) {
+            if (bound != Bound::product && !(library && bound == Bound::attention)) {
                 auto& launches = counted[std::to_string(m.C) + name];
                 if (launches.empty()) launches = count(stream, work);
                 layer.launches = launches;
@@ -88,7 +93,7 @@ struct LayerTimes {
     double predicted = 0;  // seconds, of a call
     std::string limiter;
 };
-LayerTimes layer_times(const Layer& layer, const ptx::Card& card, int C) {
+LayerTimes layer_times(const Layer& layer, const ptx::Card& card, int C = 1, int HS = 64) {
     LayerTimes r;
     if (layer.bound == Bound::product) {
         r.predicted = floor_seconds(Bound::product, layer.flops, layer.bytes,
@@ -96,6 +101,12 @@ LayerTimes layer_times(const Layer& layer, const ptx::Card& card, int C) {
                                      1e12 * card.sheet.bf16_tflops * product_share(card.sheet, C), 1});
         r.limiter = "library's product";
         return r.predicted += ptx::kLaunchSeconds, r;
+    }
+    if (layer.bound == Bound::attention && layer.launches.empty()) {
+        r.predicted =
+            layer.flops / (1e12 * card.sheet.bf16_tflops * attention_share(card.sheet, HS, true)) + ptx::kLaunchSeconds;
+        r.limiter = "library's attention";
+        return r;
     }
     double most = 0;
     for (const CountedLaunch& l : layer.launches) {
@@ -125,10 +136,10 @@ std::string short_name(const CountedLaunch& l) {
 }
 
 double print_step(const ModelConfig& m, const char* name, const ptx::Card& card) {
-    std::vector<Layer> layers = count_step(m, card.sheet.capability >= 90 ? 2 : 0);
+    std::vector<Layer> layers = count_step(m, form_of(card));
     double step = 0, floors = 0;
     for (const Layer& l : layers) {
-        step += l.calls * layer_times(l, card, m.C).predicted, floors += l.calls * floor_of(l, card);
+        step += l.calls * layer_times(l, card, m.C, m.HS()).predicted, floors += l.calls * floor_of(l, card);
     }
     printf("\n### %s on %s\n\n", name, card.sheet.product);
     printf(
@@ -136,16 +147,31 @@ double print_step(const ModelConfig& m, const char* name, const ptx::Card& card)
         "DRAM |\n");
     printf("|---|---|---|---|---|---|---|---|---|---|---|---|---|\n");
     for (const Layer& l : layers) {
-        LayerTimes t = layer_times(l, card, m.C);
+        LayerTimes t = layer_times(l, card, m.C, m.HS());
         double ms = 1e3 * l.calls * t.predicted, least = 1e3 * l.calls * floor_of(l, card);
         printf("| %s | %.4g | %s | %.3f | %.1f%% | %.3f | %.0f%% |", l.name.c_str(), l.calls, t.limiter.c_str(), ms,
                0.1 * ms / step, least, 100 * least / ms);
         for (double limit : t.sum.at)
-            l.bound == Bound::product ? printf(" |") : printf(" %.3f |", 1e3 * l.calls * limit);
+            l.launches.empty() && l.bound != Bound::memory ? printf(" |") : printf(" %.3f |", 1e3 * l.calls * limit);
         printf("\n");
     }
     printf("| **step** | | | **%.2f** | | **%.2f** | **%.0f%%** | | | | | | |\n", 1e3 * step, 1e3 * floors,
            100 * floors / step);
+    if (form_of(card) == Form::library) {  // what changes with own attention
+        double own_step = step;
+        std::string parts;
+        const auto changes = [](const Layer& l) {
+            return l.bound == Bound::attention || l.name.starts_with("qkv bias gradient");
+        };
+        for (const Layer& l : layers)
+            if (changes(l)) own_step -= l.calls * layer_times(l, card, m.C, m.HS()).predicted;
+        for (const Layer& l : count_step(m, Form::own))
+            if (changes(l)) {
+                const double seconds = l.calls * layer_times(l, card, m.C, m.HS()).predicted;
+                own_step += seconds, parts += strf("%s %.2f, ", l.name.c_str(), 1e3 * seconds);
+            }
+        printf("\nWith `--attention own`: %sthe step **%.2f** ms.\n", parts.c_str(), 1e3 * own_step);
+    }
     return step;
 }
 
@@ -165,8 +191,8 @@ void print_kernels(const ModelConfig& m, const char* name) {
     for (size_t c = 0; c < std::size(kCapabilities); c++) printf("---|");
     printf("\n");
     std::set<std::string> seen;
-    for (int fusion : {2, 0})
-        for (const Layer& layer : count_step(m, fusion))
+    for (Form form : {Form::library, Form::own})
+        for (const Layer& layer : count_step(m, form))
             for (const CountedLaunch& l : layer.launches) {
                 std::string grid = std::to_string(l.grid.x) + (l.grid.y > 1 ? "," + std::to_string(l.grid.y) : "");
                 if (!seen.insert(l.kernel->name + grid).second) continue;
@@ -220,7 +246,7 @@ AttentionShare flash_attention_shape(const ptx::Card& card) {
     }();
     Layer forward{"", 1, 0, 0, Bound::attention, launches.first},
         backward{"", 1, 0, 0, Bound::attention, launches.second};
-    return {layer_times(forward, card, 1).predicted, layer_times(backward, card, 1).predicted};
+    return {layer_times(forward, card).predicted, layer_times(backward, card).predicted};
 }
 
 void print_calibration(double h100_step) {
@@ -277,13 +303,15 @@ of eight blocks of each launch at the size of the model, and counts; the launch 
 - Floor: bytes that have to move at the data sheet's rate, FLOPs at the tensor cores'.
 - Instructions are PTX, with what ptxas makes of each in the main. A step's B = %d, T = %d, in bf16.
 - Products are the library's, which has no PTX: on an H100 %.2f (C = 768) and %.2f (C = 1600) of the data sheet (llmc/run/gpus.h).
+- Attention on an H100 is cuDNN's, too, where it is there: %.2f of the data sheet at head size 64 (the same).
 - Not counted: CUB's sort, with which the encoder's backward pass begins; what other kernels left in L2.
 
 The cards, by their data sheets:
 
 )",
            compiler.c_str(), 100 * ptx::kUnhidden, 1e6 * ptx::kLaunchSeconds, kB, kT,
-           product_share(ptx::card("h100").sheet, 768), product_share(ptx::card("h100").sheet, 1600));
+           product_share(ptx::card("h100").sheet, 768), product_share(ptx::card("h100").sheet, 1600),
+           attention_share(ptx::card("h100").sheet, 64, true));
     for (const char* name : kCards) {
         const ptx::Card& c = ptx::card(name);
         printf(
@@ -296,7 +324,7 @@ The cards, by their data sheets:
     double h100_step = 0;
     for (auto [size, name] : {std::pair{"d12", "124M"}, std::pair{"d48", "1558M"}}) {
         const ModelConfig m = model_size(size);
-        for (int fusion : {2, 0}) find_resources(count_step(m, fusion));
+        for (Form form : {Form::library, Form::own}) find_resources(count_step(m, form));
         printf("\n## %s: a step\n", name);
         for (const char* c : kCards) {
             double step = print_step(m, name, ptx::card(c));
@@ -314,8 +342,8 @@ void write_json(const char* path) {
         "{\n \"model\": \"d12\", \"B\": %d, \"T\": %d, \"multiprocessors\": %d, \"compiler\": \"%s\",\n \"kernels\": [",
         kB, kT, device().multiprocessors, compiler.c_str());
     std::set<std::string> seen;
-    for (int fusion : {2, 0})
-        for (const Layer& layer : count_step(model_size("d12"), fusion))
+    for (Form form : {Form::library, Form::own})
+        for (const Layer& layer : count_step(model_size("d12"), form))
             for (const CountedLaunch& l : layer.launches) {
                 const std::string name = short_name(l), grid = strf("[%u, %u, %u]", l.grid.x, l.grid.y, l.grid.z);
                 if (!seen.insert(name + grid).second) continue;
@@ -406,8 +434,8 @@ void print_page(const CountedLaunch& l) {
 int print_pages(const std::string& wanted) {
     std::set<std::string> names, seen;
     const ModelConfig m = model_size("d12");
-    for (int fusion : {2, 0}) {
-        const auto layers = count_step(m, fusion);
+    for (Form form : {Form::library, Form::own}) {
+        const auto layers = count_step(m, form);
         for (const Layer& layer : layers)
             for (const CountedLaunch& l : layer.launches) {
                 const std::string& name = l.kernel->demangled;

@@ -53,7 +53,7 @@ class PtxKernels : public ::testing::Test {
         m.V = kGpt2Vocabulary;
         device().gelu_fusion = 0;
         bench::step_kernels(
-            m, 64, 1024, [](cudaStream_t, auto*, int64_t, float, float) {},
+            m, 64, 1024, false, [](cudaStream_t, auto*, int64_t, float, float) {},
             [&](cudaStream_t stream, const std::string& name, double, Bound bound, double, double, auto work) {
                 // the bias gradients are one kernel, on what others leave
                 if (bound == Bound::product || (name.find("bias") != std::string::npos && name.find("qkv") != 0))

@@ -1,6 +1,7 @@
 // Every kernel of a step alone, at the step's shapes, and their sum beside the step.
 #pragma once
 #include "dev/bench/cuda/step_kernels.cuh"
+#include "llmc/cuda/attention.cuh"
 
 namespace bench {
 
@@ -35,7 +36,7 @@ inline void bench_kernels(const ModelConfig& m, int B, double step) {
                               .add("of_floor", least / seconds));
     };
     step_kernels(
-        m, B, o.T,
+        m, B, o.T, attention_is_cudnn<bf16>(packed_qkv_shape(B, o.T, m.C, m.NH), nullptr, {}),
         [](cudaStream_t stream, auto* p, int64_t n, float scale, float mean) { fill(stream, p, n, scale, mean); }, row);
     printf("| **sum** | | | **%.3f** | **%.1f%%** | | **%.3f** | **%.0f%%** |\n", 1e3 * sum, 100 * sum / step,
            1e3 * floors, 100 * floors / sum);
@@ -53,7 +54,7 @@ inline void bench_kernels(const ModelConfig& m, int B, double step) {
 // Each of the program's own kernels once, for a profiler that counts (dev/gpu_check/counters.py).
 inline void count_kernels(const ModelConfig& m, int B) {
     step_kernels(
-        m, B, o.T,
+        m, B, o.T, attention_is_cudnn<bf16>(packed_qkv_shape(B, o.T, m.C, m.NH), nullptr, {}),
         [](cudaStream_t stream, auto* p, int64_t n, float scale, float mean) { fill(stream, p, n, scale, mean); },
         [](cudaStream_t stream, const std::string&, double, Bound bound, double, double, auto work) {
             if (bound != Bound::product) work();

@@ -14,9 +14,9 @@ namespace bench {
 
 // One micro-batch of B sequences of T tokens and the update, in bf16. For each layer: each(stream, name, calls in a step, bound,
 // FLOPs, bytes that have to move, work), where work() puts it into the stream. set(stream, p, n, scale, mean): the values that
-// tensors have before.
+// tensors have before. cudnn: the attention is cuDNN's, which leaves no column sums.
 template <typename Set, typename Each>
-void step_kernels(const ModelConfig& m, int B, int T, Set set, Each each) {
+void step_kernels(const ModelConfig& m, int B, int T, bool cudnn, Set set, Each each) {
     using X = bf16;
     int N = B * T, C = m.C, Vp = m.Vp(), L = m.L;
     int64_t NC = int64_t(N) * C;
@@ -123,7 +123,7 @@ void step_kernels(const ModelConfig& m, int B, int T, Set set, Each each) {
         [&] { residual_layernorm_forward(r, y, mean, rstd, x, z, w, bias, N, C, T, Dropout{}, 1e-5f, stream); });
     set(stream, rstd, N, 0.0f, 1.0f), set(stream, mean, N, 0.0f, 0.0f), set(stream, x, NC, 1.0f, 0.0f),
         set(stream, y, NC, 1.0f, 0.0f);
-    linear("qkv", wide, x, N, C, 3 * C, L, attention_sum_parts(shape));
+    linear("qkv", wide, x, N, C, 3 * C, L, cudnn ? 0 : attention_sum_parts(shape));
     linear("attention projection", y, x, N, C, C, L, norm_parts);
     linear("fc", wide, x, N, C, 4 * C, L, own ? ceil_div(N, 64) : gelu_backward_fused ? 0 : gelu_parts);
     linear("fcproj", x, wide, N, 4 * C, C, L, norm_parts);
@@ -133,11 +133,12 @@ void step_kernels(const ModelConfig& m, int B, int T, Set set, Each each) {
         row("GELU backward", L, Bound::memory, 0, 12 * x_bytes,
             [&] { gelu_backward_with_sums(wide2, wide, wide3, N, 4 * C, &sums, stream); });
     double causal = 2.0 * N * T * C, lse_bytes = 4.0 * N * m.NH;
-    row("attention forward", L, Bound::attention, causal, 4 * x_bytes + lse_bytes, [&] {
+    const std::string attention = cudnn ? "cuDNN's attention" : "attention";
+    row(attention + " forward", L, Bound::attention, causal, 4 * x_bytes + lse_bytes, [&] {
         attention_forward(y, lse, wide, wide + C, wide + 2 * C, shape, static_cast<const int*>(nullptr), Dropout{},
                           stream);
     });
-    row("attention backward", L, Bound::attention, 2.5 * causal, 8 * x_bytes + lse_bytes, [&] {
+    row(attention + " backward", L, Bound::attention, 2.5 * causal, 8 * x_bytes + lse_bytes, [&] {
         attention_backward(wide2, wide2 + C, wide2 + 2 * C, z, wide, wide + C, wide + 2 * C, y, lse, shape,
                            static_cast<const int*>(nullptr), Dropout{}, &sums, stream);
     });
