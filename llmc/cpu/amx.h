@@ -7,16 +7,8 @@
 // a: rows of pairs, (m,k). b: row p has the pairs (2p, 2p + 1) of all columns, (k,n). A processor without AMX computes the
 // same by loops, so that what is built on it is tested there, too.
 #pragma once
+#include "llmc/cpu/amx_available.h"
 #include "llmc/cpu/tile.h"
-
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
-#include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-constexpr bool kCompiledForAmx = true;
-#else
-constexpr bool kCompiledForAmx = false;
-#endif
 
 // A pair of bf16 that lies where AMX reads it: k padded to whole tiles with zeros, n a multiple of kAmxRows, and rows of a
 // may be read up to the next multiple of kAmxRows.
@@ -27,17 +19,6 @@ struct amx_pair {
 };
 constexpr int kAmxRows = 16, kAmxPairs = 16,
               kAmxTile = kAmxRows * kAmxPairs;  // of a tile, in pairs of bf16 or in floats
-
-// Whether this process may use the tiles: the kernel gives them on demand.
-inline bool amx_available() {
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
-    constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    static const bool available = syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-    return available;
-#else
-    return false;
-#endif
-}
 
 // A thread uses tiles as long as one of these lives. What the registers' shape was before (oneDNN's) is lost.
 struct AmxTiles {

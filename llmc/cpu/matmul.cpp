@@ -7,6 +7,7 @@
 #include "llmc/cpu/layers.h"
 #include "llmc/cpu/instantiate.h"
 #include "llmc/base/bf16.h"
+#include "llmc/cpu/finish_row.h"
 #include "llmc/cpu/matmul.h"
 #include "llmc/cpu/gemm.h"
 #include "llmc/cpu/workspaces.h"

@@ -13,6 +13,7 @@
 #include "llmc/base/parallel.h"
 #include "llmc/cpu/amx.h"
 #include "llmc/cpu/gemm.h"
+#include "llmc/cpu/finish_row.h"
 #include "llmc/cpu/matmul.h"
 #include "llmc/cpu/workspaces.h"
 
@@ -97,6 +98,8 @@ struct Operand {
 
 // How much of K at a time: a panel of b so long leaves half of the L1 cache to a's.
 constexpr int kDepth = 256;
+// Rows of the result that are fetched ahead of their finishing: they are far apart, so the processor does not see them coming.
+constexpr int kRowsAhead = 8;
 
 template <typename O>
 void product(const Matmul<bf16, O>& args) {
@@ -154,10 +157,15 @@ void product(const Matmul<bf16, O>& args) {
                 if (k1 < K) continue;
                 const int row = (own_rows ? own_begin : first) * kPanel,
                           column = (own_rows ? first : own_begin) * kPanel;
-                for (int y = 0; y < std::min(rows * kPanel, M - row); y++)  // along rows of the result
+                const int there = std::min(rows * kPanel, M - row);
+                for (int y = 0; y < there; y++)  // along rows of the result
                     for (int x = 0; x < columns; x++) {
-                        float* sum = group + (int64_t(x) * rows + y / kPanel) * block + y % kPanel * kPanel;
                         const int n = column + x * kPanel;
+                        if (y + kRowsAhead < there) {
+                            const O* later = args.out + int64_t(row + y + kRowsAhead) * N + n;
+                            for (int e = 0; e < kPanel; e += 64 / sizeof(O)) __builtin_prefetch(later + e, 1);
+                        }
+                        float* sum = group + (int64_t(x) * rows + y / kPanel) * block + y % kPanel * kPanel;
                         if (N - n >= kPanel) finish_row(args, row + y, n, kPanel, sum);
                         else finish_row(args, row + y, n, N - n, sum);
                     }

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include "llmc/cpu/amx.h"
+#include "llmc/cpu/amx_available.h"
 #include "llmc/model/activations.h"
 #include "llmc/model/config.h"
 #include "llmc/model/step_state.h"
@@ -30,7 +30,7 @@ inline bool worth_amx(int64_t M, int64_t N, int64_t K) { return M >= 128 && N >=
 // multiplies them by `wide` panels of the shared one. The sums of kRowPanels x kColumnPanels blocks of the result wait in
 // the L2 cache; where K is longer than kAmxDepth, those of all blocks of a task.
 struct AmxBlocks {
-    static constexpr int kAmxDepth = 3072, kRowPanels = 16, kColumnPanels = 8, kPanel = 32;
+    static constexpr int kAmxDepth = 3072, kRowPanels = 8, kColumnPanels = 8, kPanel = 32;
     bool own_rows, long_k;
     int own_panels, shared_panels, own_block, shared_block, wide;
     size_t shared_pairs, own_pairs, sums;  // pairs of bf16 of the copies; floats
@@ -43,7 +43,13 @@ struct AmxBlocks {
             if (own_block > 4) own_block /= 2;
             else wide = count(wide, 2);
         }
-        own_block = count(own_panels, count(own_panels, own_block));  // alike
+        // alike, and as many for each thread where they are few
+        const int across = count(shared_panels, wide), most = own_block;
+        for (int blocks = count(own_panels, most); blocks <= own_panels; blocks++) {
+            own_block = count(own_panels, blocks);
+            const int tasks = count(own_panels, own_block) * across;
+            if (tasks % threads == 0 || tasks > 8 * threads) break;
+        }
         const auto pairs = [](int panels, int64_t k) { return size_t(panels) * kPanel * size_t(count(k, 32)) * 16; };
         shared_pairs = pairs(shared_panels, K), own_pairs = pairs(own_block, std::min<int64_t>(K, kAmxDepth));
         sums = size_t(own_block) * size_t(long_k ? wide : std::min(wide, shared_block)) * kPanel * kPanel;
