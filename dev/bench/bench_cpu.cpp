@@ -14,6 +14,7 @@
 // goes.
 //
 // Usage: bench_cpu [--quick] [--fp32 | --bf16] [step | layers | portable | memory | sample]...    (default: everything)
+#include "dev/bench/bare_products.h"
 #include "llmc/base/parallel.h"
 #include "llmc/cpu/machine.h"
 #include "llmc/cpu/math.h"
@@ -24,35 +25,17 @@
 #include <unistd.h>
 
 #include <array>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <set>
 #include <thread>
-#ifdef USE_ONEDNN
-#include <dnnl.hpp>
-#endif
 
 namespace {
 
 const ModelConfig gpt2_124M{12, 12, 768, 1024, 50257};
 bool quick = false;
 int repeats() { return quick ? 1 : 5; }
-
-template <typename F>
-double seconds(F f) {
-    auto begin = std::chrono::steady_clock::now();
-    f();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-// The fastest of a few: for work so short that an interruption would count.
-template <typename F>
-double best_seconds(F f, int times = 3) {
-    double best = seconds(f);
-    for (int i = 1; i < times; i++) best = std::min(best, seconds(f));
-    return best;
-}
 
 double median(std::vector<double> v) {
     std::sort(v.begin(), v.end());
@@ -98,99 +81,6 @@ Bandwidth bandwidth() {
     return {bytes / read, 2 * bytes / copy};
 }
 
-// One of the matrix products of a step: out (M,N) = op(a) (M,K) . op(b) (K,N), `times` of them.
-struct Shape {
-    const char* name;
-    int M, N, K;
-    bool a_transposed, b_transposed, gradient;  // gradient: the result is fp32
-    double times;
-    double flops() const { return 2.0 * M * N * K; }
-};
-
-// Forward, dx and dw of every linear layer, for `rows` = B*T; the LM head for `head` rows at a time.
-std::vector<Shape> step_shapes(int rows, int head) {
-    std::vector<Shape> shapes;
-    auto linear = [&](const char* name, int N, int C, int OC, double times) {
-        shapes.push_back({name, N, OC, C, false, true, false, times});
-        shapes.push_back({name, N, C, OC, false, false, false, times});
-        shapes.push_back({name, OC, C, N, true, false, true, times});
-    };
-    const ModelConfig& m = gpt2_124M;
-    linear("qkv", rows, m.C, 3 * m.C, m.L);
-    linear("attproj", rows, m.C, m.C, m.L);
-    linear("fc", rows, m.C, 4 * m.C, m.L);
-    linear("fcproj", rows, 4 * m.C, m.C, m.L);
-    linear("LM head", head, m.C, m.Vp(), double(rows) / head);
-    return shapes;
-}
-
-#ifdef USE_ONEDNN
-struct BareProduct {
-    dnnl::matmul primitive;
-    std::unordered_map<int, dnnl::memory> arguments;
-    dnnl::stream stream;
-
-    BareProduct(dnnl::engine& engine, const Shape& s, dnnl::memory::data_type type, bool packed) : stream(engine) {
-        using tag = dnnl::memory::format_tag;
-        auto layout = [&](bool transposed) { return packed ? tag::any : transposed ? tag::ba : tag::ab; };
-        dnnl::memory::desc a({s.M, s.K}, type, layout(s.a_transposed)), b({s.K, s.N}, type, layout(s.b_transposed));
-        dnnl::memory::desc out({s.M, s.N}, s.gradient ? dnnl::memory::data_type::f32 : type, layout(false));
-#if DNNL_VERSION_MAJOR >= 3
-        dnnl::matmul::primitive_desc description(engine, a, b, out);
-#else
-        dnnl::matmul::primitive_desc description(dnnl::matmul::desc(a, b, out), engine);
-#endif
-        primitive = dnnl::matmul(description);
-        auto memory = [&](const dnnl::memory::desc& d) {
-            dnnl::memory m(d, engine);
-            memset(m.get_data_handle(), 0x3c, d.get_size());  // 0.0115, as fp32 and as bf16
-            return m;
-        };
-        arguments = {{DNNL_ARG_SRC, memory(description.src_desc())},
-                     {DNNL_ARG_WEIGHTS, memory(description.weights_desc())},
-                     {DNNL_ARG_DST, memory(description.dst_desc())}};
-    }
-    void run() {
-        primitive.execute(stream, arguments);
-        stream.wait();
-    }
-};
-
-// Seconds of all bare products of a step. The LM head in the chunks that the model uses, or whole (up to a limit of
-// memory): what is faster a row.
-struct Bare {
-    double plain = 0, packed = 0, best = 0;
-};
-template <typename X>
-Bare bare_products(int rows, int chunk, bool print) {
-    dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-    auto type = std::is_same_v<X, float> ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
-    Bare bare;
-    std::vector<Shape> shapes = step_shapes(rows, chunk), other = step_shapes(rows, std::min(rows, 1024));
-    for (size_t i = 0; i < shapes.size(); i++) {
-        auto time = [&](const Shape& s, bool packed) {
-            BareProduct product(engine, s, type, packed);
-            product.run();
-            return best_seconds([&] { product.run(); }, 2) * s.times;
-        };
-        double plain = time(shapes[i], false), packed = time(shapes[i], true);
-        if (other[i].M != shapes[i].M || other[i].K != shapes[i].K)
-            plain = std::min(plain, time(other[i], false)), packed = std::min(packed, time(other[i], true));
-        bare.plain += plain, bare.packed += packed, bare.best += std::min(plain, packed);
-        double flops = shapes[i].flops() * shapes[i].times;
-        if (print)
-            printf("    %-8s %-7s %5d x %5d x %5d  plain %7.1f ms %6.2f TFLOP/s   packed %7.1f ms %6.2f TFLOP/s\n",
-                   shapes[i].name,
-                   shapes[i].gradient       ? "dw"
-                   : shapes[i].b_transposed ? "forward"
-                                            : "dx",
-                   shapes[i].M, shapes[i].N, shapes[i].K, plain * 1e3, flops / plain * 1e-12, packed * 1e3,
-                   flops / packed * 1e-12);
-    }
-    return bare;
-}
-#endif
-
 template <typename X>
 std::unique_ptr<GPT2<X, Cpu>> make_model(int B, int T, bool training) {
     StepOptions options;
@@ -235,7 +125,7 @@ void bench_step(int T, [[maybe_unused]] double limit) {
     for (int i = 0; i < repeats(); i++) {
         step.push_back(step_seconds(*model, batch));
 #ifdef USE_ONEDNN
-        Bare bare = bare_products<X>(B * T, chunk_of(*model), i == 0);
+        Bare bare = bare_products<X>(gpt2_124M, B * T, chunk_of(*model), i == 0);
         plain.push_back(bare.plain), packed.push_back(bare.packed), base.push_back(bare.best);
         ratio.push_back(step.back() / bare.best);
 #endif
@@ -249,6 +139,23 @@ void bench_step(int T, [[maybe_unused]] double limit) {
 #else
     printf("  built without oneDNN: no bare products to compare with\n");
 #endif
+}
+
+// Where a processor multiplies no bf16: what keeping weights and activations in it costs, in turns with fp32.
+void bench_bf16_storage(int T, double limit) {
+    constexpr int B = 4;
+    printf("training step, bf16 storage beside fp32, B=%d, T=%d\n", B, T);
+    auto half = make_model<bf16>(B, T, true);
+    auto whole = make_model<float>(B, T, true);
+    const Batch batch = make_batch(B, T);
+    step_seconds(*half, batch), step_seconds(*whole, batch);
+    std::vector<double> bf, fp32, ratio;
+    for (int i = 0; i < repeats(); i++) {
+        bf.push_back(step_seconds(*half, batch)), fp32.push_back(step_seconds(*whole, batch));
+        ratio.push_back(bf.back() / fp32.back());
+    }
+    printf("  bf16 %.0f ms, fp32 %.0f ms\n", median(bf) * 1e3, median(fp32) * 1e3);
+    mark("step in bf16 / in fp32", median(ratio), limit, true);
 }
 
 // Time of each kind of layer at the shapes of a step, beside its limit.
@@ -487,8 +394,16 @@ int main(int argc, char** argv) {
         if (parts.empty()) parts = known;
         if (parts.count("memory")) bench_memory();
         print_machine();
-        if (parts.count("step") && fp32) bench_step<float>(256, 1.2), bench_step<float>(1024, 1.35);
-        if (parts.count("step") && bf) bench_step<bf16>(256, 1.8), bench_step<bf16>(1024, 1.9);
+        if (parts.count("step") && fp32) bench_step<float>(256, 1.15), bench_step<float>(1024, 1.15);
+        if (parts.count("step") && bf) {
+#ifdef USE_ONEDNN
+            const bool products = multiplies_bf16();
+#else
+            const bool products = false;
+#endif
+            if (products) bench_step<bf16>(256, 1.25), bench_step<bf16>(1024, 1.25);
+            else bench_bf16_storage(256, 1.1), bench_bf16_storage(1024, 1.1);
+        }
         if (parts.count("layers") && fp32) bench_layers<float>(256), bench_layers<float>(1024);
         if (parts.count("layers") && bf) bench_layers<bf16>(256), bench_layers<bf16>(1024);
         if (parts.count("portable")) bench_portable();

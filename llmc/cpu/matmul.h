@@ -14,6 +14,8 @@ void matmul_amx(const Matmul<bf16, bf16>& args);
 void matmul_amx(const Matmul<bf16, float>& args);
 
 #ifdef USE_ONEDNN
+bool multiplies_bf16();  // whether this CPU has instructions for it
+
 // False where this CPU or library has no product of these types (bf16): the caller computes it otherwise.
 bool matmul_onednn(const Matmul<float, float>& args);
 bool matmul_onednn(const Matmul<bf16, bf16>& args);

@@ -17,6 +17,17 @@
 #include "llmc/cpu/workspaces.h"
 #include "llmc/base/error.h"
 
+// The bits of an instruction set are in those of each that has it.
+bool multiplies_bf16() {
+#ifdef __x86_64__
+    const int isa = static_cast<int>(dnnl::get_effective_cpu_isa()),
+              needed = static_cast<int>(dnnl::cpu_isa::avx512_core_bf16);
+    return (isa & needed) == needed;
+#else
+    return true;  // not known
+#endif
+}
+
 namespace {
 
 using dnnl::memory;
@@ -30,20 +41,10 @@ dnnl::engine& engine() {
     return engine;
 }
 
-// Said once. Without instructions for them (the bits of an instruction set are in those of each that has it), products of
-// bf16 are converted to fp32 ones, by oneDNN or by us.
+// Said once: without instructions for them, products of bf16 are converted to fp32 ones, by oneDNN or by us.
 void say_if_bf16_is_slow() {
-    static const bool slow = [] {
-#ifdef __x86_64__
-        const int isa = static_cast<int>(dnnl::get_effective_cpu_isa()),
-                  needed = static_cast<int>(dnnl::cpu_isa::avx512_core_bf16);
-        return (isa & needed) != needed;
-#else
-        return false;  // not known
-#endif
-    }();
     static std::once_flag said;
-    if (slow)
+    if (!multiplies_bf16())
         std::call_once(said, [] {
             fprintf(
                 stderr,
