@@ -18,16 +18,7 @@ std::vector<float> after_fused_steps(StepOptions o) {
         model->step(batch, &state);
         all.push_back(state.loss), all.push_back(state.grad_norm);
     }
-    const ModelTensors tensors = o.adapters.empty() ? model->tensors() : model->adapter_tensors(0);
-    for (const Parameter& p : tensors.table)
-        for (Buffer buffer : {Buffer::weights, Buffer::master, Buffer::m, Buffer::v}) {
-            if (buffer == Buffer::master && !tensors.has_master) continue;
-            if (buffer == Buffer::m && !keeps_m(o.optimizer)) continue;
-            if (buffer == Buffer::v && !keeps_v(o.optimizer, p.matrices)) continue;
-            std::vector<float> values(static_cast<size_t>(p.size()));
-            tensors.read(buffer, p.offset, p.size(), values.data());
-            all.insert(all.end(), values.begin(), values.end());
-        }
+    append_state(o.adapters.empty() ? model->tensors() : model->adapter_tensors(0), o.optimizer, &all);
     return all;
 }
 

@@ -35,6 +35,19 @@ std::unique_ptr<GPT2<X, Machine>> random_model(const ModelConfig& config, const 
     return model;
 }
 
+// Weights and what the optimizer keeps, to the end of `all`.
+inline void append_state(const ModelTensors& tensors, Optimizer optimizer, std::vector<float>* all) {
+    for (const Parameter& p : tensors.table)
+        for (Buffer buffer : {Buffer::weights, Buffer::master, Buffer::m, Buffer::v}) {
+            if (buffer == Buffer::master && !tensors.has_master) continue;
+            if (buffer == Buffer::m && !keeps_m(optimizer)) continue;
+            if (buffer == Buffer::v && !keeps_v(optimizer, p.matrices)) continue;
+            std::vector<float> values(static_cast<size_t>(p.size()));
+            tensors.read(buffer, p.offset, p.size(), values.data());
+            all->insert(all->end(), values.begin(), values.end());
+        }
+}
+
 inline Batch random_batch(int sequences, int T, int V, uint64_t seed) {
     std::mt19937_64 generator(seed);
     Batch batch;

@@ -33,16 +33,7 @@ std::vector<float> after_two_steps(StepOptions o, uint64_t schedule) {
         model->token_losses(losses.data(), random_batch(kBatch, kConfig.T, kConfig.V, 99));  // between steps
         all.insert(all.end(), losses.begin(), losses.end());
     }
-    const ModelTensors tensors = model->tensors();
-    for (const Parameter& p : tensors.table)
-        for (Buffer buffer : {Buffer::weights, Buffer::master, Buffer::m, Buffer::v}) {
-            if (buffer == Buffer::master && !tensors.has_master) continue;
-            if (buffer == Buffer::m && !keeps_m(o.optimizer)) continue;
-            if (buffer == Buffer::v && !keeps_v(o.optimizer, p.matrices)) continue;
-            std::vector<float> values(static_cast<size_t>(p.size()));
-            tensors.read(buffer, p.offset, p.size(), values.data());
-            all.insert(all.end(), values.begin(), values.end());
-        }
+    append_state(model->tensors(), o.optimizer, &all);
     return all;
 }
 
