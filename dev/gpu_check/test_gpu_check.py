@@ -16,7 +16,7 @@ import counters  # noqa: E402
 
 class Counters(unittest.TestCase):
     def setUp(self):
-        self.counted = json.loads(common.read(counters.COUNTED))
+        self.counted = json.loads(common.read("dev/gpu_check/ncu_example_counts.json"))  # what the example was made of
         self.launches = counters.parse_ncu(common.read(counters.EXAMPLE))
 
     def test_names_are_those_of_the_report(self):
@@ -28,6 +28,13 @@ class Counters(unittest.TestCase):
                 ("void optimizer_kernel<(StateType)0, bf16>(OptimizerArrays<bf16>)", "optimizer_kernel<(StateType)0, bf16>"),
                 ("void <unnamed>::count_up_kernel(int *, int)", "count_up_kernel")):
             self.assertEqual(counters.short_name(ncu), ours)
+
+    def test_the_reports_counts_have_this_form(self):
+        report = json.loads(common.read(counters.COUNTED))
+        self.assertEqual(set(report), set(self.counted))
+        self.assertGreater(len(report["kernels"]), 20)
+        for kernel in report["kernels"]:
+            self.assertEqual(set(kernel), set(self.counted["kernels"][0]))
 
     def test_the_details_page(self):
         self.assertGreaterEqual(len(self.launches), 8)

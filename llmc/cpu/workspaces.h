@@ -57,10 +57,12 @@ struct AmxBlocks {
     static int count(int64_t n, int64_t block) { return static_cast<int>((n + block - 1) / block); }
 };
 
-// Working memory of a thread: tiles of products and of attention, oneDNN's scratch: measured (dev/bench/memory_table.sh); and one
-// head's keys and values (T,HS) in the backward pass of attention, three copies in the layers' type and two gradients in fp32.
-inline size_t cpu_thread_bytes(const ModelConfig& m, int T, size_t element) {
-    return (2 << 20) + static_cast<size_t>(T) * static_cast<size_t>((m.HS() + 15) / 16 * 16) * (3 * element + 8);
+// Working memory of a thread: the library's scratch and tiles, where it makes products, measured (dev/bench/memory_table.sh);
+// and one head's keys and values (T,HS) in the backward pass of attention, three copies in the layers' type and two gradients
+// in fp32.
+inline size_t cpu_thread_bytes(const ModelConfig& m, int T, size_t element, bool by_library) {
+    return (by_library ? 2 << 20 : 0) +
+           static_cast<size_t>(T) * static_cast<size_t>((m.HS() + 15) / 16 * 16) * (3 * element + 8);
 }
 
 // The machine code that oneDNN writes for a product, in two or three sizes of tiles, more of them where the width is odd.
@@ -90,7 +92,7 @@ struct ProductMemory {
 inline size_t cpu_products_bytes(const ModelConfig& m, const StepOptions& o, size_t element, int threads, int sizes) {
     const int64_t N = int64_t(o.B) * o.T, C = m.C, chunk = kCpuLogits.chunk(N, m.Vp());
     ProductMemory activations, gradients;
-    int by_library = 0;
+    int by_library = o.adapters.empty() ? 0 : 1;  // products of few columns
     const auto layer = [&](int64_t rows, int64_t in, int64_t out) {
         activations.add(rows, out, in, true, element, threads, &by_library);
         if (o.training) activations.add(rows, in, out, false, element, threads, &by_library);
@@ -99,6 +101,6 @@ inline size_t cpu_products_bytes(const ModelConfig& m, const StepOptions& o, siz
     };
     layer(N, C, 3 * C), layer(N, C, C), layer(N, C, m.F()), layer(N, m.F(), C), layer(chunk, C, m.Vp());
     return activations.bytes(threads) + gradients.bytes(threads) +
-           cpu_thread_bytes(m, o.T, element) * static_cast<size_t>(threads) +
+           cpu_thread_bytes(m, o.T, element, by_library > 0) * static_cast<size_t>(threads) +
            product_code_bytes(m, element) * static_cast<size_t>(by_library * sizes);
 }
