@@ -140,8 +140,8 @@ void product(const Matmul<bf16, O>& args) {
             for (int k = k0; k < k1; k += kDepth)
                 own.pack([=](int panel) { return at(mine, own_count, k - k0, panel - own_begin, k1 - k0); }, own_begin,
                          own_count, k, std::min(kDepth, K - k));
-            for (int first = begin; first < end; first += blocks.shared_block) {
-                const int shared_count = std::min(end, first + blocks.shared_block) - first;
+            for (int first = begin; first < end; first += AmxBlocks::kBlock) {
+                const int shared_count = std::min(end, first + AmxBlocks::kBlock) - first;
                 const int rows = own_rows ? own_count : shared_count, columns = own_rows ? shared_count : own_count;
                 float* group = sums + (blocks.long_k ? int64_t(first - begin) * own_count * block : 0);
                 for (int k = k0; k < k1; k += kDepth)

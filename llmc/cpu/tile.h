@@ -35,10 +35,6 @@ constexpr int kTileRows = 6;
 
 template <typename A>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
-template <typename A>
-constexpr int pad_to_lanes(int n) {
-    return (n + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
-}
 
 template <typename A, int BYTES = kVectorBytes>
 struct VectorOf {

@@ -27,32 +27,31 @@ inline bool worth_amx(int64_t M, int64_t N, int64_t K) { return M >= 128 && N >=
 
 // How such a product is divided. Panels are 32 rows of a or columns of b: two tiles side by side. The smaller operand is
 // copied once, for all (`shared`); a task copies own_block panels of the other one, kAmxDepth of K at a time, and
-// multiplies them by `wide` panels of the shared one. The sums of kRowPanels x kColumnPanels blocks of the result wait in
-// the L2 cache; where K is longer than kAmxDepth, those of all blocks of a task.
+// multiplies them by `wide` panels of the shared one, kBlock at a time. The sums of kBlock x kBlock blocks of the result
+// wait in the L2 cache; where K is longer than kAmxDepth, those of all blocks of a task.
 struct AmxBlocks {
-    static constexpr int kAmxDepth = 3072, kRowPanels = 8, kColumnPanels = 8, kPanel = 32;
+    static constexpr int kAmxDepth = 3072, kBlock = 8, kPanel = 32;
     bool own_rows, long_k;
-    int own_panels, shared_panels, own_block, shared_block, wide;
+    int own_panels, shared_panels, own_block = kBlock, wide;
     size_t shared_pairs, own_pairs, sums;  // pairs of bf16 of the copies; floats
 
     AmxBlocks(int64_t M, int64_t N, int64_t K, int threads) : own_rows(M >= N), long_k(K > kAmxDepth) {
         own_panels = count(std::max(M, N), kPanel), shared_panels = wide = count(std::min(M, N), kPanel);
-        own_block = own_rows ? kRowPanels : kColumnPanels, shared_block = own_rows ? kColumnPanels : kRowPanels;
         while (count(own_panels, own_block) * count(shared_panels, wide) < 2 * threads &&
-               (own_block > 4 || wide > shared_block)) {
+               (own_block > 4 || wide > kBlock)) {
             if (own_block > 4) own_block /= 2;
             else wide = count(wide, 2);
         }
         // alike, and as many for each thread where they are few
-        const int across = count(shared_panels, wide), most = own_block;
-        for (int blocks = count(own_panels, most); blocks <= own_panels; blocks++) {
+        const int across = count(shared_panels, wide);
+        for (int blocks = count(own_panels, own_block); blocks <= own_panels; blocks++) {
             own_block = count(own_panels, blocks);
             const int tasks = count(own_panels, own_block) * across;
             if (tasks % threads == 0 || tasks > 8 * threads) break;
         }
         const auto pairs = [](int panels, int64_t k) { return size_t(panels) * kPanel * size_t(count(k, 32)) * 16; };
         shared_pairs = pairs(shared_panels, K), own_pairs = pairs(own_block, std::min<int64_t>(K, kAmxDepth));
-        sums = size_t(own_block) * size_t(long_k ? wide : std::min(wide, shared_block)) * kPanel * kPanel;
+        sums = size_t(own_block) * size_t(long_k ? wide : std::min(wide, kBlock)) * kPanel * kPanel;
     }
     static int count(int64_t n, int64_t block) { return static_cast<int>((n + block - 1) / block); }
 };

@@ -10,11 +10,6 @@
 // forward and backward from Hopper on, not at all before. Theirs, not measured here.
 static int default_gelu_fusion(int capability) { return capability >= 90 ? 2 : 0; }
 
-// Whether cuDNN's attention is taken where the command line does not say. Our kernels are made of mma.sync, which on Hopper
-// and the B200 reaches 0.6 of the tensor cores' rate and less; at head size 64 and T = 1024 FlashAttention-3's figure has
-// cuDNN a quarter above the best that mma.sync does there (flash3_fp16_fwd.png: 288 to 229 TFLOP/s).
-static bool wants_cudnn(int capability) { return capability >= 90 && capability < 110; }
-
 void open_device(DeviceOptions& options, int local_rank) {
     const char* cpu = "./train_gpt2 does the same on a CPU";
     CudaDevice& d = device();

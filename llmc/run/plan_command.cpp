@@ -94,7 +94,7 @@ PlanSetup plan_setup(const Options& o) {
     check_fuse_update(o, s.own_sequences());
 
     const bool cudnn =
-        s.bf16 && o.device.attention != "own" && (gpu->capability >= 90 || o.device.attention == "cudnn");
+        s.bf16 && o.device.attention != "own" && (wants_cudnn(gpu->capability) || o.device.attention == "cudnn");
     s.rates_from =
         s.cpu ? "given"
               : strf("data sheet of %s; of it reached: products %.2f, attention%s %.2f, memory %.2f, transfers %.2f",
